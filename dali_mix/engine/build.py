@@ -1,6 +1,6 @@
 """Build the objects of a run from a checked `RunConfig`: one function per key of a recipe.
 
-More than 300 lines: the keys are checked against each other, sets against model, mixer and loss.
+This file has more than 300 lines, since keys are checked against each other, and sets against model, mixer and loss.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ class Loader(Protocol):
 
 @dataclass
 class Parts:
-    """The objects of a run, on this rank's device."""
+    """The objects of a run, on this rank's device, with the task and class names of its training set."""
 
     model: nn.Module
     loss: nn.Module | None
-    objective: Objective  # wraps both
+    objective: Objective  # contains model and loss
     optimizer: torch.optim.Optimizer
     mixer: mixers.Mixer | None
     train_loader: Loader
     val_loader: Loader | None
-    weights: tuple[models.MatchReport, ...] = ()  # how the recipe's weight files matched
+    weights: tuple[models.MatchReport, ...] = ()  # one report for each weight file of the recipe
     task: Task = CLASSIFICATION
     classes: tuple[str, ...] = ()
 
@@ -75,15 +75,18 @@ class Parts:
         return [[names[parameter] for parameter in group["params"]] for group in self.optimizer.param_groups]
 
     def trained_on(self) -> dict[str, Any]:
-        """Return the task and classes of the training set, which are stored in checkpoints for prediction."""
+        """Return {"task": name, "classes": list of names} of the training set, stored in checkpoints for prediction."""
         return {"task": self.task.name, "classes": list(self.classes)}
 
 
 def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
-    """Open the packed sets (cheap checks only), by "train_set" and "val_set".
+    """Open the packed sets of a recipe, with cheap checks only.
 
     Args:
         train: also open the training set; evaluation needs only the `val_set`.
+
+    Returns:
+        the sets, by "train_set" and "val_set".
 
     Raises:
         FileNotFoundError: a set does not exist.
@@ -94,9 +97,10 @@ def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
 
 
 def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, int]:
-    """Return the task of `sets`, see `open_sets`, and the number of classes.
+    """Return the task and the number of classes of `sets`, as returned by `open_sets`.
 
-    Raise ValueError if one is empty or of a task that cannot be trained, or if tasks or classes differ.
+    Raise ValueError if there are none, if one is empty or has a task that cannot be trained, or if tasks or classes
+    differ.
     """
     found = {}
     for name, dataset in sets.items():
@@ -126,7 +130,7 @@ def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, in
 def open_set(config: RunConfig, *, train: bool) -> Dataset:
     """Return the recipe's `train_set` or `val_set`, opened by the worker pool if the recipe sets `service`.
 
-    Raise FileNotFoundError or ValueError if it cannot be opened.
+    For a user's loader, return its dataset. Raise FileNotFoundError or ValueError if the set cannot be opened.
     """
     prefix = config.train_set if train else config.val_set
     assert prefix is not None
@@ -152,7 +156,7 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
 
 
 def _connected(options: ServiceOptions) -> Any:
-    from dali_mix import service  # Ray, an extra, is imported only if a run needs it
+    from dali_mix import service  # imports Ray, an extra, only if a run needs it
 
     return service.connect(options.address, fallback=options.fallback)
 
@@ -180,7 +184,8 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     """Build the cheap parts (pipelines, mixer, loss, and the model on the meta device) to find mistakes early.
 
     Args:
-        task: of the training set.
+        num_classes: number of classes of the sets.
+        task: task of the training set.
 
     Raises:
         ValueError: an unknown name or option, a parameter rule without a match, or a mixer or loss that does not fit
@@ -189,7 +194,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     for train in (True, False):
         build_pipeline(config, train)
     mixer, loss = build_mixer(config, num_classes), build_loss(config)
-    # First, since a recipe for another task would cause further errors.
+    # Check this first: a recipe for another task would cause other errors too.
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     if config.mixer_until is not None and config.objective["type"] == "SpliceMixConsistency":
         raise ValueError("mixer_until: objective SpliceMixConsistency needs cells in every batch; omit it")
@@ -203,12 +208,15 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     with torch.device("meta"):
         model = build_model(config, num_classes)
     build_objective(config, model, loss, mixer)
-    if not is_object(config.optimizer["type"]):  # a user's function is called once
+    if not is_object(config.optimizer["type"]):  # a user's function is called only once, for the run
         build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
 
 
 def build_scores(config: RunConfig, task: Task, num_classes: int, device: torch.device) -> Scores:
-    """Return the `Scores` for an evaluation on a set of `task`, with the recipe's `metrics`."""
+    """Return the `Scores` for an evaluation on a set of `task`, with the recipe's `metrics`.
+
+    Raise ValueError for an unknown or invalid option.
+    """
     what = f"metrics of a set for {task.name}"
     return call_with(functools.partial(SCORES[task.metrics], num_classes, device), what, config.metrics)
 
@@ -275,7 +283,8 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
 def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return the options of a model, with each part in `names` split into its type and its options.
 
-    A part is a name, or a dict of a type and options; the backbone's may name `weights`, a file.
+    A part is a name, or a dict of a type and options. The backbone's option `weights`, a file, is removed.
+    Raise ValueError for a part without a type.
     """
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:
@@ -313,8 +322,10 @@ def build_objective(
 
 
 def build_loss(config: RunConfig) -> nn.Module | None:
-    """Return the recipe's loss, (logits, targets) → mean over the batch; None for Detection, where the model computes
-    its own losses.
+    """Return the recipe's loss: (logits, targets) → mean or sum over the batch.
+
+    None for objective Detection, where the model computes its own losses. Raise ValueError for an unknown loss, or one
+    that cannot be built.
     """
     if config.objective["type"] == "Detection":
         if config.loss != DEFAULT_LOSS:
@@ -325,7 +336,7 @@ def build_loss(config: RunConfig) -> nn.Module | None:
     check_present("loss", kind)
     if is_object(kind):
         return given_loss(kind)
-    # Losses with more arguments than logits and targets belong to an objective.
+    # Losses with more arguments than logits and targets are used only by an objective.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
         raise ValueError(
@@ -338,7 +349,10 @@ def build_loss(config: RunConfig) -> nn.Module | None:
 
 
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
-    """Return the recipe's mixer, or None. It is built with the number of classes and the pipeline's mean and std."""
+    """Return the recipe's mixer, or None.
+
+    It is built with the number of classes and the pipeline's mean and std. Raise ValueError if it cannot be built.
+    """
     if config.mixer is None:
         return None
     options = dict(config.mixer)
@@ -353,7 +367,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
-    """Move the model to the rank's device and apply channels_last (GPU only), SyncBN and compilation.
+    """Move the model to the rank's device, apply channels_last (GPU only), SyncBN and compilation, and return it.
 
     Raises:
         ValueError: sync_bn on a CPU, which torch does not support.
@@ -373,10 +387,10 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
 def build_parts(
     config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
 ) -> Parts:
-    """Build the remaining parts of a run with these loaders. Raise ValueError naming a part that cannot be built.
+    """Build the other parts of a run, and return them with these loaders. Raise ValueError if one cannot be built.
 
     Args:
-        pretrained: load the recipe's `weights`; False if a checkpoint will be loaded into the model.
+        pretrained: load the recipe's weight files; False if a checkpoint will be loaded into the model.
     """
     metainfo = train_loader.dataset.metainfo
     num_classes = class_count(config, metainfo["classes"])
@@ -401,7 +415,11 @@ def build_parts(
 
 
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
-    """Load the weight files named in the recipe; for a backbone, at least 95 % of its tensors must be found."""
+    """Load the weight files named in the recipe into `model`, and return their reports.
+
+    All tensors of the model must be found in its file; of a backbone at least 95 %. Raise FileNotFoundError or
+    ValueError as `load_weights`.
+    """
     found = []
     for part, path in weight_files(config).items():
         name = "backbone.body" if part and isinstance(model, models.Detector) else part

@@ -38,10 +38,11 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
     """Raise ValueError, suggesting alternatives, if the loss does not accept the targets of `task` or of the mixer.
 
     Args:
-        loss: None for objective Detection. Our losses list in `accepts` the kinds they accept
-            (`ops.targets.TargetKind`); those of torch's losses are known; any other loss without `accepts` is not
-            checked.
-        evaluates: whether the loss is also computed on unmixed targets, for evaluation.
+        task: task of the sets.
+        mixer: the mixer, or None.
+        loss: None for objective Detection. A loss lists the kinds of targets it accepts in `accepts`
+            (`ops.targets.TargetKind`); those of torch's losses are known. Any other loss is not checked.
+        evaluates: whether the loss is also computed on unmixed targets, in evaluation.
     """
     if task.boxes != (loss is None):
         raise ValueError(

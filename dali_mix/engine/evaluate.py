@@ -1,4 +1,4 @@
-"""Evaluation: each sample exactly once over all ranks, with exact sums and one device synchronization at the end."""
+"""Evaluate a model on each sample exactly once over all ranks, with one device synchronization at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dali_mix.engine.train.objectives import check_loss, counted, is_summed, log
 
 
 class NonFiniteScores(NonFinite):
-    """A model returned NaN in an evaluation."""
+    """Raised if a model returned NaN in an evaluation."""
 
 
 class Preempted(Exception):
@@ -35,13 +35,13 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     each: Callable[[int], object] = lambda done: None,
 ) -> dict[str, float]:
-    """Return scores in percent, and the loss per record if there is one, over all records of `loader` on all ranks.
+    """Evaluate `model` on all records of `loader` over all ranks; return scores in percent, and "loss" if there is one.
 
     Args:
         model: not wrapped in DDP, since ranks may have different numbers of batches. Its train/eval mode is restored.
         loader: an evaluation loader; one full epoch is read.
         loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if its `reduction` is "sum". None for
-            a model that takes images and targets (of which it reads only the sizes) and returns predictions.
+            a detector, which is called with images and targets (it reads only their sizes) and returns predictions.
         scores: the scores to compute.
         autocast: returns the context manager the model runs in.
         stop: called between batches; once it returns True on any rank, every rank raises `Preempted`, so that none
@@ -49,11 +49,12 @@ def evaluate(
         each: called after each batch with the number of batches done.
 
     Raises:
-        NonFiniteScores: on every rank, naming the first records with NaN outputs.
+        NonFiniteScores: the model returned NaN; raised on every rank, naming the first such records.
+        Preempted: see `stop`; also if the loader was interrupted while waiting for a worker pool.
     """
     rows = counted(loss)
     total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # sums of losses, records, ranks that must stop
-    seen: list[tuple[Tensor, Tensor]] = []  # records, and whether their logits contain NaN
+    seen: list[tuple[Tensor, Tensor]] = []  # record numbers, and whether outputs contain NaN
     training = model.training
     model.eval()
     try:
@@ -87,7 +88,7 @@ def evaluate(
 
 
 def _nan(outputs: Any) -> Tensor:
-    """Return (B,) bool, True if the logits or predictions of an image contain NaN."""
+    """Return (B,) bool, True if the logits of an image contain NaN, or a detector's outputs for it are not finite."""
     if isinstance(outputs, Tensor):
         return outputs.isnan().flatten(1).any(1)
     return torch.stack([~one["finite"] for one in outputs])
@@ -100,7 +101,7 @@ def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
     """Raise NonFiniteScores on every rank if any rank saw a NaN; synchronizes with the device.
 
     Args:
-        seen: record numbers (B,) and whether their scores hold NaN, (B,) bool, batch by batch.
+        seen: for each batch, record numbers (B,) and whether their outputs contain NaN, (B,) bool.
     """
     ids = torch.cat([ids[nan.to(ids.device)] for ids, nan in seen]) if seen else torch.zeros(0, dtype=torch.int64)
     found = ranks.gather((len(ids), ids[:_NAMED].tolist()))

@@ -18,7 +18,7 @@ _TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_st
 
 
 def check_loader(name: str, loader: Any, train: bool) -> None:
-    """Raise ValueError if a user's loader lacks attributes or methods that a run needs."""
+    """Raise ValueError if a user's loader lacks what a run needs, or was built for the other use (`train`)."""
     if hasattr(loader, "__getitem__") and not hasattr(loader, "dataset"):
         which, prefix = name.replace("loader", "set"), getattr(loader, "prefix", None)
         how = "pack it: dali_mix.Writer.from_dataset(dataset, PREFIX), then pass"
@@ -60,7 +60,7 @@ def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: 
 
 
 def given_model(model: Any) -> nn.Module:
-    """Return the model. Raise ValueError if it is not a module, or is already wrapped in DataParallel or DDP."""
+    """Return `model`. Raise ValueError if it is not a module, or is already wrapped in DataParallel or DDP."""
     check_object("model", model, nn.Module, "a torch.nn.Module")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ValueError(f"model is a {type(model).__name__}: pass the module inside, which the run wraps itself")
@@ -68,7 +68,11 @@ def given_model(model: Any) -> nn.Module:
 
 
 def given_loss(given: Any) -> nn.Module:
-    """Return the loss as a module. Raise ValueError if it has trainable parameters, which a run would not train."""
+    """Return the user's loss as a module.
+
+    Raise ValueError if it is not a function of outputs and targets, has trainable parameters, which a run would not
+    train, or has reduction "none".
+    """
     check_object("loss", given, Callable, "a function of outputs and targets")
     loss = given if isinstance(given, nn.Module) else FunctionLoss(given)
     if any(parameter.requires_grad for parameter in loss.parameters()):
@@ -83,7 +87,7 @@ def given_loss(given: Any) -> nn.Module:
 
 
 def given_mixer(mixer: Any, num_classes: int) -> Mixer:
-    """Return the mixer. Raise ValueError if it is not a `Mixer`, or has a different number of classes."""
+    """Return `mixer`. Raise ValueError if it is not a `Mixer`, or has a different number of classes."""
     check_object("mixer", mixer, Mixer, "a dali_mix.mixers.Mixer")
     if (count := getattr(mixer, "num_classes", num_classes)) not in (None, num_classes):
         raise ValueError(f"mixer {type(mixer).__name__} is for {count} classes, the set has {num_classes}")

@@ -40,10 +40,10 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
 
 
 def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the lines of a .jsonl file with their parsed records, without a truncated last line.
+    """Return the lines of a .jsonl file and their parsed records, without a truncated last line.
 
     Raises:
-        ValueError: a line is not a JSON object with a step; the message names it.
+        ValueError: a line is not a JSON object with a step; the message has its number.
     """
     found = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
@@ -62,20 +62,20 @@ def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite a .jsonl file with the wanted records only, and without a truncated last line."""
+    """Rewrite a .jsonl file, if it exists, with the wanted records only, and without a truncated last line."""
     if path.is_file():
         write_text(path, "".join(line for line, record in read_records(path) if wanted(record)))
 
 
 class LineFile:
-    """A text file that is flushed after each line and removed if empty. `write` raises OSError naming it."""
+    """A text file that is flushed after each line, and removed when it is closed while empty."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path
         self._file = path.open(mode, encoding="utf-8", buffering=1)
 
     def write(self, line: str) -> None:
-        """Append `line`, given without a newline."""
+        """Append `line` and a newline. Raise OSError naming the file if that fails."""
         try:
             self._file.write(line + "\n")
         except OSError as error:
@@ -97,10 +97,11 @@ class Report:
 
     metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
     "wait_share"} per log interval, where epoch is fractional, and {"kind": "val", "step", "epoch", "top1", …} per
-    evaluation; NaN and infinite values are null. A resumed run first removes the records logged after its checkpoint.
+    evaluation. NaN and infinite values are null.
 
     Args:
-        main: whether this rank writes the files.
+        work_dir: folder for the files.
+        main: whether this is the main rank.
         visualizer: names as `visualizer_names` returns them.
     """
 
@@ -118,8 +119,8 @@ class Report:
         """Open the files. A resumed run removes the records after its checkpoint; a new run starts with empty files.
 
         Args:
-            resumed_at: the step of the checkpoint the run continues from.
-            logged: whether the interval ending at that step was logged before saving; else it is logged now.
+            resumed_at: the step of the checkpoint from which the run continues; None for a new run.
+            logged: whether the interval ending at that step was logged before saving; else it is logged after resuming.
         """
         if not self.main:
             return
@@ -176,13 +177,13 @@ class Report:
             self._visualizer.add_scalars(scalars, step=step)
 
     def ids(self, rank: int, step: int, ids: list[int]) -> None:
-        """Write the record numbers this rank trained on at a step to ids-rankN.jsonl; every rank does so."""
+        """Write the record numbers that a rank trained on at a step to its ids-rankN.jsonl, on any rank."""
         if self._ids is None:
             self._ids = LineFile(self.work_dir / f"ids-rank{rank}.jsonl", "a")
         self._ids.write(json_text({"step": step, "ids": ids}))
 
     def start_bar(self, step: int, total: int) -> None:
-        """Show a progress bar over steps on a terminal."""
+        """Show a progress bar over `total` steps, starting at `step`, if stderr is a terminal."""
         if self.main and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
 

@@ -1,7 +1,7 @@
 """Simulate a step on the meta device before the run: shapes only, without computation or memory.
 
-This detects a batch that does not fit into a CPU's memory, where the system would kill the process, and a single-record
-step that BatchNorm cannot normalize. A model that does not run on the meta device is not checked.
+This detects a batch that does not fit into a machine's memory, for which Linux would kill the process, and a step with
+a single record, which BatchNorm cannot normalize. A model that does not run on the meta device is not checked.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from dali_mix.engine.train.optim import kept_by
 from dali_mix.loading.cached import available_memory
 from dali_mix.loading.order import plan
 
-_SINGLE = "more than 1 value per channel"  # torch's message if BatchNorm gets one value
+_SINGLE = "more than 1 value per channel"  # part of torch's message if BatchNorm gets one value
 _SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # optimizer state that is smaller than the weights
 
 
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
     """Raise ValueError if a training step of the recipe cannot work.
 
-    This is the case if one of `world_size` processes gets a single one of the `records` and the model cannot train on
-    one record; or, on a CPU, if the step needs more than the free memory (shared by the processes of a machine).
+    This is the case if a process gets a single record in a step and the model cannot train on one record; or, on a CPU,
+    if the step needs more than the free memory, which the processes of a machine share.
+
+    Args:
+        records: number of records in the training set.
     """
     micro = config.per_rank(world_size)
     steps = plan(records, micro, world_size, train=True, drop_last=config.loading.drop_last)
@@ -45,7 +48,7 @@ def check_step(config: RunConfig, num_classes: int, records: int, world_size: in
             f"batch_size={config.batch_size} ({world_size} processes × accumulate {config.accumulate}) gives a process "
             f"one record in {where}, and the model's BatchNorm cannot train on one record: {then}"
         )
-    if device.type == "cpu" and not config.compile:  # compiled code stores less
+    if device.type == "cpu" and not config.compile:  # compiled code keeps fewer activations
         _check_memory(config, num_classes, min(micro, records) * views, config.accumulate)
 
 
@@ -71,7 +74,7 @@ def _refuses_one(config: RunConfig, num_classes: int) -> bool:
     try:
         model, images = _on_meta(config, num_classes, 1, True)
         model(images)
-    except Exception as error:  # the model does not run on the meta device
+    except Exception as error:  # BatchNorm's, or the model does not run on the meta device
         return _SINGLE in str(error)
     return False
 
@@ -131,7 +134,10 @@ def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: int) -> None:
-    """Raise ValueError if `count` records exceed the memory. accumulate: micro-batches per step, 0 in evaluation."""
+    """Raise ValueError if a batch of `count` records needs more than the free memory.
+
+    accumulate: micro-batches per step; 0 for an evaluation.
+    """
     free, train = free_memory(), accumulate > 0
     try:
         model, images = _on_meta(config, num_classes, count, train)
@@ -169,7 +175,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
 
 @contextmanager
 def explaining(config: RunConfig) -> Iterator[None]:
-    """Convert torch errors caused by a recipe into a ValueError that says what to do."""
+    """Convert torch errors in the block, if the recipe is their cause, into a ValueError that says what to do."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

@@ -20,16 +20,17 @@ _PACKAGES = ("torchvision", "timm", "numpy", "nvidia-dali-cuda120", "nvidia-dali
 
 
 def provenance() -> dict[str, Any]:
-    """Return the versions of dali_mix, Python and packages that affect results, the commit and the command.
+    """Return "versions" of dali_mix, Python and packages that affect results, "commit" and "command".
 
-    The commit is that of dali_mix's checkout, with "-dirty" if files were modified; None for an installed package.
+    The commit is that of dali_mix's checkout, with "-dirty" if files were modified; None for an installed package, or
+    without git.
     """
     found = {"dali_mix": __version__, "python": platform.python_version(), **versions()}
     return {"versions": found, "commit": _commit(), "command": shlex.join(sys.argv)}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the installed packages that affect results."""
+    """Return name → version of the installed packages that affect results."""
     found = {"torch": str(torch.__version__)}
     for package in _PACKAGES:
         with suppress(metadata.PackageNotFoundError):

@@ -8,7 +8,7 @@ All ranks run the same steps. A rank that fails reports it to the others, which 
     build     rank 0 selects the newest undamaged checkpoint; loaders, model, optimizer
     restore   from that checkpoint, or start from scratch; then train
 
-More than 300 lines: these steps, for training and for evaluation, in the order in which they run.
+This file has more than 300 lines: these steps, for training and for evaluation, in the order in which they run.
 """
 
 from __future__ import annotations
@@ -81,24 +81,26 @@ def train(
     make_loaders: MakeLoaders | None = None,
     callbacks: Any = (),
 ) -> str:
-    """Train `config` into `work_dir`; under torchrun every rank calls this.
+    """Train `config` and write the results to `work_dir`; under torchrun every rank calls this.
 
     Args:
         work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/. Several machines must share it.
-        resume: "no"; "must" (continue from a checkpoint, which must exist); "auto" (continue if there is one).
+        resume: "no" (start a new run); "must" (continue from the newest checkpoint, which must exist); "auto" (continue
+            if there is one).
         recipe: the name of the recipe of `config`, recorded in config.json.
         make_loaders: returns (training loader, evaluation loader or None), replacing the recipe's packed sets.
         callbacks: one or a list, see `train.callbacks.Callback`.
 
     Returns:
-        "finished", "stopped early", or, if stopped by a signal after saving, "preempted" (SIGTERM) or "interrupted"
-        (Ctrl-C).
+        "finished", "stopped early", or, if stopped by a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C). After
+        a signal, a checkpoint is saved first, unless training was inside a step.
 
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is "no".
         FileNotFoundError: a set, a weight file or, with "must", any checkpoint is missing.
-        ValueError: config, sets, checkpoint and machine are incompatible.
-        OSError: something could not be written.
+        ValueError: config, sets, checkpoint and machine are incompatible; as `NonFinite`, a loss, gradient or weight is
+            not finite.
+        OSError: a file could not be written, or another rank failed.
     """
     callbacks = given_callbacks(callbacks)
     work_dir = Path(work_dir)
@@ -115,7 +117,7 @@ def train(
         if make_loaders is None:
             task, num_classes = check_sets(config, sets)
             check_recipe(config, num_classes, task)
-            if isinstance(config.val_set, str):  # the batch size of a loader is unknown
+            if isinstance(config.val_set, str):  # the batch size of a user's loader is unknown
                 check_evaluation(config, num_classes, environment()[1], device)
         begun = resume != "no" and bool(folder.steps())  # then all weights come from the checkpoint
         for part, path in ({} if begun else weight_files(config)).items():
@@ -140,7 +142,7 @@ def train(
                 classes = len(dataset.metainfo["classes"])
                 check_step(config, classes, len(dataset), ranks.world_size, ranks.device)
             parts = build_parts(config, ranks, *loaders, pretrained=step is None)
-            if is_object(config.optimizer["type"]):  # from here on the optimizer, not a function that returns it
+            if is_object(config.optimizer["type"]):  # the optimizer itself, not the function that returned it
                 config = dataclasses.replace(config, optimizer={"type": parts.optimizer})
             trainer = Trainer(config, parts, ranks, folder, report, stop, callbacks, recipe)
             _begin(trainer, step, resume, recipe)
@@ -149,7 +151,10 @@ def train(
 
 @contextmanager
 def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """Lock `work_dir` on the main rank against other runs, and check that all ranks see the same folder."""
+    """Lock `work_dir` on the main rank for the block, and check that all ranks see the same folder.
+
+    Raise BlockingIOError if another run has locked it, and ValueError if the ranks see different folders.
+    """
     token = ""
     with ExitStack() as held:
         if ranks.main:
@@ -170,7 +175,7 @@ def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.0) -> None:
-    """Raise ValueError on every rank if one does not see the main rank's file within `seconds`."""
+    """Raise ValueError on every rank if one does not see the main rank's `token` in the lock file within `seconds`."""
     lock, end = work_dir / ".lock", time.monotonic() + seconds
     while not (seen := lock.is_file() and lock.read_text(encoding="utf-8") == token) and time.monotonic() < end:
         time.sleep(0.2)
@@ -194,7 +199,10 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
 
 
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
-    """Restore the checkpoint of `step`, unless None, and log how the run starts."""
+    """Restore the checkpoint of `step`, unless None, and log how the run starts.
+
+    Raise ValueError if the checkpoint cannot be restored, and NonFinite for weights that are not finite.
+    """
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
     changes = []
     if step is not None:
@@ -242,7 +250,7 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
 
 
 def _fed(trainer: Trainer) -> str:
-    """Return "  batches (64, 3, 32, 32) of pipeline cifar", the model's input; "" for a user's loader."""
+    """Return the model's input as "  batches (64, 3, 32, 32) of pipeline cifar"; "" for a loader without pipeline."""
     pipeline = getattr(trainer.parts.train_loader, "pipeline", None)
     if not isinstance(pipeline, Pipeline):
         return ""
@@ -259,7 +267,7 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     if parts.task.boxes and not _any_object(parts.train_loader.dataset):
         yield f"no image of {trainer.recipe()['train_set']} has an object, so a detector cannot learn from it"
     if config.paramwise and is_object(config.optimizer["type"]):
-        yield f"paramwise={config.paramwise} is left out: the optimizer was given with groups of its own"
+        yield f"paramwise={config.paramwise} has no effect: the optimizer was passed with its own groups"
     yield from _other_pipeline(trainer)
     frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
     if frozen and not weight_files(config):
@@ -283,8 +291,9 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
 
 
 def _other_pipeline(trainer: Trainer) -> Iterator[str]:
-    """Yield a warning if a loader that was given makes other images than the recipe's pipeline, which is used besides:
-    in the evaluation of the recipe's set, by mixers, and in prediction.
+    """Yield a warning if the pipeline of the user's training loader differs from the recipe's.
+
+    The recipe's pipeline is still used in the evaluation of its `val_set`, by mixers, and in prediction.
     """
     given = getattr(trainer.parts.train_loader, "pipeline", None)
     if not is_object(trainer.config.train_set) or not isinstance(given, Pipeline):
@@ -302,7 +311,7 @@ def _other_pipeline(trainer: Trainer) -> Iterator[str]:
 
 
 def _any_object(records: Any) -> bool:
-    """Return True if a record has a box, or the records cannot be inspected here."""
+    """Return True if any record has a box, or if `records` is not a `RecordSet` and cannot be inspected."""
     if not isinstance(records, RecordSet):
         return True
     rows = np.arange(len(records))
@@ -326,7 +335,7 @@ class Evaluation:
         scores: the `Scores` object, for per-class scores.
         classes: class names.
         main: True if this rank writes files.
-        notes: notes about the weight file (see `MatchReport.notes`), classes without positive examples, and skipped
+        notes: remarks on the weight file (see `MatchReport.notes`), classes without positive examples, and skipped
             records.
         skipped: number of skipped records.
         val_set: the packed set that was evaluated; None for a loader of your own.
@@ -354,12 +363,12 @@ def evaluate_checkpoint(
     Args:
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
-        make_loaders: as `train`.
+        make_loaders: as for `train`.
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; also a checkpoint whose classes differ from the `val_set`'s, or that
-            has no averaged weights although `ema` is set.
+        FileNotFoundError, ValueError: as `train`; also for a checkpoint whose classes differ from the `val_set`'s, or
+            that has no averaged weights although `ema` is set.
     """
     trained: Trained
     if is_object(model := config.model["type"]):

@@ -1,4 +1,4 @@
-"""Scores of an evaluation, by the task of the set, summed exactly over ranks."""
+"""Scores of an evaluation, by the task of the set, combined exactly over ranks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ _SHOWN = 6
 class Scores(Protocol):
     """Accumulate model outputs batch by batch, then compute scores. Call `compute` before the other methods.
 
+    `update` takes the model's outputs, the targets and the record numbers (B,) of a batch. `compute` combines all ranks
+    and returns score by name, equal on every rank. `by_class` returns a chart title; columns by name, K values each, of
+    which the first is plotted; and K `ClassReport`s with precision-recall curves, or none. `notes` returns remarks on
+    the set for the user.
+
     Attributes:
-        names: names of the scores, if only some of those that the task measures.
-        by_class: a chart title; columns by name, K values each, of which the first is plotted; and K `ClassReport`s
-            with precision-recall curves, or none.
-        notes: remarks on the set for the user.
+        names: names of the scores; empty for all scores that the task measures.
         lower_is_better: names of scores for which lower is better; for all others higher is better.
     """
 
@@ -54,7 +56,7 @@ class ClassificationScores(Scores):
         self.accuracies.update(outputs, targets)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """Return {"top1", "top5"}, equal on every rank."""
+        """Return "top1" and "top5" in percent, equal on every rank."""
         ranks.sum_(self.accuracy.state())
         ranks.sum_(self.accuracies.state())
         return self.accuracy.compute()
@@ -65,7 +67,7 @@ class ClassificationScores(Scores):
 
 
 class MultiLabelScores(Scores):
-    """The scores of `MultiLabelMetrics` in percent; per-class AP is in `details`."""
+    """The scores of `MultiLabelMetrics` in percent, with per-class AP, 0 to 1, in `details`."""
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
         # Logits above 0 are probabilities above 0.5, and do not saturate at 1.
@@ -77,7 +79,7 @@ class MultiLabelScores(Scores):
         self.metrics.update(outputs, targets, ids.to(outputs.device))
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """Return {"mAP", "CP", … "OF1_top3"}, equal on every rank."""
+        """Return "mAP", "CP", … "OF1_top3" in percent, equal on every rank."""
         self.metrics.gather()
         self.details = self.metrics.compute()
         return {name: 100.0 * value for name, value in self.details.items() if isinstance(value, float)}
@@ -87,14 +89,15 @@ class MultiLabelScores(Scores):
         return f"AP by class, %   (mAP {100 * self.details['mAP']:.2f})", _columns(reports, "AP", "positives"), reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
-        """Return a note on classes without any record."""
+        """Return a note on classes without positives, if there are any."""
         return _absent(classes, self.details["AP"], "positive example", "mAP")
 
 
 class DetectionScores(Scores):
     """The scores of `DetectionMetrics` in percent, for boxes in pixels of the packed images; there is no loss.
 
-    metrics: predictions and ground-truth boxes; after `compute`, those of all ranks.
+    Attributes:
+        metrics: the `DetectionMetrics`, which holds the images of all ranks after `compute`.
     """
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "voc", threshold: float = 0.5) -> None:
@@ -103,7 +106,7 @@ class DetectionScores(Scores):
         self.details: dict[str, Any] = {}
 
     def update(self, outputs: Any, targets: Any, ids: Tensor) -> None:
-        """Add a batch: for each image the detector's predictions and the target (see `Batch`)."""
+        """Add a batch: the detector's predictions and the target (see `Batch`) of each image, and ids (B,)."""
         found, true, names = [], [], ("boxes", "labels", "scores", "difficult")
         for output, target in zip(outputs, targets, strict=True):
             scale = torch.tensor(target["original"]).double() / torch.tensor(target["size"])
@@ -114,7 +117,7 @@ class DetectionScores(Scores):
         self.metrics.update(found, true, ids)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """Return the scores in `names`, equal on every rank."""
+        """Return the scores in `names`, in percent, equal on every rank."""
         self.metrics.gather()
         self.details = self.metrics.compute()
         return {name: 100.0 * self.details[name] for name in self.names}
@@ -122,17 +125,20 @@ class DetectionScores(Scores):
     def by_class(self) -> ByClass:
         reports, name = self.metrics.per_class(), self.names[0]
         by_class = [100 * value for value in self.details[f"{name} by class"]]
-        columns = _columns(reports, name, "objects") | {name: by_class}  # the others are always at IoU 0.5
+        columns = _columns(reports, name, "objects") | {name: by_class}  # other columns are at IoU 0.5
         return f"{name} by class, %   (mean {100 * self.details[name]:.2f})", columns, reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
-        """Return a note on classes without any record."""
+        """Return a note on classes without objects, if there are any."""
         name = f"{self.names[0]} by class"
         return _absent(classes, self.details[name], "object to be found", self.names[0])
 
 
 def _columns(reports: Sequence[ClassReport], ap: str, count: str) -> dict[str, list[float]]:
-    """Return the columns of `by_class` in percent; ap and count: names of those columns."""
+    """Return the columns of `by_class`: AP, precision, recall and F1 in percent, and the number of positives.
+
+    ap, count: names of the first and the last column.
+    """
     shares = {ap: "ap", "precision": "precision", "recall": "recall", "F1": "f1"}
     columns = {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
     return columns | {count: [report.positives for report in reports]}
@@ -147,7 +153,7 @@ def _absent(classes: Sequence[str], values: Sequence[float], what: str, mean: st
     return [f"{len(absent):,} of {len(classes):,} classes have no {what} in the val_set ({which}): {left}"]
 
 
-# By `Task.metrics`; constructed from the number of classes, a device and the recipe's `metrics`.
+# They are called with the number of classes, a device and the recipe's `metrics`.
 SCORES: dict[str, type[Scores]] = {
     "accuracy": ClassificationScores,
     "average precision": MultiLabelScores,

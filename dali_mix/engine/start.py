@@ -1,6 +1,6 @@
-"""`dali_mix.train` and `dali_mix.evaluate`, also used by the commands: start a run from a recipe and its values.
+"""Start a run from a recipe: `dali_mix.train` and `dali_mix.evaluate`, which the commands use too.
 
-Nothing heavy is imported before the recipe is read, so a misspelled key is reported before torch is loaded.
+torch is imported only after the recipe has been read and checked, so a misspelled key is reported at once.
 """
 
 from __future__ import annotations
@@ -45,14 +45,17 @@ def train(
     options: Options = (),
     **values: Any,
 ) -> str:
-    """Train a recipe into `work_dir`, optionally with objects instead of its names; with torchrun every rank calls it.
+    """Train a recipe, optionally with your own objects, and write the results to `work_dir`.
+
+    Under torchrun every rank calls this.
 
     Args:
         recipe: the name of a bundled recipe, the path of a .py file, or a config.
         work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/.
-        resume: False; True (continue from the newest checkpoint, which must exist); "auto" (continue if there is one).
-            Objects must be passed again.
-        model: a module, which is trained in place; or a name or dict as in a recipe, like the next three arguments.
+        resume: False or "no" (start a new run); True or "must" (continue from the newest checkpoint, which must exist);
+            "auto" (continue if there is one). Objects must be passed again.
+        model: a module, which is trained in place. Like the next three arguments, it may also be a name or dict as in a
+            recipe.
         optimizer: a function that takes the parameters to train and returns an optimizer; or an optimizer over the
             model's parameters. The recipe's schedule scales its learning rates; `paramwise` does not apply to it.
         loss: a module or function (outputs, targets) → mean over the batch.
@@ -66,14 +69,15 @@ def train(
         values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
 
     Returns:
-        "finished", "stopped early", or, after saving, "preempted" (SIGTERM) or "interrupted" (Ctrl-C).
+        "finished", "stopped early", or, if stopped by a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C). After
+        a signal, a checkpoint is saved first, unless training was inside a step.
 
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is False.
         FileNotFoundError: the recipe, a set, a weight file or a checkpoint to resume from is missing.
-        ValueError: recipe, objects, sets, checkpoint and machine are incompatible, or an option has no effect beside
-            another one.
-        OSError: something could not be written.
+        ValueError: recipe, objects, sets, checkpoint and machine are incompatible; an option has no effect because of
+            another one; or, as `NonFinite`, a loss, gradient or weight is not finite.
+        OSError: a file could not be written, or another rank failed.
     """
     how = choice("resume", _RESUME.get(resume, resume) if isinstance(resume, bool) else resume, ("no", "must", "auto"))
     values |= {} if mixer == "recipe" else {"mixer": mixer}
@@ -111,18 +115,19 @@ def evaluate(
     """Evaluate a checkpoint, or a weight file, on the recipe's `val_set`, using each record exactly once.
 
     Args:
-        recipe: a name or path, used with the values of the checkpoint's run as in `dali-mix evaluate`; or a config.
+        recipe: a name or path, which is used with the values of the checkpoint's run, as in `dali-mix evaluate`; or a
+            config.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         model, loss, val_loader, options, values: as for `train`; objects passed to the run must be passed again.
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Returns:
-        An `Evaluation`: `values` (scores in percent, and "loss", by name), `notes` and more.
+        an `Evaluation`: `values` (scores in percent, and "loss", by name), `notes` and more.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; also a checkpoint whose classes differ from the `val_set`'s, or that
-            has no averaged weights although `ema` is set.
+        FileNotFoundError, ValueError: as `train`; also for a checkpoint whose classes differ from the `val_set`'s, or
+            that has no averaged weights although `ema` is set.
     """
     changes = to_pairs(options, values, model=model, loss=loss)
     loaders = _loaders(changes, None, val_loader)
@@ -137,14 +142,14 @@ def evaluate(
     return run.evaluate_checkpoint(config, checkpoint, ema=ema, each=each)
 
 
-# Keys that a loader takes the place of.
+# Keys that have no effect if a loader is passed.
 _REPLACED = {"train": {"train_set", "loader.drop_last"}, "val": {"val_set", "val_batch_size"}}
 
 
 def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: Any) -> list[tuple[str, Any]]:
-    """Return the loaders that were given, by "train_set" and "val_set".
+    """Return the loaders that were passed, as pairs with the keys "train_set" and "val_set".
 
-    Raise ValueError for a list, a path and the like, and if `changes` set what the loader replaces.
+    Raise ValueError for one that is not an object, such as a path or a list, and if `changes` set a key it replaces.
     """
     given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
     asked = {name for name, _ in changes}
@@ -158,7 +163,7 @@ def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: 
 
 
 def _check_used(asked: Iterable[str], *sets: Any) -> None:
-    """Raise ValueError if one of the keys `asked` is for building loaders, and all `sets` in use are loaders."""
+    """Raise ValueError if one of the keys `asked` configures loaders, and all `sets` in use are loaders."""
     if not any(map(is_object, sets)) or any(isinstance(one, str) for one in sets):
         return
     instead = {

@@ -1,8 +1,8 @@
-"""Objectives: plain modules, (logits, targets) → scalar float32.
+"""Loss functions: plain modules, (logits, targets) → scalar float32.
 
-For a mean that ignores entries, `counted(targets)` returns the number of rows it averages over, a scalar tensor: the
-means of parts of a batch, weighted by it, give the mean of the batch. `accepts` lists the kinds of targets a loss
-accepts (`dali_mix.mixers.ops.targets.TargetKind`).
+If a loss is a mean that ignores entries, its `counted(targets)` returns the number of rows it averages over, as a
+scalar tensor. The means of parts of a batch, weighted by these numbers, give the mean of the batch. `accepts` lists the
+kinds of targets a loss accepts (`dali_mix.mixers.ops.targets.TargetKind`).
 """
 
 from dali_mix.losses.asymmetric import AsymmetricLoss, SGRELoss

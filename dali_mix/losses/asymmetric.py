@@ -12,17 +12,18 @@ from dali_mix.options import choice, number
 class AsymmetricLoss(MultiLabelLoss):
     """Asymmetric loss for multi-label classification (ASL, arXiv 2009.14119).
 
-    -[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻] with p = σ(z) and q = min(1 - p + clip, 1).
+    For an entry with logit z and target y it is -[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻], with p = σ(z) and
+    q = min(1 - p + clip, 1).
 
     The focusing weights get no gradient, as published. Computed in float32 even under autocast. A batch without known
     entries has loss 0 and gradients of 0.
 
     Args:
         gamma_neg, gamma_pos: γ⁻ and γ⁺ ≥ 0.
-        clip: margin in [0, 1); negatives with p below it have zero loss.
-        eps: lower bound for arguments of logarithms; below it gradients are 0.
+        clip: margin in [0, 1); negatives with p at or below it have zero loss.
+        eps: lower bound in (0, 1) for arguments of logarithms; below it gradients are 0.
         reduction: "sum" over the batch as published, or "mean" over the known entries.
-        scale: factor of the result. SGRE uses gamma_neg=2, gamma_pos=0, clip=0, eps=1e-5, reduction="mean",
+        scale: factor of the result, > 0. SGRE uses gamma_neg=2, gamma_pos=0, clip=0, eps=1e-5, reduction="mean",
             scale=1000.
 
     Raises:
@@ -53,7 +54,7 @@ class AsymmetricLoss(MultiLabelLoss):
         self.scale = scale
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
+        """Return the loss, a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             logits, targets, known = known_entries(logits, targets)
             positive = logits.sigmoid()
@@ -69,10 +70,10 @@ class AsymmetricLoss(MultiLabelLoss):
 
 
 class SGRELoss(MultiLabelLoss):
-    """ASL of the prediction + lam · ASL of the auxiliary logits, with SGRE's setting of ASL.
+    """Loss of SGRE: ASL of the logits + lam · ASL of the auxiliary logits, with SGRE's settings of ASL.
 
     Args:
-        lam: weight of the auxiliary logits; 0.1 for VOC, 0.4 for COCO, 0.05 for NUS-WIDE.
+        lam: weight of the auxiliary logits, ≥ 0; 0.1 for VOC, 0.4 for COCO, 0.05 for NUS-WIDE.
         gamma_neg, gamma_pos, clip, eps: as in `AsymmetricLoss`, for both terms.
 
     Raises:
@@ -87,11 +88,11 @@ class SGRELoss(MultiLabelLoss):
         self.asl = AsymmetricLoss(gamma_neg, gamma_pos, clip, eps, reduction="mean", scale=1000.0)
 
     def forward(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
-        """Return a scalar float32.
+        """Return the loss, a scalar float32.
 
         Args:
             outputs: (logits, auxiliary logits), each (B,K), as SGREHead returns in training; or only the logits, as it
-                returns in evaluation: the loss then has only the first term.
+                returns in evaluation, for which the loss has only the first term.
             targets: (B,K), 0 … 1, -1 = ignored.
         """
         if isinstance(outputs, Tensor):

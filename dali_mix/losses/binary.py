@@ -10,17 +10,17 @@ from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
 
 
 class BinaryCrossEntropy(MultiLabelLoss):
-    """Binary cross entropy, averaged over the known entries.
+    """Binary cross-entropy, averaged over the known entries.
 
-    The mean of -y·log σ(z) - (1-y)·log(1-σ(z)), in float32 even under autocast. A batch without known entries has loss
-    0 and gradients of 0.
+    The mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over entries with logit z and target y, in float32 even under autocast.
+    A batch without known entries has loss 0 and gradients of 0.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
+        """Return the loss, a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             terms, known = _terms(logits, targets)
             return terms.sum() / known.sum().clamp_min(1)
@@ -37,14 +37,14 @@ class MultiLabelSoftMargin(MultiLabelLoss):
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
+        """Return the loss, a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             terms, known = _terms(logits, targets)
             count = known.sum(1)
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Count the rows the mean averages over: samples with a known class."""
+        """Return the number of rows the mean averages over, samples with a known class, as a scalar tensor."""
         return (targets >= 0).any(1).sum()
 
 

@@ -14,13 +14,14 @@ from dali_mix.options import number
 class MaskedSupervisionLoss(MultiLabelLoss):
     """Loss of masked supervision (arXiv 2310.18517).
 
-    whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), where z' are the logits of the masked image.
+    whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), where z are the logits of the original and
+    z' those of the masked images.
 
-    Means over the known entries, in float32 even under autocast. Both branches receive gradients from every term they
-    appear in. A batch without known entries has loss 0 and gradients of 0.
+    The terms are means over the known entries, in float32 even under autocast. None is detached: z and z' receive
+    gradients from every term they appear in. A batch without known entries has loss 0 and gradients of 0.
 
     Args:
-        whole, masked, agreement: the weights, each ≥ 0.
+        whole, masked, agreement: the weights of the terms, each ≥ 0.
 
     Raises:
         ValueError: a negative weight; from `forward`, wrong shapes or dtypes.
@@ -34,7 +35,7 @@ class MaskedSupervisionLoss(MultiLabelLoss):
         self.bce = BinaryCrossEntropy()
 
     def forward(self, logits: Tensor, masked_logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32.
+        """Return the loss, a scalar float32.
 
         Args:
             logits, masked_logits: (B,K) of any float dtype, of the original and of the masked images.
@@ -42,7 +43,7 @@ class MaskedSupervisionLoss(MultiLabelLoss):
         """
         with torch.autocast(logits.device.type, enabled=False):
             supervised = self.whole * self.bce(logits, targets) + self.masked * self.bce(masked_logits, targets)
-            # Ignored entries are 0 in both, so they add nothing.
+            # Ignored entries are 0 in both, so they contribute nothing.
             one, _, known = known_entries(logits, targets)
             other, _, _ = known_entries(masked_logits, targets)
             difference = F.mse_loss(one.sigmoid(), other.sigmoid(), reduction="sum")

@@ -8,13 +8,13 @@ from dali_mix._factories import parameters
 
 
 class MultiLabelLoss(nn.Module):
-    """A loss for multi-label targets (B,K), 0 … 1, or -1 for an ignored entry."""
+    """Base class of losses for multi-label targets (B,K), 0 … 1, or -1 for an ignored entry."""
 
     # Kinds of `dali_mix.mixers.ops.targets.TargetKind`; labels weighted by area are fractions.
     accepts = frozenset({"multi-hot", "soft multi-hot"})
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Count the rows the mean averages over: the number of known entries divided by K."""
+        """Return the number of rows the mean averages over, known entries divided by K, as a scalar tensor."""
         return (targets >= 0).sum() / max(targets.shape[1], 1)
 
     def extra_repr(self) -> str:
@@ -23,7 +23,7 @@ class MultiLabelLoss(nn.Module):
 
 
 def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (logits, targets, known): both float32 with 0 for ignored entries, and a mask of the others.
+    """Return logits and targets as float32 with 0 for ignored entries, and the mask of the known ones, (B,K) each.
 
     The zeros ensure that ignored entries get no gradient, even if their logit is infinite.
 
@@ -32,7 +32,7 @@ def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tens
         targets: (B,K) of any dtype, 0 … 1, or -1 = ignored.
 
     Raises:
-        ValueError: shapes that do not match.
+        ValueError: shapes that do not match, or logits that are not floating-point.
     """
     if logits.ndim != 2 or logits.shape != targets.shape:
         raise ValueError(
@@ -40,6 +40,6 @@ def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tens
             "class: 1, 0, or -1 to ignore it"
         )
     if not logits.is_floating_point():
-        raise ValueError(f"logits are {logits.dtype}: need a floating point dtype")
+        raise ValueError(f"logits are {logits.dtype}: need a floating-point dtype")
     known = targets >= 0
     return logits.float().masked_fill(~known, 0.0), targets.float().masked_fill(~known, 0.0), known

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class SoftCrossEntropy(nn.Module):
-    """Cross entropy with class probabilities as targets, averaged over the batch.
+    """Cross-entropy with class indices or class probabilities as targets, averaged over the batch.
 
     The mean of -Σ target · log softmax(logits), in float32 even under autocast.
 
-    With targets λ·y + (1-λ)·y' it is λ·CE(z, y) + (1-λ)·CE(z, y'), the loss of CutMix, ResizeMix and MixUp. Class
-    indices of -1 are ignored, in the sum and in the mean. A batch with only ignored targets has loss 0.
+    With targets λ·y + (1-λ)·y' and logits z it is λ·CE(z, y) + (1-λ)·CE(z, y'), the loss of CutMix, ResizeMix and
+    MixUp. Samples with class index -1 are excluded from the mean. A batch with only ignored targets has loss 0.
 
     Args:
         label_smoothing: share of each target spread evenly over all classes, in [0, 1).
@@ -31,11 +31,11 @@ class SoftCrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32.
+        """Return the loss, a scalar float32.
 
         Args:
             logits: (B,K) of any float dtype.
-            targets: (B,) int64, or (B,K) float whose rows sum to 1.
+            targets: (B,) int64 class indices, or (B,K) float whose rows sum to 1.
         """
         if logits.ndim != 2 or targets.shape not in (logits.shape, logits.shape[:1]):
             raise ValueError(

@@ -9,18 +9,18 @@ from torch import Tensor
 from dali_mix.losses.binary import BinaryCrossEntropy
 from dali_mix.losses.multilabel import MultiLabelLoss
 
-DROPPED = -1e3  # both sides of a dropped cell: the target σ(-1000) is 0 and so is its cross-entropy
+DROPPED = -1e3  # logit of dropped cells, for prediction and target: σ(-1000) is 0, and so is the cross-entropy
 
 
 class SpliceMixConsistencyLoss(MultiLabelLoss):
-    """BCE(all logits, targets) + BCE(cell logits, σ(logits of the regular image in the cell)).
+    """Loss of SpliceMix-CL: BCE(all logits, targets) + BCE(cell logits, σ(logits of the regular image in the cell)).
 
-    The second mean is over all cells and classes; dropped cells count as 0, and classes ignored in a cell's image are
-    excluded. Computed in float32 even under autocast.
+    Both terms are means. In the second, over all cells and classes, dropped cells count as 0, and classes ignored in a
+    cell's image are excluded. Computed in float32 even under autocast.
 
     Args:
-        detach: do not propagate gradients through the regular images' predictions used as targets. Published as True,
-            and as False for VOC.
+        detach: do not propagate gradients through the regular images' predictions that are used as targets. Published
+            as True, and as False for VOC.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.
@@ -32,14 +32,14 @@ class SpliceMixConsistencyLoss(MultiLabelLoss):
         self.bce = BinaryCrossEntropy()
 
     def forward(self, logits: Tensor, cell_logits: Tensor, targets: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
-        """Return a scalar float32.
+        """Return the loss, a scalar float32.
 
         Args:
             logits: (B+n, K) of any float dtype: B regular images, then n spliced ones.
             cell_logits: (n, cells, K), cells in row-major order, see `dali_mix.models.heads.MaxPoolHead.cells`.
             targets: (B+n, K), 0 … 1, -1 = ignored.
             sources: (n, cells) int64, the regular image in each cell, 0 … B-1.
-            dropped: (n, cells) bool.
+            dropped: (n, cells) bool, True for dropped cells.
         """
         if cell_logits.ndim != 3 or cell_logits.shape[2:] != logits.shape[1:] or len(cell_logits) > len(logits):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Metrics that sum exactly over ranks; their state is kept on the device."""
+"""Evaluation metrics that combine exactly over ranks."""
 
 from dali_mix.metrics.accuracy import Accuracy, ClassAccuracy
 from dali_mix.metrics.crop_test import CropTest

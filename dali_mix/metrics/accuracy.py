@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# The count of one correct answer: the least common multiple of 1 … 24. So the share of a sample with equal logits is an
-# integer for groups of up to 24 of them, and exact within 1e-10 for larger ones; 1.7e9 samples fit into an int64.
+# The count of one correct answer: the least common multiple of 1 … 24. The share of a sample among equal logits is then
+# an integer for up to 24 of them, and exact within 1e-10 for more; 1.7e9 samples fit into an int64.
 UNIT = 5354228880
 
 
 class Accuracy:
     """Share of samples whose class is among the k highest logits.
 
-    Counters are integers and stay on the device, so that sums over batches and ranks are exact: all-reduce (SUM)
-    `state()` in place, or `merge` the states of others, then `compute`. Ties are counted in expectation over random
-    orders, so a model that outputs the same logit for all classes scores k / K. A row with a NaN is wrong. With fewer
-    than k classes, every other row is correct at k.
+    Counters are integers on the device, so sums over batches and ranks are exact. To combine ranks, all-reduce (SUM)
+    `state()` in place, or `merge` the states of the others, then call `compute`. Ties are counted in expectation over
+    random orders, so a model that outputs the same logit for all classes scores k / K. A row with a NaN counts as
+    wrong. With fewer than k classes, every row without a NaN is correct at k.
 
     Args:
         topk: values of k, each ≥ 1.
@@ -40,7 +40,7 @@ class Accuracy:
 
         Args:
             logits: (B,K) of any float dtype.
-            targets: (B,) int64 (-1 = ignored), or (B,K) soft: the class of the largest entry counts.
+            targets: (B,) int64 (-1 = ignored), or (B,K) soft, of which the class of the largest entry counts.
 
         Raises:
             ValueError: shapes that do not match.
@@ -56,8 +56,9 @@ class Accuracy:
         self._counts += torch.stack([*(share.sum() for share in shares), counted.sum()]).to(self._counts.device)
 
     def state(self) -> Tensor:
-        """Return the counters, not a copy: (len(topk) + 1,) int64, correct predictions for each k in units of 1 /
-        `UNIT`, then the number of samples.
+        """Return the counters, not a copy, (len(topk) + 1,) int64.
+
+        They are the correct predictions for each k, in units of 1 / `UNIT`, then the number of samples.
         """
         return self._counts
 
@@ -70,7 +71,10 @@ class Accuracy:
         self._counts.zero_()
 
     def compute(self) -> dict[str, float]:
-        """Return {"top1": accuracy in percent, …}; synchronizes. Raise ValueError if nothing was counted."""
+        """Return {"top1": accuracy in percent, …}, a key for each k; synchronizes with the device.
+
+        Raise ValueError if nothing was counted.
+        """
         *right, count = self._counts.tolist()
         if not count:
             raise ValueError("no samples were counted: the evaluation set is empty, or all its labels are ignored")
@@ -92,7 +96,7 @@ class ClassAccuracy:
         self._counts[1].index_add_(0, own, counted.long())
 
     def state(self) -> Tensor:
-        """Return the counters, not a copy: (2,K) int64, correct predictions in units of 1 / `UNIT`, and samples."""
+        """Return the counters, not a copy, (2,K) int64: correct predictions in units of 1 / `UNIT`, and samples."""
         return self._counts
 
     def compute(self) -> list[float]:
@@ -103,10 +107,10 @@ class ClassAccuracy:
 
 
 def _shares(logits: Tensor, classes: Tensor, topk: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-    """Return two results per sample.
+    """Return the probability that each sample is correct at each k, and the mask of samples that count, (B,) bool.
 
-    For each k, the probability that the sample is correct over random orders of equal logits, (B,) int64 in `UNIT`s;
-    and a mask of the samples that count, (B,) bool.
+    The probabilities, over random orders of equal logits, are a list with a tensor for each k, (B,) int64 in units of
+    1 / `UNIT`.
     """
     score = logits.gather(1, classes.clamp_min(0)[:, None])
     higher, equal = (logits > score).sum(1), (logits == score).sum(1).clamp_min(1)

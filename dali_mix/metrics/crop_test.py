@@ -16,7 +16,8 @@ class CropTest(nn.Module):
 
     Args:
         model: (B,C,H,W) → logits (B,K).
-        crop: side of the central square in pixels; if H - crop is odd, it is half a pixel above and left of the centre.
+        crop: side of the central square in pixels. If H - crop (W - crop) is odd, it lies half a pixel above (left of)
+            the centre.
         fill: value of the pixels outside; 0 is the mean colour of normalized images.
 
     Raises:

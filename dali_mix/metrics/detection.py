@@ -34,10 +34,10 @@ class DetectionMetrics:
         protocol: "voc": a prediction is correct if its best overlap with a true box of its class has an IoU of at least
             0.5 and no prediction of higher score matched that box; difficult objects are ignored. "coco": as in
             pycocotools (the extra `dali_mix[detection]`), where `difficult` marks COCO's crowds.
-        threshold: minimum score for precision and recall in `per_class`.
+        threshold: predictions with scores above it count for precision and recall in `per_class`, and in `matched`.
 
     Raises:
-        ValueError: num_classes below 1, unknown protocol, "coco" without pycocotools.
+        ValueError: num_classes below 1, an unknown protocol, or "coco" without pycocotools.
     """
 
     def __init__(self, num_classes: int, protocol: str = "voc", threshold: float = 0.5) -> None:
@@ -50,7 +50,7 @@ class DetectionMetrics:
 
     def reset(self) -> None:
         """Remove all predictions and targets."""
-        self._images: list[Tensor] = []  # (B,) image numbers, float64, as in all rows
+        self._images: list[Tensor] = []  # (B,) image ids, in float64 like the rows below
         self._found: list[Tensor] = []  # (n, 7): image, x1, y1, x2, y2, score, label
         self._true: list[Tensor] = []  # (m, 7): image, x1, y1, x2, y2, difficult, label
 
@@ -65,7 +65,7 @@ class DetectionMetrics:
             ids: (B,) image ids, each used once over all ranks.
 
         Raises:
-            ValueError: the three differ in length.
+            ValueError: predictions, targets and ids differ in length.
         """
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} ids")
@@ -106,7 +106,7 @@ class DetectionMetrics:
         return {"AP50": _mean(areas), "AP50_11": _mean(eleven), "AP50 by class": areas}
 
     def per_class(self) -> list[ClassReport]:
-        """Return a report for each class, at IoU 0.5 by VOC's rules, whatever the protocol of `compute`."""
+        """Return a report for each class, at IoU 0.5 by VOC's rules, also with protocol "coco"."""
         reports = []
         for one in self._ranked():
             recall, precision = one.curve()
@@ -132,6 +132,9 @@ class DetectionMetrics:
     def matched(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return the predictions above the threshold and the true boxes of an image, matched by VOC's rules.
 
+        Args:
+            number: the image id.
+
         Returns:
             predictions (n, 6) x1, y1, x2, y2, score, label; true boxes (m, 6) x1, y1, x2, y2, difficult, label; states
             (n,), RIGHT, WRONG or IGNORED; matched (m,) bool, True for boxes that a prediction matched.
@@ -147,7 +150,7 @@ class DetectionMetrics:
         return found, true, states, taken
 
     def _tables(self) -> tuple[Tensor, Tensor]:
-        if len(self._found) != 1:  # joined once, not at every call; both have a part for each image
+        if len(self._found) != 1:  # join once, not at every call; both lists have one part per image
             empty = torch.empty(0, 7, dtype=torch.float64)
             self._found, self._true = [torch.cat([empty, *self._found])], [torch.cat([empty, *self._true])]
         return self._found[0], self._true[0]
@@ -201,7 +204,14 @@ RIGHT, WRONG, IGNORED = 1, 0, -1
 
 @dataclasses.dataclass(frozen=True)
 class _Ranked:
-    """The predictions of one class by descending score: scores, whether correct, and whether counted, (n,) each."""
+    """The predictions of one class, by descending score.
+
+    Attributes:
+        scores: (n,).
+        right: (n,) bool, True for correct predictions.
+        counted: (n,) bool, False for predictions that match a difficult object.
+        positives: number of true boxes that are not difficult.
+    """
 
     scores: np.ndarray
     right: np.ndarray
@@ -219,10 +229,14 @@ class _Ranked:
 
 
 def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Match predictions (n, 4) of one image and class, in order of descending score, to true boxes by VOC's rules.
+    """Match predictions of one image and class to its true boxes by VOC's rules.
 
-    true: (m, 5), x1, y1, x2, y2 and difficult. Return RIGHT, WRONG or IGNORED for each prediction, and the indices of
-    the matched true boxes.
+    Args:
+        found: (n, 4) x1, y1, x2, y2, in order of descending score.
+        true: (m, 5) x1, y1, x2, y2, difficult.
+
+    Returns:
+        RIGHT, WRONG or IGNORED for each prediction, (n,); and the indices of the matched true boxes.
     """
     states = np.full(len(found), WRONG)
     if not len(true):
@@ -244,7 +258,10 @@ def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def area_under(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Return the area under the curve, with each precision replaced by the highest at the same or a higher recall."""
+    """Return the area under the precision-recall curve, with (n,) recall and precision after each prediction.
+
+    Each precision is replaced by the highest at the same or a higher recall (VOC 2010 to 2012).
+    """
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall, prepend=0.0) * highest).sum())
 
@@ -261,7 +278,7 @@ def _rows(number: int, boxes: Tensor, extra: Tensor, labels: Tensor) -> Tensor:
 
 
 def _by_image_and_class(table: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield a key for each image and class in the table, with its rows in their original order."""
+    """Yield, for each image and class in the table, a key and the indices of its rows in their original order."""
     keys = table[:, 0].astype(np.int64) * num_classes + table[:, 6].astype(np.int64)
     order = np.argsort(keys, kind="stable")
     starts = np.flatnonzero(np.diff(keys[order], prepend=-1))

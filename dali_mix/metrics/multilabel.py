@@ -18,15 +18,15 @@ _Flags = npt.NDArray[np.bool_]
 
 
 class MultiLabelMetrics:
-    """Compute mAP, AP per class, CP, CR, CF1 (means over classes), OP, OR, OF1 (over all entries), and these six for
-    the top 3.
+    """Multi-label metrics: mAP, AP per class, and precision, recall and F1 at a threshold and for the top three.
 
-    Rows are kept on the device of the scores until `compute`, which works on the CPU in float64. With several ranks,
-    call `gather` on every rank (or `merge` the others' `state()`), then `compute`. With `ids` the result does not
-    depend on how samples were split or ordered.
+    CP and CR are means over classes, and CF1 is their harmonic mean; OP, OR and OF1 are over all entries. Rows are kept
+    on the device of the scores until `compute`, which works on the CPU in float64. With several ranks, call `gather` on
+    every rank (or `merge` the others' `state()`), then `compute`. With `ids` the result does not depend on how samples
+    were split or ordered.
 
     Ignored entries (-1) are excluded from a class's ranking and from a sample's top three. `ties` determines how equal
-    scores count. NaN scores are an error.
+    scores count. NaN scores of entries that are not ignored are an error.
 
     A class without positives has AP NaN and is excluded from mAP; it counts as 0 in CP and CR, as does a class that is
     never predicted in CP. The published evaluators do the same.
@@ -42,11 +42,11 @@ class MultiLabelMetrics:
             `ids`, else by arrival, rank after rank) ranks first, and within a sample the lower class; equals the
             published evaluators, which sort. "sklearn": equal scores form one threshold, as in scikit-learn's
             `average_precision_score`; within a sample as "random".
-        threshold: scores above it count as predicted: 0.5 for probabilities, 0 for logits.
+        threshold: scores above it count as predictions: 0.5 for probabilities, 0 for logits.
         device: device of the stored rows; by default that of the first scores.
 
     Raises:
-        ValueError: num_classes below 1, unknown protocol or ties.
+        ValueError: num_classes below 1, or an unknown protocol or `ties`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MultiLabelMetrics:
                 f"scores {tuple(scores.shape)} and targets {tuple(targets.shape)}: need (B, {self.num_classes}) of both"
             )
         if not scores.is_floating_point():
-            raise ValueError(f"scores are {scores.dtype}: need a floating point dtype, predictions are made here")
+            raise ValueError(f"scores are {scores.dtype}: need a floating-point dtype; pass scores, not predictions")
         if ids is not None and (ids.shape != scores.shape[:1] or ids.is_floating_point()):
             raise ValueError(f"ids {tuple(ids.shape)} {ids.dtype}: need ({len(scores)},) of an integer dtype")
         if not self._placed:
@@ -89,12 +89,12 @@ class MultiLabelMetrics:
         # float64 represents every float32 and record number exactly, so one tensor can hold a row.
         numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
         parts = (numbers[:, None], scores.detach(), targets)
-        # A loader's ids are on the CPU. Copies to a GPU need not wait for it; copies from a GPU must.
+        # A loader's ids are on the CPU. Copies to a GPU need not wait for it; copies from a GPU have to.
         rows = [part.to(self._device, torch.float64, non_blocking=self._device.type == "cuda") for part in parts]
         self._rows.append(torch.cat(rows, 1))
 
     def state(self) -> Tensor:
-        """Return the state: (n, 1 + 2K) float64; each row is a sample's id (-1 = none), scores and targets."""
+        """Return the state, (n, 1 + 2K) float64: each row holds a sample's id (-1 = none), scores and targets."""
         width = 1 + 2 * self.num_classes
         rows = self._rows or [torch.zeros(0, width, dtype=torch.float64, device=self._device)]
         self._rows = [torch.cat(rows)]
@@ -181,7 +181,10 @@ class MultiLabelMetrics:
         return np.where(np.isnan(scores), -np.inf, scores), targets
 
     def _ordered(self, rows: _Floats) -> _Floats:
-        """Return `rows` in order of their ids, if they have any."""
+        """Return `rows` in order of their ids; unchanged if they have none.
+
+        Raise ValueError for no rows, a duplicate id, or ids for some rows only.
+        """
         if not len(rows):
             raise ValueError("no samples were counted: the evaluation set is empty")
         ids = rows[:, 0]
@@ -220,7 +223,7 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
     if ties == "sklearn":
         value = (before + hits) / (first + size)
     else:
-        # On average (j - 1) · share positives of the group precede one at its position j. Take the mean over
+        # On average (j - 1) · share positives of the group precede the one at position j in it. Take the mean over
         # j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), with harmonic numbers.
         share = (hits - 1) / np.maximum(size - 1, 1)
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, len(falling) + 1))])
@@ -231,9 +234,9 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
 
 
 def average_precision(precision: _Floats, interpolated: bool) -> float:
-    """Return the mean of `precision_at_positives`, 0 … 1, or NaN without positives.
+    """Return the mean of `precision`, from `precision_at_positives`: 0 … 1, or NaN without positives.
 
-    interpolated: use the highest precision at this or any later positive instead.
+    interpolated: first replace each precision by the highest at this or any later positive.
     """
     if not len(precision):
         return float("nan")
@@ -243,10 +246,10 @@ def average_precision(precision: _Floats, interpolated: bool) -> float:
 
 
 def _top(scores: _Floats, count: int, ties: str) -> _Floats:
-    """Return (n,K), 1 for the `count` highest scores of each row.
+    """Return (n,K), 1 for the `count` highest scores of each row and 0 for the others.
 
-    For equal scores across that limit: with "order" 1 for the lower classes, else for each the probability, over random
-    orders, of being among the highest.
+    If equal scores span that limit, the lower classes get 1 with `ties` "order"; otherwise each gets the probability,
+    over random orders, of being among the highest.
     """
     if scores.shape[1] <= count:
         return np.ones(scores.shape)

@@ -1,4 +1,4 @@
-"""Per-class values of `MultiLabelMetrics`, and precision-recall curves."""
+"""Per-class results of `MultiLabelMetrics`, with precision-recall curves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ClassReport:
     Attributes:
         ap: NaN without positives.
         precision, recall, f1: for scores above the threshold, 0 if undefined.
-        positives: number of positive samples.
-        curve: recall and precision up to each positive, in order of descending score, (2, positives).
+        positives: number of positive samples, or of objects.
+        curve: (2, n), recall and precision up to each positive that was ranked, in order of descending score.
     """
 
     ap: float
@@ -31,7 +31,7 @@ class ClassReport:
 def per_class(metrics: MultiLabelMetrics) -> list[ClassReport]:
     """Return a report for each class from `metrics`; with several ranks, call its `gather` first.
 
-    Protocol and threshold are those of `metrics`, so the means over classes equal mAP, CP and CR of `compute()`.
+    Protocol and threshold are those of `metrics`: the means over classes equal mAP, CP and CR of `compute()`.
 
     Raises:
         ValueError: as `MultiLabelMetrics.samples`.

@@ -6,7 +6,7 @@
 All randomness is in `sample`, the only function in which the host may wait for a GPU. `apply` is a pure function: the
 same params give the same pixels on every device, so a mix can be repeated, described and tested.
 
-More than 300 lines: the interface together with what every mixer inherits from it (`prob`, devices, checks).
+This file has more than 300 lines: the interface, and what every mixer inherits from it (`prob`, devices, checks).
 """
 
 from __future__ import annotations
@@ -49,13 +49,17 @@ class PasteParams:
 
 @dataclass(frozen=True)
 class Unmixed:
-    """Returned by `sample` for a batch that a mixer with `prob` below 1 leaves unmixed. batch_size: B."""
+    """Returned by `sample` for a batch that a mixer with `prob` below 1 leaves unmixed.
+
+    Attributes:
+        batch_size: B.
+    """
 
     batch_size: int
 
 
 class Sampler(ABC, Generic[Params]):
-    """Base class for objects that draw numbers for a batch. A subclass overrides `draw`, or `sample` itself."""
+    """Base class for objects that draw random params for a batch. A subclass overrides `draw`, or `sample` itself."""
 
     takes_boxes: bool = False
 
@@ -67,23 +71,26 @@ class Sampler(ABC, Generic[Params]):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Params:
-        """Draw the numbers for one batch of `height` × `width` images.
+        """Draw the params for one batch of `height` × `width` images.
 
         Args:
             batch_size: B ≥ 0.
             generator: draws on its own device (None: torch's default CPU generator); the results are then copied to
                 `device` without waiting.
-            device: where the images are.
+            device: device of the images.
+
+        Returns:
+            the params, on `device`; if `takes_boxes`, on the CPU.
 
         Raises:
             ValueError: an invalid size.
         """
         check_size(batch_size, height, width)
-        # Boxes are always on the CPU, and so are the params that move them.
+        # Boxes are always on the CPU, and `apply` reads the params of box mixers there.
         return on_device(self.draw(batch_size, height, width, generator), "cpu" if self.takes_boxes else device)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
-        """Draw like `sample`, with results on the generator's device."""
+        """Draw the params of `sample`, on the generator's device."""
         raise NotImplementedError(f"{type(self).__name__} has neither a method sample nor draw")
 
 
@@ -101,7 +108,7 @@ def _sample_with_prob(sample: _Sample) -> _Sample:
 
 
 class Mixer(Sampler[Params]):
-    """Mix the images of a batch, and their targets.
+    """Base class of mixers, which mix the images of a batch and their targets.
 
     A mixer does not modify its input unless `inplace=True`, keeps dtype, device and memory format of the images,
     propagates gradients, and has no state: the same params give the same batch. `combine` states how targets are
@@ -112,8 +119,8 @@ class Mixer(Sampler[Params]):
     Every mixer accepts `prob`, the share of batches that are mixed. The images of other batches are unchanged; if
     `num_classes` is known, their targets are (B,K), as for mixed batches. If `prob` is below 1, one number per batch is
     drawn on the generator's device, and the host waits for it; the draws equal those of `MixChoice([mixer],
-    probs=[prob])`. A subclass calls `super().__init__(prob)`; for one without `prob`, `registry.build(name, prob=...)`
-    sets it.
+    probs=[prob])`. A subclass calls `super().__init__(prob)`; `registry.build(name, prob=...)` also sets it for one
+    whose constructor does not accept it.
     """
 
     combine: Combine = "area"
@@ -141,29 +148,28 @@ class Mixer(Sampler[Params]):
 
     @property
     def mixes_every_batch(self) -> bool:
-        """False if `prob` is below 1."""
+        """Return True if `prob` is 1."""
         return self._prob == 1
 
     def set_prob(self, prob: float) -> None:
         """Set the share of batches that are mixed. Raise ValueError unless it is a number from 0 to 1."""
         self._prob = number("prob", prob, 0, 1)
 
-    sample = _sample_with_prob(Sampler.sample)  # as `__init_subclass__` wraps those of subclasses
+    sample = _sample_with_prob(Sampler.sample)  # wrapped as `__init_subclass__` does for subclasses
 
     @abstractmethod
     def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
         """Mix with `params`, without random draws and without waiting for a GPU.
 
         Args:
-            images: (B,3,H,W) float32, float16, bfloat16 or uint8 (any number of channels).
-            targets: (B,) class indices, or (B,K) soft or multi-hot rows (-1 = ignore).
-            params: as `sample` returned for this B, H and W, on the device of the images.
-            inplace: modify `images` itself, for a caller that owns it; the pixels are bit-identical. Targets are always
-                new.
+            images: (B,C,H,W) float32, float16, bfloat16 or uint8, usually with three channels.
+            targets: (B,) class indices, or (B,K) soft or multi-hot rows (-1 = ignore); never modified.
+            params: the result of `sample` for this B, H and W, on the device of the images.
+            inplace: modify `images` itself, for a caller that owns it; the pixels are bit-identical.
 
         Returns:
-            new images (B,3,H,W), or `images` itself with `inplace`; and targets (B,K) float32. Some mixers return more
-            than B of both, as documented there.
+            new images (B,C,H,W), or `images` itself with `inplace`; and targets (B,K) float32, or `targets` itself if
+            `changes_targets` is False. Some mixers return more than B images and targets, as their docstrings say.
 
         Raises:
             ValueError: wrong shapes or dtypes, or `inplace` with images that cannot be modified (see `check_inplace`)
@@ -173,7 +179,8 @@ class Mixer(Sampler[Params]):
     def describe(self, images: Tensor, params: Params) -> list[MixedImage]:
         """Describe the result of `apply` on `images` with `params`, one entry per returned image.
 
-        Galleries use it for outlines and captions. The base class describes only `PasteParams`.
+        Galleries use it for outlines and captions. The base class describes `PasteParams`; for other params, an entry
+        contains only the image's index.
         """
         if isinstance(params, PasteParams):
             return pasted(params.permutation, params.lam, params.boxes)
@@ -274,7 +281,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
-    """Raise ValueError unless images, targets and params have the same number of samples."""
+    """Raise ValueError unless `images` is a (B,C,H,W) batch, and targets and params have the same number of samples."""
     check_images(images)
     if not isinstance(targets, Tensor) or not targets.ndim:
         kind = "a single number" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
@@ -286,7 +293,10 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
 
 
 def on_device(params: Any, device: torch.device | str) -> Any:
-    """Move params, including nested dataclasses, tuples, lists and dicts, to `device` without synchronizing."""
+    """Return `params` with their tensors on `device`, without synchronizing.
+
+    Tensors in nested dataclasses, tuples, lists and dicts are moved too.
+    """
     if isinstance(params, Tensor):
         return params.to(device, non_blocking=True)
     if isinstance(params, (tuple, list)):
@@ -303,7 +313,7 @@ def on_device(params: Any, device: torch.device | str) -> Any:
 
 
 def check_scale(scale: Sequence[float]) -> tuple[float, float]:
-    """Return `scale`; raise ValueError unless it is two numbers, 0 < low ≤ high ≤ 1."""
+    """Return `scale` as a tuple; raise ValueError unless it is two numbers, 0 < low ≤ high ≤ 1."""
     if not isinstance(scale, (list, tuple)) or len(scale) != 2:
         raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
     low, high = (number("scale", end) for end in scale)
@@ -318,7 +328,7 @@ def class_count(num_classes: int | None) -> int | None:
 
 
 class BetaMixer(Mixer[Params]):
-    """A mixer of image pairs with λ ~ Beta(alpha, alpha), drawn per image or once per batch."""
+    """Base class of mixers of image pairs with λ ~ Beta(alpha, alpha), drawn per image or once per batch."""
 
     in_place = True
 

@@ -1,8 +1,8 @@
-"""Mixers for images with boxes. Full images are resized in proportion, so objects are only cut where another image
-covers them.
+"""Mixers for images with bounding boxes: our own versions of ResizeMix (arXiv 2012.11101) and SpliceMix (2311.15200).
 
-Our own box-aware versions of ResizeMix (arXiv 2012.11101) and SpliceMix (arXiv 2311.15200); losses are not reweighted.
-Only the valid part of a padded image is mixed. Targets are lists of dicts, as in `dali_mix.loading.Batch`.
+Images are resized as a whole, with their aspect ratio, so objects are cut only where another image covers them. Losses
+are not reweighted. Only the valid part of a padded image is mixed. Targets are lists of dicts, as in
+`dali_mix.loading.Batch`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import check_inplace
 
-SHORTEST = 4  # pixels: boxes with a shorter side are dropped
-KEPT_AS_IS, DROPPED = 0.7, 0.3  # shares of a box left visible
+SHORTEST = 4  # pixels; boxes cut or resized to a shorter side are dropped
+KEPT_AS_IS, DROPPED = 0.7, 0.3  # visible share of a box: unchanged from 0.7 on, dropped below 0.3
 
 Target = dict[str, Any]
 
@@ -60,16 +60,19 @@ class BoxMixer(Mixer[Any]):
 
 
 class BoxResizeMix(BoxMixer):
-    """Paste a proportionally resized partner into each image at a random uniform position, and add its boxes.
+    """Paste a proportionally resized partner into each image at a uniformly random position, and add its boxes.
 
-    A host's box is unchanged if at least 0.7 of it stays visible. From 0.3 to 0.7 it is kept, and cut to its visible
-    part if the patch spans one of its sides. Below 0.3 it is dropped, as is any box that is cut, or resized with its
-    image, to a shorter side under 4 pixels.
+    A box of the image pasted into (the host) is unchanged if at least 0.7 of it stays visible. From 0.3 to 0.7 it is
+    kept, and cut to its visible part if the patch spans one of its sides. Below 0.3 it is dropped. Boxes that are cut,
+    or resized with their image, to a side under 4 pixels are dropped too.
 
     Args:
         scale: lowest and highest τ, the patch's size relative to the largest that fits into the host; 0 < low ≤ high ≤
             1. With τ below 0.3 most objects of a photo are too small to be detected.
         prob: share of batches that are mixed; see `Mixer`.
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     def __init__(self, scale: Sequence[float] = (0.3, 0.8), *, prob: float = 1.0) -> None:
@@ -113,9 +116,10 @@ class BoxResizeMix(BoxMixer):
 
 
 class BoxSpliceMix(BoxMixer):
-    """Tile four proportionally resized images into one image of the first one's size, and keep all boxes.
+    """Replace each image by a 2×2 tiling of itself and three others, resized proportionally, with all their boxes.
 
-    Each image appears in four of the tiled images. Unused parts of a cell are 0, the padding value.
+    The tiling has the image's size. Each image appears four times, in four different tilings if B ≥ 4. Unused parts of
+    a cell are 0, the padding value. Boxes resized to a side under 4 pixels are dropped.
 
     Args:
         prob: share of batches that are mixed; see `Mixer`.
@@ -124,7 +128,7 @@ class BoxSpliceMix(BoxMixer):
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> BoxSpliceParams:
         order = draws.permutation(batch_size, generator)
         sources = order.new_empty(batch_size, 4)
-        sources[order] = torch.stack([order.roll(-shift) for shift in range(4)], dim=1)  # different if B ≥ 4
+        sources[order] = torch.stack([order.roll(-shift) for shift in range(4)], dim=1)  # all different if B ≥ 4
         return BoxSpliceParams(sources)
 
     def apply(  # type: ignore[override]  # targets are boxes
@@ -148,12 +152,16 @@ class BoxSpliceMix(BoxMixer):
 
 
 def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> None:
-    """Raise ValueError unless images (B,C,H,W), targets and params have the same B, and sizes fit the images."""
+    """Raise ValueError unless images (B,C,H,W), targets and params fit together.
+
+    They must have the same B, boxes must be on the CPU, and sizes must lie within the images; with `inplace`, images
+    must pass `check_inplace`.
+    """
     check_images(images)
     names = {"boxes", "labels", "difficult", "size"}
     if not isinstance(targets, list) or not all(isinstance(one, dict) and names <= one.keys() for one in targets):
         raise ValueError(
-            "targets must be a list of dicts with boxes, labels, difficult and size: this is for sets with boxes"
+            "targets must be a list of dicts with boxes, labels, difficult and size: this mixer is for sets with boxes"
         )
     if not len(images) == len(targets) == drawn_for:
         raise ValueError(
@@ -169,9 +177,10 @@ def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> 
 
 
 def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the visible parts of boxes (n,4) under a patch (4,), x1, y1, x2, y2: boxes (n,4), and visible shares (n,).
+    """Return the parts of boxes (n,4) that a patch (4,) leaves visible, as boxes (n,4), and their visible shares (n,).
 
-    A box is cut to its visible part where the patch spans one of its sides and leaves less than `KEPT_AS_IS`.
+    Coordinates are x1, y1, x2, y2. A box is cut to its visible part where the patch spans one of its sides and leaves
+    less than `KEPT_AS_IS`; otherwise it is returned unchanged.
     """
     low, high = torch.maximum(boxes[:, :2], patch[:2]), torch.minimum(boxes[:, 2:], patch[2:])
     shared = (high - low).clamp_min(0)
@@ -192,13 +201,19 @@ def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
-    """Return the boxes with enough visible area, with their labels."""
+    """Return `target` with the boxes whose visible `share` (n,) is at least `DROPPED`, as cut in `boxes` (n,4).
+
+    Boxes cut to a side shorter than `SHORTEST` are dropped.
+    """
     small = (boxes[:, 2:] - boxes[:, :2]).amin(1) < SHORTEST
     return _chosen(target, boxes, (share >= DROPPED) & ~(small & (boxes != target["boxes"]).any(1)))
 
 
 def moved(target: Target, box: tuple[int, int, int, int]) -> Target:
-    """Return the boxes of an image that now fills `box` (top, left, height, width), with their labels."""
+    """Return the boxes and labels of an image that now fills `box` (top, left, height, width).
+
+    Boxes with a side shorter than `SHORTEST` are dropped.
+    """
     top, left, height, width = box
     scale = torch.tensor([width / target["size"][1], height / target["size"][0]]).repeat(2)
     boxes = target["boxes"] * scale + torch.tensor([left, top, left, top])
@@ -215,7 +230,7 @@ def _chosen(target: Target, boxes: Tensor, keep: Tensor) -> Target:
 
 
 def _resized(images: Tensor, targets: list[Target], index: int, size: Sequence[int]) -> Tensor:
-    """Return the valid part of an image, resized to (height, width), antialiased."""
+    """Return the valid part of image `index`, resized to `size` (height, width) with antialiasing: (C,height,width)."""
     height, width = targets[index]["size"]
     pixels = images[index : index + 1, :, :height, :width]
     resized = F.interpolate(pixels.float(), tuple(size), mode="bilinear", antialias=True)[0]
@@ -223,7 +238,10 @@ def _resized(images: Tensor, targets: list[Target], index: int, size: Sequence[i
 
 
 def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """Return top, left, height and width of the four cells; if a side is odd, the first cells are one pixel smaller."""
+    """Return top, left, height and width of the four cells, row by row.
+
+    If a side is odd, the first cell along it is one pixel smaller.
+    """
     h, w = max(1, height // 2), max(1, width // 2)
     bottom, right = max(1, height - h), max(1, width - w)
     return [
@@ -235,7 +253,7 @@ def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 
 def _centred(cell: tuple[int, int, int, int], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return the box of an image of `size` in a cell: centred, aspect ratio kept, as large as fits."""
+    """Return top, left, height and width of an image of `size` in a cell: centred, in proportion, as large as fits."""
     top, left, height, width = cell
     factor = min(height / size[0], width / size[1])
     h, w = min(height, max(1, round(size[0] * factor))), min(width, max(1, round(size[1] * factor)))

@@ -12,7 +12,11 @@ from dali_mix.options import number
 def mean_and_std(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]] | tuple[None, None]:
-    """Return both as three numbers in 0..1 units, or both None. A single number (grey images) is used for all three."""
+    """Return `mean` and `std` as three numbers each in 0..1 units, or None for both.
+
+    A single number, for grey images, is used for all three channels. Raise ValueError for other values, or only one of
+    the two.
+    """
     if (mean is None) != (std is None):
         raise ValueError(f"mean={mean}, std={std}: pass both, or neither")
     if mean is None or std is None:

@@ -38,8 +38,8 @@ class MixChoice(Mixer[ChoiceParams]):
     number of classes, class indices are always converted to (B,K), also for unmixed batches, so that the loss gets one
     kind of target.
 
-    The host needs the choice to run the right code: with a CUDA generator this is one synchronization per batch; with a
-    CPU generator (or the default one) there is none.
+    The host reads the choice: with a CUDA generator this is one synchronization per batch; with a CPU generator (or the
+    default one) there is none.
 
     Args:
         mixers: at least one; all with the same `combine`.
@@ -47,7 +47,7 @@ class MixChoice(Mixer[ChoiceParams]):
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
-        ValueError: no mixers, invalid probs, or mixers that combine targets in different ways.
+        ValueError: no mixers, invalid probs, or mixers that differ in `combine`, `takes_boxes` or number of classes.
     """
 
     def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float], *, prob: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""CutMix: paste a box of one image at the same position of another (arXiv 1905.04899)."""
+"""CutMix: paste a box of one image at the same position in another (arXiv 1905.04899)."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ class CutoutParams:
 
 
 class Cutout(Mixer[CutoutParams]):
-    """Black out a square around a uniformly drawn pixel, clipped at the border; targets stay unchanged.
+    """Set a square around a uniformly drawn pixel, clipped at the border, to zero; targets are unchanged.
 
-    Pixels become 0, which is the mean colour of normalized images.
+    Zero is the mean colour of normalized images, and black in others.
 
     Args:
         size: side of the square in pixels; the paper uses 16 on CIFAR-10 and 8 on CIFAR-100.

@@ -15,12 +15,12 @@ class MixedImage:
     """One image that a mixer returned.
 
     Attributes:
-        own: its index in the batch, None for an image tiled from several.
-        partner, lam: index of the image mixed in, and share of the image's own targets; None if targets are not mixed
-            pairwise.
+        own: its index in the batch; None for an image tiled from several.
+        partner: index of the image mixed in; None if there is not exactly one.
+        lam: share of the image's own targets; None if targets are not mixed pairwise.
         boxes: top, left, height, width of pasted, erased or tiled areas, in pixels.
-        peak: row and column of the pixel the box is centred on.
-        note: a short remark.
+        peak: row and column of the pixel the box is centred on, for SaliencyMix.
+        note: a short remark, such as the grid.
     """
 
     own: int | None
@@ -34,11 +34,13 @@ class MixedImage:
 def pasted(
     permutation: Tensor, lam: Tensor, boxes: Tensor | None = None, peaks: Sequence[tuple[int, int]] | None = None
 ) -> list[MixedImage]:
-    """Describe images that received a box of a partner.
+    """Describe images that were each mixed with a partner.
 
     Args:
-        permutation: (B,) int64. lam: (B,). boxes: (B,4) int64; empty ones are omitted. peaks: row and column of each
-            image's peak.
+        permutation: (B,) int64, the partner of each image.
+        lam: (B,), the share of each image's own targets.
+        boxes: (B,4) int64, the pasted boxes; empty ones are omitted.
+        peaks: row and column of the pixel each box is centred on.
     """
     described = []
     for own, (partner, share) in enumerate(zip(permutation.tolist(), lam.tolist(), strict=True)):

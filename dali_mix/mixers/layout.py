@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# By bytes per value: kernels that only move values receive them as integers of the same size.
+# By bytes per value: kernels that only move values see them as integers of the same size.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -31,7 +31,7 @@ def empty_like_batch(images: Tensor, count: int) -> Tensor:
 
 
 def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
-    """Like `empty_like_batch`, but allocated by numpy, which requests huge pages from Linux.
+    """Allocate like `empty_like_batch`, but with numpy, which requests huge pages from Linux.
 
     Otherwise fresh memory costs a page fault every 4 KiB, which takes longer than the copy itself.
     """
@@ -41,7 +41,10 @@ def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
 
 
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    """Return (C,1,1) float32, filled on `device`, since a CUDA graph would replay a copy from host memory."""
+    """Return `values` as (C,1,1) float32.
+
+    They are filled on `device`, since a CUDA graph would replay a copy from host memory.
+    """
     return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
 
 
@@ -52,7 +55,7 @@ def image_shape(images: Tensor) -> tuple[int, int, int, int]:
 
 
 def flat(images: Tensor, dtype: torch.dtype) -> Any:
-    """Return a numpy array that shares the memory, with values in memory order."""
+    """Return the batch as a 1-D numpy array of `dtype`, in memory order, which shares its memory."""
     values = images.detach().view(dtype).numpy()
     return (values if images.is_contiguous() else values.transpose(0, 2, 3, 1)).reshape(-1)
 

@@ -22,12 +22,13 @@ from dali_mix.options import number, whole
 
 @dataclass(frozen=True)
 class FreeFormParams:
-    """Strokes and holes of images of `height` × `width`, in pixels; a radius of 0 removes nothing.
+    """Params of FreeFormMasks, in pixels; a stroke or hole with radius 0 removes nothing.
 
     Attributes:
-        strokes: (B,S,V,2) float32, y and x of the points of each broken line.
-        stroke_radii: (B,S) float32, half its width.
-        holes: (B,D,2) float32, y and x of the centres of discs.
+        height, width: size of the images.
+        strokes: (B,S,V,2) float32, y and x of the vertices of each polyline.
+        stroke_radii: (B,S) float32, half of each stroke's width.
+        holes: (B,D,2) float32, y and x of the centres of the discs.
         hole_radii: (B,D) float32.
     """
 
@@ -59,17 +60,19 @@ class FreeFormMasks(Masks[FreeFormParams]):
     A stroke starts at a uniform position and direction; at each of its points it turns by up to `turn` and continues
     for a length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares
     of √(H · W). With the defaults, 2,000 square masks removed 31 % of an image on average, the middle 90 % of them 13
-    to 52 % (median 31 %, minimum 2 %, maximum 75 %); at 3:5, 31 % and 12 to 51 %.
+    to 52 % (median 31 %, minimum 2 %, maximum 75 %); with an aspect ratio of 3:5, 31 % and 12 to 51 %.
 
     Args:
         strokes: fewest and most strokes per image.
         segments: number of segments per stroke.
-        length: range of a segment's length. stroke_width: range of a stroke's full width.
-        turn: largest turn in radians.
-        holes: fewest and most discs per image. hole_width: range of their diameters.
+        length: range of a segment's length.
+        stroke_width: range of a stroke's full width.
+        turn: largest turn in radians, 0 to π.
+        holes: fewest and most discs per image.
+        hole_width: range of a disc's diameter.
 
     Raises:
-        ValueError: an invalid range, or no segments.
+        ValueError: an argument out of range.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class FreeFormMasks(Masks[FreeFormParams]):
     def masks(self, params: FreeFormParams) -> Tensor:
         """Return (B,1,H,W) bool, True where a pixel is removed: its centre lies inside a stroke or a hole.
 
-        A pure function that runs on the params' device without synchronizing. It uses the memory of a few images.
+        A pure function that runs on the params' device without synchronizing, with about the memory of a few images.
         """
         discs = torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
         return draw_masks(_lines(params), discs, params.height, params.width)[:, None]
@@ -132,7 +135,7 @@ def _lines(params: FreeFormParams) -> Tensor:
     """Return (B,n,6) float32, the segments of all strokes in the format of `draw_masks`."""
     start = params.strokes[:, :, :-1]
     step = params.strokes[:, :, 1:] - start
-    heading = torch.atan2(step[..., 0], step[..., 1])  # any direction for length 0; atan2(0, 0) is 0
+    heading = torch.atan2(step[..., 0], step[..., 1])  # for length 0 any direction will do; atan2(0, 0) is 0
     radii = params.stroke_radii[..., None].expand(heading.shape)
     parts = [start[..., 0], start[..., 1], heading.sin(), heading.cos(), step.norm(dim=-1), radii]
     return torch.stack(parts, dim=-1).flatten(1, 2)
@@ -153,11 +156,11 @@ class FolderMaskParams:
 
 
 class FolderMasks(Masks[FolderMaskParams]):
-    """Masks from the PNG files of a folder: pixels above 0 are removed.
+    """Draw masks from the PNG files of a folder: pixels above 0 are removed.
 
-    All files are read on construction, in order of name, and kept as bool (one byte per pixel). Masks resized to the
-    current image size (nearest neighbour) are also cached on the device, for the latest size: n · H · W bytes. PNGs may
-    have any size and format; colours are converted to brightness, and transparency is ignored.
+    All files are read on construction, sorted by name, and kept as bool (one byte per pixel). The n masks resized to
+    the latest image size (nearest neighbour) are also cached on the device, in n · H · W bytes. PNGs may have any size
+    and format; colours are converted to brightness, and transparency is ignored.
 
     Args:
         folder: the folder with the files; subfolders are not searched.
@@ -201,7 +204,10 @@ class FolderMasks(Masks[FolderMaskParams]):
 
 
 def _read_mask(path: Path) -> Tensor:
-    """Return (H,W) bool of one file."""
+    """Return the mask in one file, (H,W) bool, True where a pixel is removed.
+
+    Raise ValueError if the file cannot be decoded, or the mask removes nothing.
+    """
     from PIL import Image  # imported late: docs/python.md promises that mixers need only torch, numpy and numba
 
     try:
@@ -227,7 +233,7 @@ def mask_out(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 0.0)
         fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in others.
 
     Raises:
-        ValueError: wrong shapes or dtypes.
+        ValueError: wrong shapes or dtypes, or another number of fill values.
     """
     check_images(images)
     if masks.dtype != torch.bool or masks.shape != (len(images), 1, *images.shape[2:]):

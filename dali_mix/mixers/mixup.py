@@ -30,7 +30,7 @@ class MixUpParams:
 class MixUp(BetaMixer[MixUpParams]):
     """Mix images and targets as lam · own + (1 - lam) · partner's, with lam ~ Beta(alpha, alpha).
 
-    The mean is computed in float32 for every dtype; uint8 images are rounded to the nearest grey level.
+    The mean is computed in float32 (float64 for float64 images); uint8 images are rounded to the nearest integer.
 
     Args:
         num_classes: K; None if targets are always (B,K).

@@ -57,7 +57,7 @@ def find(name: str) -> Callable[..., Mixer[Any]]:
 def check_named(name: str, options: Iterable[str]) -> None:
     """Raise ValueError if options contain num_classes, mean or std for a mixer that does not accept them.
 
-    `build` passes these to every mixer that accepts them, so it cannot detect this itself.
+    `build` passes them only to mixers that accept them, so it cannot detect this itself.
     """
     known = _factories.parameters(find(name))
     for option in options:
@@ -79,7 +79,7 @@ def build(
         num_classes, mean, std: number of classes of the dataset, and normalization of its images (three numbers each,
             0..1 units). Passed to every mixer that has arguments of these names, also inside a MixChoice.
         options: the constructor's other arguments, and `prob`, which every mixer accepts. MixChoice's `mixers` may be
-            given as dicts of a `type` and options.
+            dicts of a `type` and options.
 
     Raises:
         ValueError: an unknown name, an unknown or missing option, an option out of range, or a module:name that cannot
@@ -106,7 +106,7 @@ def build(
             mixer.set_prob(prob)
     except ValueError as error:
         raise ValueError(f"mixer {label}: {error}") from None
-    except TypeError as error:  # such as text or a list for a number
+    except TypeError as error:  # such as a string or a list instead of a number
         values = ", ".join(f"{option}={value!r}" for option, value in options.items() if option not in data)
         raise ValueError(f"mixer {label}: a value of the wrong kind in {values} ({error})") from None
     if not isinstance(mixer, Mixer):

@@ -27,8 +27,8 @@ class ResizeMixPlusParams:
 
     Attributes:
         paste: params of ResizeMix.
-        views: for each view, the operations of kornia's RandAugment in order, with their parameters (ParamItem,
-            on the CPU: a few numbers per image).
+        views: for each view, the operations of kornia's RandAugment in order, with their parameters (kornia's
+            ParamItem, a few numbers per image, on the CPU).
     """
 
     paste: PasteParams
@@ -39,17 +39,18 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     """Apply ResizeMix, then `views` independent RandAugments; the results are concatenated to views · B images.
 
     RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations out of
-    fifteen, drawn per view, not per image; magnitude m, out of 30, sets each m / 30 along its range. At 14: a rotation
-    of 14°, a shear of 25.2°, a shift by 4.7 % of the side, each to either side per image; colour, contrast, brightness
-    and sharpness at 0.94 (range 0.1 to 1.9, 1 is no change); 6 bits per colour; values from 0.47 up inverted, or 0.2
-    added and then values from 0.5 up inverted (solarize-add; other libraries add only to values below 0.5). Equalize,
-    autocontrast and invert have no magnitude. Areas uncovered by a rotation, shear or shift are 0, black.
+    fifteen, drawn per view, not per image. Magnitude m sets the strength of each operation to m / 30 of its range. At
+    14: a rotation of 14°, a shear of 25.2°, a shift by 4.7 % of the side, each in a direction drawn per image; colour,
+    contrast, brightness and sharpness at 0.94 (range 0.1 to 1.9, 1 is no change); 6 bits per colour; values from 0.47
+    up inverted, or 0.2 added and then values from 0.5 up inverted (solarize-add; other libraries add only to values
+    below 0.5). Equalize, autocontrast and invert have no magnitude. Areas uncovered by a rotation, shear or shift are 0
+    (black).
 
     Images are converted to 0..1 and back: uint8 by 255, floats by `mean` and `std`; values outside are clamped.
 
     Args:
         num_classes: K; None if targets are always (B,K).
-        scale, interpolation, per_batch: as ResizeMix.
+        scale, interpolation, per_batch: as in `ResizeMix`.
         num_ops: operations per view, 1 to 15; the paper uses 2.
         magnitude: above 0 and below 30; the paper uses 14.
         views: at least 1; the paper uses 2.

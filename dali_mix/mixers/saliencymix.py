@@ -21,8 +21,9 @@ from dali_mix.mixers.ops.targets import mix_area
 
 @dataclass(frozen=True)
 class SaliencyMixParams:
-    """Params of SaliencyMix: image i receives a box of image permutation[i]. The box's position, and so λ, depends on
-    the images: see `SaliencyMix.locate`.
+    """Params of SaliencyMix: image i receives a box of image permutation[i].
+
+    The box's position, and so λ, depends on the images: see `SaliencyMix.locate`.
 
     Attributes:
         permutation: (B,) int64.
@@ -36,9 +37,9 @@ class SaliencyMixParams:
 class SaliencyMix(BetaMixer[SaliencyMixParams]):
     """Paste a box around the most salient pixel of a partner image, and mix targets by the area pasted.
 
-    λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around the pixel of the partner with
-    the largest saliency (`fine_grained_saliency`; the first in row-major order on ties), is clipped at the border
-    and pasted at the same position; lam is recomputed from the remaining area.
+    λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋, is centred on the partner's pixel
+    with the largest saliency (`fine_grained_saliency`; the first in row-major order on ties), clipped at the border and
+    pasted at the same position; lam is recomputed from the remaining area.
 
     Saliency is defined on grey levels. uint8 images are used directly. Floating-point images are converted back with
     `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. This is exact for float32 and float16; bfloat16
@@ -88,8 +89,9 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return paste_boxes(images, located.permutation, located.boxes, inplace=inplace), mixed_targets
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
-        """Return the boxes and λ that `apply` uses for `images`, as params of `CutMix.apply`, which then gives the same
-        result.
+        """Return the boxes and λ that `apply` uses for `images`.
+
+        `CutMix.apply` returns the same result with these params.
         """
         return self._locate(images, params)[0]
 

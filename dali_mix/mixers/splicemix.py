@@ -26,12 +26,12 @@ _TRANSPOSE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class SpliceMixParams:
-    """Params of SpliceMix: n images with the same grid, and those of other grids; cells are in row-major order.
+    """Params of SpliceMix: n tiled images with the same grid, and those with other grids; cells in row-major order.
 
     Attributes:
         rows, cols: numbers of rows and columns of cells.
         sources: (n, rows · cols) int64, the batch image in each cell.
-        dropped: (n, rows · cols) bool, True if the cell is black and its labels are not used.
+        dropped: (n, rows · cols) bool, True if the cell is 0 and its labels are not used.
         more: the other grids of a custom setting, in order; "default" and "mini" have none.
     """
 
@@ -55,7 +55,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
     of the cells that are not dropped (`combine = "union"`), so the loss must accept multi-hot targets.
 
     Sources are taken from consecutive random permutations of the batch, as released, so all images appear nearly
-    equally often. A non-square grid, also a custom one, is transposed with probability 0.5, as released.
+    equally often. Non-square grids, including custom ones, are transposed with probability 0.5, as released.
 
     Args:
         grids: "default": ⌊B / 4⌋ images on a grid drawn for the batch: 1×2, 2×2 or 2×3 with probability 0.3, 0.4 and
@@ -101,7 +101,9 @@ class SpliceMix(Mixer[SpliceMixParams]):
         self.num_classes = class_count(num_classes)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
-        """Draw the grid and its cells; the grid determines shapes, so with a CUDA generator the host synchronizes once.
+        """Draw the grid and its cells; see `Mixer.draw`.
+
+        The grid determines shapes, so with a CUDA generator the host synchronizes once.
 
         Raises:
             ValueError: images too small for the grids.
@@ -142,7 +144,11 @@ class SpliceMix(Mixer[SpliceMixParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: SpliceMixParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Append n images: return (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in place."""
+        """Append n images: return (B+n,C,H,W) and (B+n,K) float32, the originals first. See `Mixer.apply`.
+
+        Raises:
+            ValueError: also for `inplace`, and params with a source outside the batch.
+        """
         if inplace:
             raise ValueError("SpliceMix returns a larger batch and cannot work in place: leave inplace=False")
         check_batch(images, targets, len(images))
@@ -165,7 +171,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
 
 
 def _parse(grid: str) -> tuple[int, int, int]:
-    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2"."""
+    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2". Raise ValueError for any other text."""
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
     if found is None:
         raise ValueError(f"grid {grid!r}: must be like '2x3', or '2x3-2' to drop two cells")

@@ -1,4 +1,4 @@
-"""Backbones with linear or multi-label heads, by name, and weights from files."""
+"""Classifiers, multi-label models and detectors by name, and weights from files."""
 
 from dali_mix.models.build import build_model
 from dali_mix.models.detection import Detector, build_detector

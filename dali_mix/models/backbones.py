@@ -1,4 +1,4 @@
-"""Backbones without classifier: any model by name, returning its last feature map in a common layout."""
+"""Backbones: any model by name, without its classifier, returning its last feature map as (B,C,h,w)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def full_name(name: str) -> str:
 
 
 def _forward_features(model: Any, images: Tensor) -> Tensor:
-    """Return the last map of a timm or bundled model, which returns maps, channels-last maps, or tokens."""
+    """Return the last map (B,C,h,w) of a timm or bundled model, whose `forward_features` returns maps or tokens.
+
+    Raise ValueError if it returns several results, or tokens that do not form a grid with the shape of the images.
+    """
     features = model.forward_features(images)
     if not isinstance(features, Tensor):
         raise ValueError(f"it returns {len(features)} results instead of one map: choose another backbone")
@@ -87,7 +90,7 @@ def _forward_features(model: Any, images: Tensor) -> Tensor:
 
 
 def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
-    """Reshape (B,N,C) to (B,C,h,w) with h : w as the images' height : width."""
+    """Reshape (B,N,C) to (B,C,h,w), with h : w as the images' height : width. Raise ValueError if N does not fit."""
     count, (height, width) = tokens.shape[1], images.shape[2:]
     rows = round((count * height / width) ** 0.5)
     if not rows or count % rows:

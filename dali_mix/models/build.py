@@ -39,7 +39,7 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
             any width), `cifar_resnet50`, `cifar_resnet101`, `shakeshake26_2x96d` (any even width).
         num_classes: at least 1.
         options: arguments of the model class, e.g. `dropout=0.3`, `zero_init_residual=True`, timm's `drop_path_rate`.
-            Arguments with which timm or torchvision load or download weights are refused.
+            Arguments with which timm or torchvision would load or download weights are refused.
 
     Raises:
         ValueError: an unknown name (similar ones are suggested), an unknown option, an option out of range, or an
@@ -71,7 +71,7 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
 
 
 def _maker(name: str) -> tuple[Callable[..., nn.Module], set[str]] | None:
-    """Return the function that builds a model, and the options allowed for it; None for an unknown name.
+    """Return the function that builds model `name`, and the options allowed for it; None for an unknown name.
 
     The functions of timm and torchvision accept more than their model classes, including options that load files,
     unpickle or download (timm: checkpoint_path, pretrained_cfg, pretrained_cfg_overlay, cache_dir …). The options

@@ -1,6 +1,6 @@
 """Faster R-CNN (arXiv 1506.01497) from torchvision's components, for padded batches and any of our backbones.
 
-More than 300 lines: the model, and the checks of its options, which depend on torchvision's components.
+This file has more than 300 lines: the model, and checks of its options, which depend on torchvision's components.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from dali_mix.options import choice, number, whole
 STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 DEFAULT_FREEZE = ("stem", "stage1", "norm")
-POOLED = 7  # pixels a side of a pooled region
+POOLED = 7  # side of a pooled region in pixels
 
 
 class Detector(FasterRCNN):
-    """Faster R-CNN on a padded batch. State-dict keys are those of torchvision's FasterRCNN, so its weight files load.
+    """Faster R-CNN on a padded batch of normalized images; torchvision's `transform` is not included.
 
-    It expects normalized images; torchvision's `transform` is not included.
+    State-dict keys are those of torchvision's FasterRCNN, so its weight files can be loaded.
     """
 
     classifier_name = "roi_heads.box_predictor"
@@ -50,7 +50,7 @@ class Detector(FasterRCNN):
         """Return losses in training, predictions in evaluation.
 
         Args:
-            images: (B, 3, H, W), padded on the right and below.
+            images: (B, 3, H, W), padded at the right and the bottom.
             targets: for each image `size`, its height and width without padding; for training also `boxes` (n, 4) x1,
                 y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. In evaluation, images without targets
                 are assumed to have no padding.
@@ -102,7 +102,7 @@ def _inserted(match: re.Match[str]) -> str:
 
 
 class _RPNHead(RPNHead):
-    finite: Tensor  # (B,), of each image
+    finite: Tensor  # (B,) bool, for each image
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         scores, deltas = super().forward(x)
@@ -111,7 +111,7 @@ class _RPNHead(RPNHead):
 
 
 class _BoxPredictor(FastRCNNPredictor):
-    finite: Tensor  # (R,), of each region
+    finite: Tensor  # (R,) bool, for each region
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         scores, deltas = super().forward(regions)
@@ -125,8 +125,8 @@ class Backbone(nn.Module):
     The state-dict keys of `body` are those of the model, so that its weight files can be loaded into `body`.
 
     Args:
-        body: images (B, 3, H, W) → maps, as returned by `stages`.
-        channels: channels of each map used: four for a pyramid, one without.
+        body: images (B, 3, H, W) → maps, as returned by `_body`.
+        channels: channels of each map used: four maps for a pyramid, else one.
         pyramid: channels of the pyramid; None to use only the last map.
     """
 
@@ -173,25 +173,27 @@ def build_detector(
 
     Args:
         backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32; or, as in a
-            recipe, a dict with this name as `type`, the backbone's options, and `weights`, a file for `load_weights`,
-            of which 95 % must match.
+            recipe, a dict with this name as `type`, the backbone's options, and `weights`, a file for `load_weights`
+            that must contain 95 % of the backbone's tensors.
         num_classes: K, without background.
         neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", only the last map, at stride 32.
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, including its statistics; "stem",
             everything before the first stage; "stage1", the first stage; or a prefix of parameter names, such as
             "layer2". A string is split at commas.
         norm_eps: epsilon of frozen BatchNorms, by default the backbone's, 1e-5. torchvision's detection weights
-            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce its outputs only with 0.
+            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce torchvision's outputs only with
+            0.
         anchors: sides of the square anchors in pixels: one per level of the pyramid (five), or all of them for the
-            single map.
+            single map. Anchors of other shapes have the same areas.
         channels: channels of the pyramid.
         hidden: width of the two layers of the box head.
         rois: regions sampled per image in training.
         proposals: regions kept per level, and then in total, in training and in evaluation. Non-maximum suppression
             takes a third of a step on small images (docs/decisions.md).
-        score_threshold, nms_threshold, detections: minimum score of predictions; maximum IoU with a prediction of the
-            same class and higher score; maximum number per image.
-        backbone_options: arguments for the backbone.
+        score_threshold: minimum score of predictions.
+        nms_threshold: maximum IoU of a prediction with one of the same class and a higher score.
+        detections: maximum number of predictions per image.
+        backbone_options: arguments for the backbone, which override those in `backbone`.
 
     Raises:
         FileNotFoundError: a weight file is missing.
@@ -249,12 +251,12 @@ def build_detector(
 
 def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
     if not isinstance(values, (list, tuple)) or not values or count not in (None, len(values)):
-        raise ValueError(f"{name}={values!r}: must be a list of {'' if count is None else f'{count} '}whole numbers")
+        raise ValueError(f"{name}={values!r}: must be a list of {'' if count is None else f'{count} '}integers")
     return tuple(whole(name, value, 1) for value in values)
 
 
 def _pooling(levels: int) -> MultiScaleRoIAlign:
-    """Return the pooling of regions from the last maps.
+    """Return the RoI pooling from the last `levels` maps.
 
     Scales are set explicitly. torchvision infers them from the first batch and keeps them, which gives wrong scales
     if that batch has much padding, and different ones in a resumed run.
@@ -267,7 +269,10 @@ def _pooling(levels: int) -> MultiScaleRoIAlign:
 
 
 def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """Return a model without its classifier, and the channels of the maps that `neck` uses."""
+    """Return a model without its classifier, and the channels of the maps that `neck` uses.
+
+    Raise ValueError if the model does not return maps at the required strides.
+    """
     model: Any
     model, _ = build_backbone(name, dict(options))
     count = 1 if neck == "c5" else len(STRIDES)
@@ -283,12 +288,12 @@ def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, 
         raise ValueError(
             f"backbone {name!r}: its last maps have strides {strides}; a detector needs {STRIDES[-count:]}"
         )
-    model.prune_intermediate_layers(count, prune_norm=True, prune_head=True)  # layers that would get no gradient
+    model.prune_intermediate_layers(count, prune_norm=True, prune_head=True)  # these layers would get no gradient
     return model, [stage["num_chs"] for stage in stages]
 
 
 def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
-    """Freeze parts of a backbone; see `build_detector`."""
+    """Freeze parts of a backbone; see `build_detector`. Raise ValueError if it lacks one of them."""
     names = [key for key, _ in body.named_parameters()]
     stages = [match[0] for key in names if (match := re.match(r"layer1|(stages|blocks|layers)[._]0", key))]
     first = [key for key in names if stages and key.startswith(f"{stages[0]}.")]

@@ -1,4 +1,4 @@
-"""Label embeddings, one row per class, for the `sgre` head: from BERT, GloVe, or random."""
+"""Label embeddings, one row per class, for the `sgre` head: from BERT, from GloVe, or random."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 from dali_mix.options import whole
 
-# VOC's compound names.
+# Spelling of VOC's compound names.
 SPELLINGS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
-WIDTH = 768  # of random embeddings, BERT-base's
+WIDTH = 768  # of random embeddings, as in BERT-base
 BERT_FILES = {
     "configuration": ["config.json"],
     "vocabulary": ["vocab.txt", "tokenizer.json"],
@@ -32,15 +32,19 @@ def spell(name: str) -> str:
 
 
 def random_embeddings(names: Sequence[str], width: int = WIDTH, seed: int = 0) -> np.ndarray:
-    """Return (K, width) float32, standard normal; the same for the same number of classes, width and seed."""
+    """Return random embeddings (K, width) float32, standard normal; equal arguments give equal results.
+
+    Of `names` only the number matters. Raise ValueError for an invalid width or seed.
+    """
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     return torch.randn(len(names), whole("width", width, 1), generator=generator).numpy()
 
 
 def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
-    """Return the sum of the word vectors of each name: (K, width of the file) float32. SGRE uses GloVe 840B, 300.
+    """Return the sum of the word vectors of each name: (K, width of the file) float32.
 
-    The file is read line by line, "word number number …", up to the last word needed.
+    The file is read line by line, "word number number …", up to the last word needed. SGRE uses GloVe 840B of width
+    300.
 
     Raises:
         FileNotFoundError: no such file.
@@ -81,10 +85,13 @@ def _vector(values: str, where: str) -> np.ndarray:
 
 
 def bert_embeddings(names: Sequence[str], folder: str | Path) -> np.ndarray:
-    """Return BERT's last layer for each name: (K, 768) float32 with BERT-base. Nothing is downloaded.
+    """Return the output of BERT's last layer for each name: (K, 768) float32 with BERT-base. Nothing is downloaded.
 
-    As in SGRE, the input is [CLS] and the name's tokens, without [SEP], all with segment id 1; the row is that of the
-    name's token if there is only one, else of [CLS]. `folder`: what transformers' `save_pretrained` writes.
+    As in SGRE, the input is [CLS] and the name's tokens, without [SEP], all with segment id 1. The row is the output at
+    the name's token if there is only one, else at [CLS].
+
+    Args:
+        folder: a model saved by transformers' `save_pretrained`.
 
     Raises:
         FileNotFoundError: the folder, or its config.json, vocabulary or weights, are missing.

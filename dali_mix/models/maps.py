@@ -13,7 +13,7 @@ from dali_mix.models.weights.load import head_name
 
 
 class Looked(NamedTuple):
-    """Logits and maps of a multi-label model.
+    """Logits and class maps of a batch, as returned by `look`.
 
     Attributes:
         logits: (B,K).
@@ -30,10 +30,9 @@ class Looked(NamedTuple):
 def look(model: nn.Module, images: Tensor) -> Looked:
     """Return logits and class maps of a batch.
 
-    For a `MultiLabelModel` these are its head's maps: their mean (csra, average) or maximum (sgre) over positions is
-    the logit. For other models they are class activation maps (CAM, arXiv 1512.04150): the last linear layer applied at
-    each position of the last map. These are checked to average to the logits, which confirms that the model has this
-    structure.
+    For a `MultiLabelModel` these are the maps of its head, see `MultiLabelModel.class_maps`. For other models they are
+    class activation maps (CAM, arXiv 1512.04150): the last linear layer applied at each position of the last map. Their
+    mean must equal the logits within a tolerance, which confirms that the model has this structure.
 
     Raises:
         ValueError: a model that does not end in average pooling and a linear layer, or features that are not maps.
@@ -49,7 +48,7 @@ def look(model: nn.Module, images: Tensor) -> Looked:
         logits, features = model(images), run(model, images)
         if features.ndim == 4 and features.shape[1] == linear.in_features:
             pooled, wanted = linear(features.mean((2, 3))).float(), logits.float()
-            # A tolerance for autocast, which rounds to 8 bits; any other pooling differs by far more.
+            # The tolerance is for autocast, which rounds to 8 bits; any other pooling differs by far more.
             if torch.allclose(pooled, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
                 return Looked(logits, linear(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     have = "multi-label models, and classifiers that end in average pooling and one linear layer, such as ResNets"

@@ -17,16 +17,16 @@ from dali_mix.options import choice, whole
 
 HEADS: dict[str, Any] = {"average": AveragePoolHead, "max": MaxPoolHead, "csra": CSRAHead, "sgre": SGREHead}
 LABEL_DIM = 768  # of random label embeddings, as in SGRE
-_OF_BUILD = ("in_channels", "dim", "num_classes")  # arguments of the heads that users do not set
+_OF_BUILD = ("in_channels", "dim", "num_classes")  # arguments of heads that `build_multilabel` sets, not the user
 
 
 class MultiLabelModel(nn.Module):
     """A `head` on the last map of a `backbone`; state-dict keys are backbone.… and head.….
 
     Args:
-        backbone: a module.
+        backbone: a module without classifier.
         head: one of `dali_mix.models.heads`, or any module (B,C,h,w) → logits (B,K).
-        features: (backbone, images) → maps (B,C,h,w).
+        features: (backbone, images (B,3,H,W)) → maps (B,C,h,w).
     """
 
     classifier_name = "head"  # `load_weights` skips it if a file has another number of classes
@@ -49,7 +49,7 @@ class MultiLabelModel(nn.Module):
 
         Args:
             images: (B,3,H,W).
-            spliced: (n, rows, columns): the last n images are SpliceMix's, on that grid.
+            spliced: (n, rows, columns): the last n images were appended by SpliceMix, with this grid.
 
         Returns:
             logits (B,K); for SGRE in training, see `SGREHead`; with `spliced` (logits, cell logits
@@ -71,9 +71,9 @@ class MultiLabelModel(nn.Module):
     def class_maps(self, images: Tensor) -> Tensor:
         """Return each class's evidence at each position, (B,K,h,w), of images (B,3,H,W).
 
-        The values depend on the head. For "csra" and "average" their mean over positions is the logits, for "sgre"
-        their maximum; for "max" they are the linear layer's outputs at each position (CAM). A head of your own needs a
-        method `class_maps`.
+        The values depend on the head. For "csra" and "average" the logits are their mean over positions, for "sgre"
+        their maximum; for "max" the values are the linear layer's outputs at each position (CAM). A head of your own
+        needs a method `class_maps`.
         """
         return self.head.class_maps(self.forward_features(images))  # type: ignore[operator]
 
@@ -96,13 +96,13 @@ def build_multilabel(
     for another size can be loaded. (`backbone_options={"img_size": 448}` builds a position table of that size instead.)
 
     Args:
-        backbone: a name as for `build_model`; a plain NAME is looked up in timm, then in torchvision. `resnet101`,
-            `tresnet_l`, `vit_large_patch16_224`, `swin_large_patch4_window12_384` …
+        backbone: a name as for `build_model`; a plain NAME is looked up in timm, then in torchvision. For instance
+            `resnet101`, `tresnet_l`, `vit_large_patch16_224` or `swin_large_patch4_window12_384`.
         head: "csra", "sgre", or a linear layer on the "average" or the "max" over positions.
         num_classes: K ≥ 1.
-        backbone_options: the model's own, as for `build_model`.
-        head_options: csra: num_heads, lam. sgre: those of `SGREHead`; `embeddings` may be the path of an .npy file of
-            K rows, and is random, learned and 768 wide by default.
+        backbone_options: arguments of the model class, as for `build_model`.
+        head_options: for csra num_heads and lam; for sgre those of `SGREHead`. There, `embeddings` may be the path of
+            an .npy file of K rows; by default they are random, learned and 768 wide.
         image_size: side, or (height, width), to test the backbone with; by default its published size.
 
     Raises:
@@ -124,9 +124,10 @@ def build_multilabel(
 
 
 def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
-    """Return the channels of the last map; freeze weights it does not depend on (DDP waits for their gradients).
+    """Return the channels of the last map; freeze weights it does not depend on (DDP would wait for their gradients).
 
-    Runs on the meta device: shapes only, nothing is computed.
+    Runs on the meta device: shapes only, nothing is computed. Raise ValueError if the backbone, called `name`, does not
+    accept images of `size` (height, width).
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     tensors = {key: torch.empty_like(value, device="meta") for key, value in tensors.items()}
@@ -163,7 +164,10 @@ def _build_head(head: str, channels: int, num_classes: int, options: dict[str, A
 
 
 def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
-    """Remove the embeddings from `options` and return them; random ones are learned by default."""
+    """Remove the embeddings from `options` and return them, (K,E); random ones are learned by default.
+
+    Raise ValueError for embeddings of another number of classes, and as `load_embeddings`.
+    """
     given = options.pop("embeddings", None)
     if given is None:
         options.setdefault("learn_embeddings", True)
@@ -177,7 +181,10 @@ def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
 
 
 def load_embeddings(path: str | Path) -> Tensor:
-    """Read label embeddings (K,E), as `dali-mix embed-labels` writes them; raise ValueError for any other file."""
+    """Read label embeddings (K,E) of a float dtype from an .npy file, as written by `dali-mix embed-labels`.
+
+    Raise FileNotFoundError if there is no such file, and ValueError for any other content, NaN or infinity.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")

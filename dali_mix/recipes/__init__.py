@@ -1,3 +1,3 @@
-"""Recipes: plain Python configs, one per published experiment. `dali-mix recipes` lists them."""
+"""Recipes: plain Python configs of published experiments, and some to start from. `dali-mix recipes` lists them."""
 
-__all__: list[str] = []  # each is named to `dali_mix.train`
+__all__: list[str] = []  # recipes are passed to `dali_mix.train` by name

@@ -10,7 +10,7 @@ Expected: top-1 ≥ 97 % on held-out digits (99 % measured), in two minutes
 
 train_set = "data/digits_train"
 val_set = "data/digits_val"
-# The scans are 8 × 8, and a mirrored digit is none.
+# The scans are 8 × 8 pixels. No flips: a mirrored digit is not a digit.
 pipeline = {"type": "cifar", "image_size": 16, "padding": 2, "flip": 0.0}
 batch_size = 64
 val_batch_size = 360

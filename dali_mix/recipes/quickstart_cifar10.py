@@ -1,4 +1,4 @@
-"""CIFAR-10 with ResizeMix, small enough for a CPU: what follows the quickstart on digits.
+"""CIFAR-10 with ResizeMix, small enough for a CPU: the next step after the quickstart on digits.
 
 Command:  dali-mix pack cifar10 --root data/cifar10 --download --out data/cifar10_train --split train
           dali-mix pack cifar10 --root data/cifar10 --out data/cifar10_val --split val

@@ -21,8 +21,8 @@ from dali_mix.options import did_you_mean, whole
 from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw
 
-SIDE = 384  # pixels of a picture's longer side, more than a sheet shows
-COLORS, STRENGTH = "inferno", 0.6  # opacity of the map
+SIDE = 384  # longer side of a picture in pixels, more than a sheet shows
+COLORS, STRENGTH = "inferno", 0.6  # colour map and opacity of heat maps
 
 
 def attention(
@@ -34,24 +34,24 @@ def attention(
     top_k: int = 3,
     each: Callable[[Path], object] = lambda sheet: None,
 ) -> tuple[list[Path], list[Unreadable]]:
-    """Draw a sheet for each image: the model's input, and next to it one map per class, from dark to bright.
+    """Draw a sheet for each image: the model's input, and next to it one heat map per class, from dark to bright.
 
     Maps are those of `dali_mix.models.maps.look`: the class's evidence at each position. Each is scaled from its
-    minimum to its maximum, which are printed below it with the class's probability. For models with label attention
-    (SGRE) a second row shows each label's attention in percent.
+    minimum to its maximum, which are printed below it together with the class's probability. For models with label
+    attention (SGRE) a second row shows each label's attention in percent.
 
     Args:
         predictor: the model; `Predictor(config, checkpoint, model=…)` for a run of a model object.
         images: image files and folders.
         out: the folder for `NAME.png`, created if missing; a second file of the same name becomes `NAME-2.png`.
         classes: names of classes to draw; by default the `top_k` with the highest probability.
-        each: called with every sheet as soon as it is written.
+        each: called with the path of every sheet as soon as it is written.
 
     Returns:
-        the sheets in order, and the images that could not be read.
+        the paths of the sheets in order, and the images that could not be read.
 
     Raises:
-        ValueError: an unknown class, top_k below 1, a path without images, a model without maps.
+        ValueError: an unknown class, top_k below 1, no images, or a model without maps.
         FileNotFoundError: a path does not exist.
         OSError: `out` cannot be created or written to.
     """
@@ -93,8 +93,9 @@ def _columns(
 
 
 def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
-    """Overlay a heat map (h,w), scaled from its minimum to its maximum, on a greyscale version of a picture (3,H,W)
-    uint8.
+    """Overlay a heat map (h,w) on a greyscale version of a picture (3,H,W) uint8, and return the result (3,H,W) uint8.
+
+    The map is scaled from its minimum to its maximum and resized to the picture.
     """
     low, high = heat.min(), heat.max()
     scaled = (heat - low) / (high - low).clamp_min(1e-12)
@@ -105,9 +106,7 @@ def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
 
 
 def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
-    """Return the model's inputs as colour pictures with their original aspect ratio: B pictures (3,H,W) uint8 on the
-    CPU.
-    """
+    """Return the model's inputs as B colour pictures (3,H,W) uint8 on the CPU, with their original aspect ratio."""
     pipeline = build_pipeline(predictor.config, False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (pipeline.mean, pipeline.std))
     images = seen.images.float().cpu() * std + mean
@@ -120,14 +119,17 @@ def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
 
 
 def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
-    """Return width / height of the region of each image, `rows` (B,) of RECORD_DTYPE, that evaluation uses."""
+    """Return width / height of the region that evaluation uses of each image, in pixels of the image.
+
+    rows: (B,) of RECORD_DTYPE.
+    """
     height, width = pipeline.fixed_size
     draws = pipeline.draw(rows, pipelines.SampleRandom(0, 0, np.arange(len(rows))))
     found = []
     for sample, row in enumerate(rows):
-        try:  # where the full image would be
+        try:  # the full image's box in the pipeline's output
             left, top, right, bottom = pipeline.map_boxes(np.array([[0.0, 0.0, 1.0, 1.0]]), row, draws, sample)[0]
-        except ValueError:  # pipelines for images of one size
+        except ValueError:  # the pipeline takes only images of one size, and does not map boxes
             found.append(width / height)
             continue
         found.append(float(width * row["width"] / (right - left) / (height * row["height"] / (bottom - top))))

@@ -1,4 +1,4 @@
-"""Draw boxes on images: predictions on files, and a sheet of an evaluation's hits and misses."""
+"""Draw boxes on images: predictions on files, a sheet of an evaluation's hits and misses, and columns of a gallery."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw, wrapped
 
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#469990")
-SHOWN, COLUMNS, SIDE = 20, 5, 480  # images per sheet, columns, longer side in pixels
+SHOWN, COLUMNS, SIDE = 20, 5, 480  # of a sheet: number of images and of columns, longer side of an image in pixels
 
 
 class Drawings:
@@ -62,7 +62,14 @@ def pixels_of(data: bytes) -> np.ndarray:
 def outlined(
     pixels: np.ndarray, boxes: np.ndarray, colors: Sequence[str], captions: Sequence[str] = (), width: int | None = None
 ) -> Image.Image:
-    """Return an image (H, W, 3) uint8 with boxes (n, 4) drawn in `colors`, with captions above them."""
+    """Return an image (H, W, 3) uint8 with boxes drawn on it.
+
+    Args:
+        boxes: (n, 4) x1, y1, x2, y2 in pixels.
+        colors: one for each box.
+        captions: one for each box, drawn above it; or none.
+        width: of the lines in pixels; by default 1/400 of the image's longer side, and at least 2.
+    """
     image = Image.fromarray(pixels)
     pen, line = ImageDraw.Draw(image), width or max(2, round(max(image.size) / 400))
     font = ImageFont.load_default(size=max(11, max(image.size) // 50))
@@ -78,10 +85,17 @@ def outlined(
 
 
 def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
-    """Draw evenly spaced images of an evaluation, with hits, misses and wrong predictions at IoU 0.5.
+    """Draw evenly spaced images of an evaluation as the PNG `out`, with hits, misses and wrong predictions at IoU 0.5.
 
-    Matched objects are green, unmatched predictions orange, missed objects red. Only predictions above the threshold of
+    Correct predictions are green, wrong predictions orange, missed objects red. Only predictions above the threshold of
     `metrics` are used; difficult objects are not shown as missed.
+
+    Args:
+        metrics: the evaluation's metrics, with the images of all ranks.
+        records: the set that was evaluated.
+
+    Returns:
+        `out`.
     """
     images = metrics.images()
     numbers = [
@@ -108,7 +122,7 @@ def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
 def boxed_batch(
     images: Sequence[Image.Image], labels: Sequence[np.ndarray], size: int
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Return images as a padded batch (B, 3, H, W) uint8, and targets as for a mixer of boxes.
+    """Return images as a padded batch (B, 3, H, W) uint8, and targets as for a mixer of images with boxes.
 
     Args:
         labels: for each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.
@@ -133,7 +147,10 @@ def boxed_batch(
 def boxed_column(
     name: str, batch: Tensor, targets: Sequence[dict[str, Any]], rows: int, classes: Sequence[str]
 ) -> Column:
-    """Return a column with the first `rows` images of a batch, as `boxed_batch` makes it, and their boxes."""
+    """Return a column with the first `rows` images of a batch, with their boxes and, as captions, the class counts.
+
+    batch, targets: in the format of `boxed_batch`.
+    """
     pictures = []
     line = 1 + max(batch.shape[2:]) // 300
     for image, target in list(zip(batch, targets, strict=True))[:rows]:

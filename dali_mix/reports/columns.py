@@ -1,4 +1,4 @@
-"""Columns of a gallery: the original images, and the output of one mixer."""
+"""Columns of a gallery: the original images, and the output of a mixer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Batch:
 
     Attributes:
         images: (B,3,S,S) uint8.
-        targets: (B,) or (B,K).
+        targets: (B,) class indices, or (B,K) multi-hot rows.
         mean: (3,) float32, the mean colour in 0..1 units.
         classes: class names.
         rows: number of images shown, ≤ B.
@@ -35,7 +35,10 @@ class Batch:
 
 
 def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
-    """Return a column with the original images, and one with their saliency if `maps`."""
+    """Return a column with the original images, and with `maps` one with their saliency.
+
+    peaks: mark the most salient pixel of each image.
+    """
     rows = range(batch.rows)
     maps_u8 = fine_grained_saliency(batch.images[: batch.rows])
     found = zip(*(index.tolist() for index in peaks_of(maps_u8)), strict=True)
@@ -51,7 +54,11 @@ def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
 def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, options: str = "") -> list[Column]:
     """Return a column with the output of `mixer`, or one column per view if it returns several views of the batch.
 
-    `options`: text to show after the mixer's name.
+    Args:
+        seed: seed of the mixer's random draws.
+        boxes: outline pasted or erased areas, and the cells of a grid.
+        peaks: mark the most salient pixel of pasted boxes.
+        options: text to show after the mixer's name.
     """
     count = len(batch.images)
     name = f"{type(mixer).__name__} {options}".strip()
@@ -79,7 +86,10 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
 
 
 def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
-    """Return the images a mixer appends to the batch. The grid is drawn per batch, so each row uses another draw."""
+    """Return a column with images that `mixer` appends to the batch.
+
+    Each row uses a separate draw, since a draw may contain only one grid.
+    """
     pictures = []
     for row in range(batch.rows):
         params = _sample(mixer, batch, seed + row)
@@ -101,7 +111,7 @@ def _sample(mixer: Mixer[Any], batch: Batch, seed: int) -> Any:
 
 
 def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor]:
-    """Return the mixed images, as uint8, and targets."""
+    """Return the mixed images as uint8, and their targets."""
     images, targets = mixer.apply(_inputs(mixer, batch).clone(), batch.targets.clone(), params)
     if (scale := _scale(mixer, batch)) is not None:
         images = (255 * (images * scale[1] + scale[0])).round().clamp(0, 255).byte()
@@ -109,7 +119,10 @@ def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor
 
 
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Return mean and std (3,1,1) to normalize by: the mixer's, else the batch's mean; None for uint8 images."""
+    """Return the mean and std, (3,1,1) each, with which images are normalized before mixing; None to mix uint8 images.
+
+    These are the mixer's mean and std. For a mixer without them, they are the batch's mean and 1.
+    """
     mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
     if mean is None or std is None:
         return None
@@ -122,7 +135,10 @@ def _inputs(mixer: Mixer[Any], batch: Batch) -> Tensor:
 
 
 def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
-    """Return λ and the image's own labels, 1-λ and its partner's; otherwise the note and the mixed labels."""
+    """Return lines of text: λ with the image's own labels, and 1-λ with its partner's.
+
+    For an image without a single partner or λ, they are its note and its mixed labels.
+    """
     if image.own is None:
         return [image.note, *wrapped(_names(target, batch.classes))]
     if image.partner is None or image.lam is None:
@@ -150,7 +166,7 @@ def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
 def _short(classes: Sequence[str]) -> Sequence[str]:
     """Return display names: up to the first comma (ImageNet's names are lists of synonyms), with spaces for "_".
 
-    The names are returned unchanged if two of the short ones are equal.
+    Returns `classes` unchanged if two of the short names are equal.
     """
     short = [name.split(",")[0].strip().replace("_", " ") for name in classes]
     return short if len({*short}) == len(short) else classes

@@ -18,11 +18,15 @@ Records = list[dict[str, Any]]
 
 
 def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
-    """Draw loss, accuracy or mAP, learning rate and speed over the steps of a run, as the PNG `out`.
+    """Draw loss, evaluation scores, learning rate and speed over the steps of a run, as the PNG `out`.
 
     Args:
-        metrics: a metrics.jsonl, or the work directory that holds it. For steps logged twice (by a run resumed from an
-            earlier step) the later record is used.
+        metrics: a metrics.jsonl, or the work directory that holds it. For a step logged twice, the later record is
+            used.
+        title: heading; by default the name of the work directory and the last and best score.
+
+    Returns:
+        the path of the PNG.
 
     Raises:
         FileNotFoundError: no metrics, or the output folder does not exist.
@@ -52,9 +56,10 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
 
 
 def read_metrics(path: Path) -> tuple[Records, Records]:
-    """Return the train and the val records of a metrics.jsonl, each in order of steps, each step once.
+    """Return the train and the val records of a metrics.jsonl, both in order of steps, with one record per step.
 
-    An incomplete last line, left by a killed run, is skipped.
+    An incomplete last line, left by a killed run, is skipped. Raise FileNotFoundError if there is no such file, and
+    ValueError if it has an invalid line or no records.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no metrics at {path}: pass the work directory of a run, or its metrics.jsonl")
@@ -77,7 +82,7 @@ def _series(records: Records, key: str) -> tuple[list[int], list[float]]:
 def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
     style.plain(axes, "Loss")
     steps, losses = _series(train, "loss")
-    if len(losses) >= 20:  # noisy
+    if len(losses) >= 20:  # draw noisy losses faintly, and a smoothed curve
         axes.plot(steps, losses, color=style.BLUE, alpha=0.25, linewidth=1.2)
         losses = _smoothed(losses).tolist()
     if steps:
@@ -128,7 +133,7 @@ def _legend_or_note(axes: Axes, note: str, legend: bool = False) -> None:
 
 
 def _smoothed(values: list[float]) -> np.ndarray:
-    """Return the mean over a centred window of about a twenty-fifth of the series, narrower towards its ends."""
+    """Return `values` averaged over a centred window of about 1/25 of the series, which narrows towards its ends."""
     half = max(len(values) // 50, 2)
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
@@ -141,7 +146,7 @@ def _marker(steps: list[int], most: int = 40) -> str:
 
 
 def _watched(val: Records) -> tuple[str, dict[str, str]]:
-    """Return the `chart` of the task whose scores were logged."""
+    """Return the `chart` of the task whose scores were logged: title of the panel, and score → display name."""
     charts = [task.chart for task in trainable().values()]
     return next((chart for chart in charts if _series(val, next(iter(chart[1])))[0]), charts[0])
 

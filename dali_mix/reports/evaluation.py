@@ -1,4 +1,4 @@
-"""Per-class report of an evaluation: a table, a chart, and for multi-label models precision-recall curves."""
+"""Per-class report of an evaluation: a table, a chart, and precision-recall curves (not for classification)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from dali_mix.recordio import RecordSet
 from dali_mix.reports import boxes, style
 from dali_mix.reports.sheet import fitted
 
-# Inches.
+# Lengths are in inches.
 BAR, NAME, LENGTH, GAP, TOP, MARGIN = 0.165, 1.15, 1.5, 0.3, 0.7, 0.25
-FEWEST, MOST_COLUMNS = 40, 7  # bars per column, maximum number of columns
+FEWEST, MOST_COLUMNS = 40, 7  # minimum number of bars in a full column, maximum number of columns
 ACROSS, UP, CELL_GAP, CAPTION = 1.2, 0.95, 0.16, 0.2
-POINTS = 200  # of a curve, at most
+POINTS = 200  # maximum number of points of a curve
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write a report per class to the folder `out` and return its files, none on a rank that does not write.
+    """Write a per-class report to the folder `out` and return its files; on ranks other than 0, write none.
 
-    Files are `per_class.csv` and `per_class.png`, in percent; `pr_curves.png` if there are precision-recall curves; for
-    a detector `boxes.png`, images with hits and misses. `out` is created if missing; an earlier report is replaced.
+    Files are `per_class.csv` and `per_class.png`, in percent; `pr_curves.png` if there are precision-recall curves; and
+    for a detector `boxes.png`, images with hits and misses. `out` is created if missing; an earlier report is replaced.
     """
     if not evaluation.main:
         return []
@@ -51,7 +51,7 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
 
 
 def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as text; NaN is an empty field, other fractions have four digits."""
+    """Return a table as CSV text. NaN is an empty field; other floats have four decimal places."""
 
     def field(value: object) -> object:
         if isinstance(value, float):
@@ -62,8 +62,9 @@ def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Figure:
-    """Draw one bar per class, 0 … 100, highest first, in columns from top to bottom; classes without a value come
-    last.
+    """Draw one bar per class, highest first, in columns from top to bottom.
+
+    values: 0 … 100, one per class; classes with NaN come last, without a bar.
     """
     order = sorted(range(len(classes)), key=lambda index: (math.isnan(values[index]), -values[index], index))
     rows = max(FEWEST, math.ceil(len(order) / MOST_COLUMNS))
@@ -92,7 +93,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
             axes.text(start + 0.04, middle, "no sample", color=style.FAINT, **look)
             continue
         bars.append((start, middle, value / 100 * LENGTH))
-        # Inside the bar if there is room, in white.
+        # In white inside the bar if there is room, else next to it.
         offset, side, color = (-0.04, "right", "white") if value >= 30 else (0.04, "left", style.INK)
         x = start + value / 100 * LENGTH + offset
         axes.text(x, middle, f"{value:.1f}", ha=side, color=color, **look | {"fontsize": 6})

@@ -21,8 +21,8 @@ from dali_mix.reports.boxes import boxed_batch, boxed_column, pixels_of
 from dali_mix.reports.columns import Batch, mixed, plain
 from dali_mix.reports.sheet import draw
 
-MOST_ROWS, LARGEST_IMAGE = 100, 2048  # larger pictures take matplotlib over a minute, and viewers fail to open them
-SMALLEST_BATCH = 32  # so that an image is seldom its own partner
+MOST_ROWS, LARGEST_IMAGE = 100, 2048  # larger galleries take matplotlib over a minute, and viewers fail to open them
+SMALLEST_BATCH = 32  # large enough that an image is seldom its own partner
 
 
 def gallery(
@@ -38,25 +38,28 @@ def gallery(
     maps: bool = False,
     title: str | None = None,
 ) -> Path:
-    """Draw `rows` images of a packed set, unmixed and mixed by each mixer, as the PNG `out`.
+    """Draw `rows` images of a packed set, unmixed and mixed by each mixer, as the PNG `out`, and return its path.
 
-    Images are the central squares of randomly drawn records; partners come from a batch of 32 or more. All mixers use
-    the same seed. Below each picture are λ with the image's own labels and 1-λ with its partner's; for SpliceMix the
-    grid and all visible labels. For a mixer that appends images (SpliceMix) the appended ones are shown, each row from
-    a separate draw; a mixer that returns several views of the batch (ResizeMixPlus) has one column per view. Images of
-    a set with boxes keep their proportions and are drawn with their boxes.
+    Images are the central squares of randomly drawn records; partners come from a batch of 32 or more, if the set has
+    as many. All mixers use the same seed. Captions show λ with the image's own labels and 1-λ with its partner's; for
+    SpliceMix the grid and all visible labels. For a mixer that appends images (SpliceMix) the appended ones are shown,
+    each row from a separate draw; a mixer that returns several views of the batch (ResizeMixPlus) has one column per
+    view. Images of a set with boxes keep their aspect ratio and are drawn with their boxes.
 
     Args:
         records: a packed set, or its prefix. A set with boxes requires mixers that support boxes.
         mixers: mixers, or strings for `parse_mixer`.
-        image_size: side in pixels to which images are resized before mixing; by default `natural_size` of the set.
+        image_size: side in pixels to which images are resized before mixing (the shorter one for sets with boxes); by
+            default `natural_size` of the set.
+        seed: seed for the choice of records and for the mixers.
         boxes: outline pasted or erased areas, and the cells of a grid.
         peaks: mark the most salient pixel of each image and, for SaliencyMix, of the pasted box.
         maps: add a column with the saliency of each image.
+        title: heading; by default the name of the set, and its numbers of images and classes.
 
     Raises:
-        ValueError: an unknown mixer, or one for other targets; no rows or more than 100, image_size not in 8 … 2048, an
-            image that cannot be decoded, `out` does not end in .png.
+        ValueError: an unknown mixer, or one for other targets; rows outside 1 … 100, image_size outside 8 … 2048; an
+            image that cannot be decoded; or `out` does not end in .png.
         FileNotFoundError: no such set, or the output folder does not exist.
     """
     style.check_out(out)
@@ -83,7 +86,7 @@ def gallery(
         mean = torch.zeros(3)
     else:
         images, targets = read_images(records, chosen, size), read_targets(records, chosen)
-        mean = images.float().mean((0, 2, 3)) / 255  # as in training, 0 is the mean colour while mixing
+        mean = images.float().mean((0, 2, 3)) / 255  # as in training, 0 is the mean colour of the images mixed
         batch = Batch(images, targets, mean, classes, min(rows, len(chosen)))
         columns = plain(batch, peaks, maps)
     for mixer in mixers:
@@ -106,11 +109,16 @@ def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = Non
     """Build a mixer from a string: its name and options, separated by colons.
 
     For instance `resizemix`, `mixup:alpha=1.0:per_batch=True`, or `my_module:MyMixer:alpha=1.0` for your own. Cutout's
-    size defaults to half the side of the images, and MixUp's alpha to 1, since with 0.2 nearly every picture would look
-    unmixed. `mean` and `std` are passed to mixers that need the normalization of the images.
+    size defaults to half of `image_size`, and MixUp's alpha to 1, since with 0.2 nearly every picture would look
+    unmixed.
+
+    Args:
+        num_classes: number of classes of the set.
+        image_size: side of the images in pixels.
+        mean, std: normalization of the images, passed to mixers that need it.
 
     Raises:
-        ValueError: unknown mixer or option.
+        ValueError: an unknown mixer or option, or an invalid value.
     """
     name, pairs = _name_and_options(text)
     defaults: dict[str, dict[str, Any]] = {"cutout": {"size": image_size // 2}, "mixup": {"alpha": 1.0}}
@@ -128,14 +136,14 @@ def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = Non
 
 
 def _name_and_options(text: str) -> tuple[str, list[str]]:
-    """Split `name:option=value` and `module:name:option=value`."""
+    """Split `name:option=value` or `module:name:option=value` into the mixer's name and its options."""
     name, *pairs = text.strip().split(":")
     own = pairs and "=" not in pairs[0] and name.lower() not in map(str.lower, mixer_room.MIXERS)
     return (f"{name}:{pairs[0]}", pairs[1:]) if own else (name, pairs)
 
 
 def _in_words(text: str) -> str:
-    """Shorten a mixer's options for its column heading: `per_batch=True` to per_batch, `grids=mini` to mini."""
+    """Return the options in `text` for a column heading: `per_batch=True` becomes per_batch, `grids=mini` mini."""
     words = []
     for key, _, value in (pair.partition("=") for pair in _name_and_options(text)[1]):
         words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")
@@ -153,7 +161,7 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for index, row in enumerate(rows):
         upright = read_image(records, row)
-        # Nearest neighbour for enlarging, so that pixels stay sharp; averaging for reducing.
+        # Nearest neighbour for enlarging, so that pixels stay sharp; Lanczos for reducing.
         enlarged = min(upright.size) < size
         resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
         images[index] = np.asarray(ImageOps.fit(upright, (size, size), resampling))
@@ -161,7 +169,7 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
 
 
 def read_image(records: RecordSet, row: int) -> Image.Image:
-    """Return a record's image, rotated by EXIF."""
+    """Return a record's image as RGB, rotated by EXIF. Raise ValueError if it cannot be decoded."""
     try:
         return Image.fromarray(pixels_of(records.encoded(row).tobytes()))
     except ValueError as error:
@@ -170,7 +178,10 @@ def read_image(records: RecordSet, row: int) -> Image.Image:
 
 
 def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
-    """Return (B,) int64 class indices or (B,K) float32 multi-hot rows."""
+    """Return the targets of the records `rows`: (B,) int64 class indices, or (B,K) float32 multi-hot rows.
+
+    Raise ValueError for a set with other targets.
+    """
     if records.task.target_kind is None:
         raise ValueError(
             f"{records.prefix} is a {records.task.name} set: mixers take class indices or multi-hot labels"

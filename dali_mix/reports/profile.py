@@ -11,11 +11,11 @@ from dali_mix.reports import style
 
 
 def profile(found: Mapping[str, Any], out: str | Path) -> Path:
-    """Draw a bar for each part of a batch, as the PNG `out`.
+    """Draw the time spent on each part of a batch as the PNG `out`, and return its path.
 
     Args:
         found: dict as written by `dali-mix profile --json`: "what" was measured, "milliseconds" by part,
-            "images_per_second", and "limit", a sentence.
+            "images_per_second", and "limit", the text after "Limited by".
 
     Raises:
         ValueError: `out` does not end in .png.

@@ -1,4 +1,4 @@
-"""A sheet of small pictures in columns with headings, with a caption below each picture."""
+"""Draw a sheet of small pictures in columns with headings, with a caption below each picture."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class Column:
 
 
 def draw(columns: Sequence[Column], title: str) -> Figure:
-    """Draw a sheet: pictures as wide as `CELL`, with their captions below.
+    """Draw a sheet: pictures at most `CELL` wide, with their captions below, and `title` above all.
 
-    Text that is too wide is shortened. Rows are as high as their longest caption plus the tallest picture, at most
-    `CELL`.
+    Text that is too wide is truncated. All rows have the same height: that of the tallest picture at a width of `CELL`,
+    at most `CELL`, plus that of the longest caption.
     """
     pictures = [picture for column in columns for picture in column.pictures]
     rows = max(len(column.pictures) for column in columns)
@@ -90,8 +90,8 @@ def _show(axes: Axes, picture: Picture) -> None:
     smooth = picture.image.shape[-1] > 64
     axes.imshow(picture.image.permute(1, 2, 0).numpy(), interpolation="antialiased" if smooth else "nearest")
     axes.set_axis_off()
-    axes.set_anchor("W")  # left-aligned with its caption if it is narrow
-    # White under colour, so that lines show on any picture.
+    axes.set_anchor("W")  # align a narrow picture with its caption
+    # Draw lines in white under the colour, which makes them visible on any picture.
     for y, x, height, width in picture.outlines:
         for color, line in (("white", 2.0), (style.ORANGE, 1.0)):
             box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color, linewidth=line)
@@ -104,14 +104,17 @@ def _show(axes: Axes, picture: Picture) -> None:
 
 
 def row_height(lines: int, tall: float = CELL) -> float:
-    """Return the distance in inches between the tops of pictures; `tall`: height of the picture, `lines`: number of
-    caption lines.
+    """Return the distance in inches between the tops of consecutive pictures.
+
+    Args:
+        lines: number of caption lines.
+        tall: height of the pictures in inches.
     """
     return tall + CAPTION + LINE * max(lines - 2, 0) + GAP
 
 
 def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal") -> str:
-    """Truncate `text` with … if it is wider than `width` inches at a font size of `size` points."""
+    """Return `text`, truncated with … if it is wider than `width` inches at a font size of `size` points."""
     if _inches(text, size, weight) <= width:
         return text
     kept = text
@@ -123,7 +126,8 @@ def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal")
 def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> list[str]:
     """Wrap comma-separated names into lines as wide as a picture; the first line begins with `first`.
 
-    A name too long for one line is shortened. After `most` lines only the number of omitted names is given.
+    A name too long for one line is truncated. If the names need more than `most` lines, the last line gives the number
+    of names that are not shown.
     """
     lines: list[str] = []
     indent = INDENT if first else ""
@@ -143,9 +147,9 @@ def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> li
 
 @functools.lru_cache(maxsize=4096)
 def _inches(text: str, size: float, weight: str) -> float:
-    # Dollar signs are escaped: class names contain no formulas.
+    # Escape dollar signs: class names contain no formulas.
     plain = text.replace("$", r"\$")
     font = FontProperties(size=size, weight=weight)
-    # Trailing blanks count too: hence a bar after the text, whose width is subtracted.
+    # Append a bar, whose width is subtracted, so that trailing blanks count.
     ends = [TextPath((0, 0), piece, prop=font).get_extents().x1 if piece else 0.0 for piece in (plain + "|", "|")]
     return float(ends[0] - ends[1]) / 72

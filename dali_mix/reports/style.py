@@ -1,4 +1,4 @@
-"""Common style of all charts."""
+"""Common style of all charts, and writing them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DPI = 160
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty white figure of `width` × `height` inches, drawn without a screen."""
+    """Return an empty white figure of `width` × `height` inches, which needs no display."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
 
 def plain(axes: Axes, title: str) -> None:
-    """Style a panel: title on the left, light horizontal grid lines, only the left and bottom axes."""
+    """Style a panel: title at the left, light horizontal grid lines, only the left and bottom spines."""
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold", pad=8)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -37,7 +37,7 @@ def plain(axes: Axes, title: str) -> None:
 
 
 def unused(stem: str, used: set[str]) -> str:
-    """Return the first of `stem`, `stem-2`, `stem-3`, … that is not in `used`, and add it."""
+    """Return the first of `stem`, `stem-2`, `stem-3`, … that is not in `used`, and add it to `used`."""
     names = (f"{stem}-{number}" if number > 1 else stem for number in itertools.count(1))
     used.add(name := next(name for name in names if name not in used))
     return name
@@ -53,7 +53,7 @@ def check_out(out: str | Path) -> Path:
 
 
 def save(figure: Figure, out: str | Path) -> Path:
-    """Write `figure` atomically as a PNG and return its path."""
+    """Write `figure` to `out` atomically, as a PNG, and return the path. Raise ValueError or OSError as `check_out`."""
     out = check_out(out)
     with replacing(out) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # missing glyphs are drawn as boxes

@@ -51,5 +51,5 @@ def test_best_without_anything_to_evaluate_is_said(tmp_path):
     ],
 )
 def test_dropped_boxes_of_an_epoch_are_told(images, kept, dropped, line, warns):
-    said, warning = BoxCount.said(images, kept, dropped)
+    said, warning = BoxCount.summary(images, kept, dropped)
     assert said.startswith(line) and bool(said) == bool(line) and warning == warns

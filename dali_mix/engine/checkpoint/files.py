@@ -1,8 +1,8 @@
-"""Checkpoints that are complete or absent: written under a temporary name, synced, renamed; checked by sha256.
+"""Checkpoint files: written under a temporary name, synced and renamed, and checked by sha256.
 
-A checkpoint is a zip archive as written by `torch.save`, plus a standard zip comment "sha256:<hex>" over every byte
-before the comment. So it is a single file, published by one rename, which `torch.load` and `unzip` can read. It is read
-with `weights_only=True`: no code in it is executed.
+A checkpoint is a zip archive as written by `torch.save`, with the standard zip comment "sha256:<hex>", the digest of
+every byte before the comment. It is a single file that `torch.load` and `unzip` can read, and one rename publishes it.
+It is read with `weights_only=True`, so no code in it is executed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {reason}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types; each means that this is not a file of ours
+    except Exception as error:  # torch raises errors of many types, all for files that are not ours
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path}: refused: it is damaged, or contains more than tensors and plain values ({first})"
@@ -82,7 +82,10 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def damage(path: Path) -> str | None:
-    """Return a description of the damage to the file `path`, or None if its checksum matches."""
+    """Return a description of the damage to the file `path`, or None if its checksum matches.
+
+    Raise FileNotFoundError if there is no such file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     with path.open("rb") as file:
@@ -150,7 +153,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_out(option: str, out: Path) -> None:
-    """Raise ValueError or OSError naming `option` if `out` is not writable; call it before the work starts."""
+    """Raise ValueError or OSError naming `option` if the file `out` cannot be written; call this before the work."""
     if str(out) == "-":
         raise ValueError(f"{option} -: cannot write to the standard output; pass a file name")
     if not out.absolute().parent.is_dir():
@@ -168,8 +171,8 @@ class CheckpointFolder:
 
     Args:
         path: the folder; created on the first write.
-        keep: how many of the newest checkpoints to keep, besides `best.pt`.
-        warn: called with warnings.
+        keep: number of newest checkpoints to keep, in addition to `best.pt`.
+        warn: called with the text of each warning.
     """
 
     def __init__(self, path: Path, keep: int, warn: Callable[[str], None]) -> None:
@@ -188,18 +191,18 @@ class CheckpointFolder:
         return self.path / f"step-{step:08d}.pt"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint of `step`, then remove old ones."""
+        """Write the checkpoint of `step`, then remove old ones. Raise OSError if it could not be written."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.file(step)
         save_checkpoint(path, state)
         write_text(self.path / "latest", path.name + "\n")
         for old in self.steps()[self.keep :]:
             self.file(old).unlink(missing_ok=True)
-        for left in self.path.glob(".*.tmp"):  # of processes killed while writing
+        for left in self.path.glob(".*.tmp"):  # left by processes that were killed while writing
             left.unlink(missing_ok=True)
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Write `best.pt`."""
+        """Write `best.pt`. Raise OSError if it could not be written."""
         self.path.mkdir(parents=True, exist_ok=True)
         save_checkpoint(self.path / "best.pt", state)
 
@@ -209,10 +212,10 @@ class CheckpointFolder:
         Raises:
             ValueError: all checkpoints are damaged.
         """
-        # Checkpoints are found by name and checked by sha256. `latest` is for people and other programs, so if it is
-        # empty, missing or dangling, that is only a warning. Damaged files are renamed to *.damaged, since pruning
-        # keeps the newest by name and would keep them instead of readable ones. If checkpoints exist and none can be
-        # read, raise an error instead of silently starting at step 0.
+        # Checkpoints are found by name and checked by sha256. `latest` is for people and other programs, so one that is
+        # empty, missing or dangling causes only a warning. Damaged files are renamed to *.damaged; otherwise pruning,
+        # which goes by name, would keep them instead of readable ones. If checkpoints exist and none can be read, raise
+        # an error instead of silently starting at step 0.
         steps, pointer = self.steps(), self.path / "latest"
         named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
         if not steps and not pointer.exists():

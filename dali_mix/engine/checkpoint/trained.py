@@ -29,9 +29,9 @@ class Trained:
     Attributes:
         path: the file.
         weights: tensors by name; None for a plain weight file, which `load_into` reads.
-        classes: class names in the order of the logits; empty if not in the file, like `task` and `values`.
+        classes: class names in the order of the logits.
         task: task of the training set.
-        values: the run's recipe values.
+        values: the run's recipe values. Like classes and task, empty if not in the file.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Trained:
     def warn_of_values(self, config: RunConfig) -> None:
         """Log a warning if the values of the run's model or evaluation pipeline differ from `config`.
 
-        Scores would be lower without any error. The values differ if the recipe was edited, or the run had
+        Without a warning, scores would just be lower. The values differ if the recipe was edited, or if the run had
         `--cfg-options`.
         """
         run, now = _of_scores(self.values), _of_scores(config.resolved())
@@ -58,7 +58,7 @@ class Trained:
             )
 
     def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
-        """Raise ValueError if the task or classes in the file differ from those of the set `where`."""
+        """Raise ValueError if the task or classes in the file differ from those of a set; messages name it `where`."""
         ours = self.classes
         if self.task not in ("", task):
             raise ValueError(
@@ -74,7 +74,10 @@ class Trained:
         )
 
     def load_into(self, model: nn.Module, *, given: bool = False) -> list[str]:
-        """Load the weights into `model`. given: it was passed by the user instead of built from the recipe.
+        """Load the weights into `model`.
+
+        Args:
+            given: whether the user passed the model, instead of the recipe naming it.
 
         Returns:
             notes on how a plain weight file was read, see `MatchReport.notes`.
@@ -134,14 +137,14 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 def run_values(checkpoint: str | Path) -> dict[str, Any]:
     """Return the run's recipe values stored in a checkpoint, with the recipe's name under "recipe".
 
-    Empty for a weight file, an older best.pt, or an unreadable file (`open_trained` reports the error).
+    The result is empty for a weight file, an older best.pt, or an unreadable file (`open_trained` reports the error).
     """
     path = follow_pointer(checkpoint)
     if not path.is_file() or not is_checkpoint(path):
         return {}
-    try:  # mapped, so that no tensor is read
+    try:  # memory-mapped, so that no tensor is read
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch raises many types
+    except Exception:  # torch raises errors of many types
         return {}
     values = _values(state) if isinstance(state, dict) else {}
     return {"recipe": state.get("recipe_name"), **values} if values else {}
@@ -153,7 +156,7 @@ def _values(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_scores(values: dict[str, Any]) -> dict[str, Any]:
-    """Return dotted key → value of a recipe's model and evaluation pipeline. Weight files are excluded."""
+    """Return dotted key → value of a recipe's model and evaluation pipeline, without weight files."""
     found: dict[str, Any] = {}
     for outer in ("pipeline", "val_pipeline", "model"):
         inner = values.get(outer)

@@ -12,15 +12,19 @@ Group = TypeVar("Group")
 
 
 def checked(check: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return metadata for a field whose value `make` checks with `check(name, value, *arguments)`."""
+    """Return field metadata with which `make` checks a value by `check(name, value, *arguments)`.
+
+    `check` raises ValueError; what it returns, unless None, replaces the value.
+    """
     return {"check": lambda name, value: check(name, value, *arguments)}
 
 
 def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group:
-    """Build a dataclass from plain values. A field whose type includes None accepts None.
+    """Build the dataclass `group` from a dict of plain values. A field whose type includes None accepts None.
 
     Args:
-        where: prefix of messages about keys. prefix: prefix of field names in messages.
+        where: prefix of messages about keys.
+        prefix: prefix of field names in messages.
 
     Raises:
         ValueError: not a dict, an unknown or missing key, or an invalid value.
@@ -58,7 +62,13 @@ class LoaderOptions:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """When checkpoints are written, how many are kept, and the score that selects the best model (None: no best)."""
+    """When checkpoints are written, how many are kept, and the score that selects the best model.
+
+    Attributes:
+        interval_epochs, interval_steps: write a checkpoint every so many epochs or steps; None for never.
+        keep: number of newest checkpoints to keep.
+        best: name of a score, "auto" for the task's first, or None for no best.pt.
+    """
 
     interval_epochs: int | None = field(default=1, metadata=checked(whole, 1))
     interval_steps: int | None = field(default=None, metadata=checked(whole, 1))
@@ -82,7 +92,7 @@ class ServiceOptions:
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """The steps of a run, counted from 1, to profile: see `train.step_profile`."""
+    """The steps of a process to profile, counted from 1, both included: see `train.step_profile`."""
 
     first: int = field(default=10, metadata=checked(whole, 1))
     last: int = field(default=20, metadata=checked(whole, 1))
@@ -92,8 +102,8 @@ class ProfileOptions:
 class EarlyStopping:
     """Early stopping.
 
-    Args:
-        patience: stop after this many evaluations without a new best score.
+    Attributes:
+        patience: stop after this many evaluations in a row without a new best score.
     """
 
     patience: int = field(metadata=checked(whole, 1))
@@ -109,8 +119,11 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class Paramwise:
-    """Weight decay of norms and biases (None: same as the rest), and `Multipliers` by parts of parameter names: see
-    `train.optim`.
+    """Rules for groups of parameters: see `train.optim.parameter_groups`.
+
+    Attributes:
+        norm_decay, bias_decay: weight decay of normalization layers and of other biases; None for the optimizer's.
+        custom: part of a parameter's name → `Multipliers`.
     """
 
     norm_decay: float | None = field(default=None, metadata=checked(number, 0))

@@ -1,7 +1,7 @@
 """Objects instead of names in a config, and how they are recorded in files.
 
-The "type" of `model`, `optimizer`, `loss` and `mixer` may be an object; `train_set` and `val_set` may be a loader.
-Files record the class, "object my_module.MyModel"; this text is never imported or executed.
+The "type" of `model`, `optimizer`, `loss` and `mixer` may be an object; `train_set` and `val_set` may be loaders. Files
+record an object's class as the text "object my_module.MyModel", which is never imported or executed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 RECORDED = "object "
-TAKE_OBJECTS = ("model", "optimizer", "loss", "mixer")  # as their type
+TAKE_OBJECTS = ("model", "optimizer", "loss", "mixer")  # keys whose "type" may be an object
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
 
@@ -21,7 +21,7 @@ def is_object(value: Any) -> bool:
 
 
 def recorded(value: Any) -> Any:
-    """Convert a config value to plain values: an object to its class name, a loader to the prefix of its set."""
+    """Convert a config value to plain values: an object to "object module.Class", a loader to its set's prefix."""
     if isinstance(value, dict):
         return {key: recorded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -46,7 +46,7 @@ def copied(value: Any) -> Any:
 
 
 def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
-    """Raise ValueError unless `value` is an instance of `kind`; messages use `name` and the description `wanted`."""
+    """Raise ValueError unless `value` is an instance of `kind`, which messages describe as `wanted`."""
     if isinstance(value, type):
         raise ValueError(f"{name} is the class {value.__qualname__}: pass an instance, {value.__qualname__}(…)")
     if not isinstance(value, kind):
@@ -54,7 +54,7 @@ def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
 
 
 def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None:
-    """Raise ValueError unless `function` can be called with as many arguments as the descriptions `arguments`."""
+    """Raise ValueError unless `function` can be called with one positional argument per name in `arguments`."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some C functions have no signature
@@ -66,7 +66,7 @@ def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None
 
 
 class ObjectMissing(ValueError):
-    """An object that a run used, which its files do not contain; pass it again as `keyword`."""
+    """Raised if a run used an object, which its files do not contain: the user must pass it again as `keyword`."""
 
     def __init__(self, message: str, keyword: str) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class ObjectMissing(ValueError):
 
 
 def check_present(name: str, value: Any) -> None:
-    """Raise ValueError for a recorded object: the user must pass the object again."""
+    """Raise `ObjectMissing`, a ValueError, if `value` is a recorded object instead of the object itself."""
     if isinstance(value, str) and value.startswith(RECORDED):
         what = f"{name}: the run used an {value}, which its files do not contain: pass it again as {name}=…"
         raise ObjectMissing(what, name)

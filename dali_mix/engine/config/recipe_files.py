@@ -5,7 +5,7 @@ imported like any module, so only files that the user names as recipes are execu
 checkpoint or a work directory. YAML and JSON are not supported.
 
 A file with several similar recipes lists them in `VARIANTS`, variant → {dotted key: value}; each is named
-"FILE:VARIANT". The key "about" holds the values of the "{fields}" in the file's docstring.
+"FILE:VARIANT". The key "about" holds the values for the "{field}" placeholders in the file's docstring.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ def list_recipes() -> list[str]:
 
 @functools.cache
 def former_names() -> dict[str, str]:
-    """Return every accepted spelling of each bundled recipe → its name.
+    """Return a dict from every accepted spelling of each bundled recipe to its name.
 
-    "cifar10/wrn28_10:cutmix" is also "cifar10/wrn28_10_cutmix" and "cifar10/cutmix_wrn28_10": names from before files
-    had variants, which users' files and the config.json of older runs still contain.
+    "cifar10/wrn28_10:cutmix" can also be spelled "cifar10/wrn28_10_cutmix" and "cifar10/cutmix_wrn28_10". These are
+    names from before files had variants, which users' files and the config.json of older runs still contain.
     """
     joined = (r"\1_\2", r"\2_\1", r"\g<0>")
     return {re.sub(r"(\w+):(\w+)", text, name): name for name in list_recipes() for text in joined}
 
 
 def find_recipe(name: str | Path) -> tuple[Path, str]:
-    """Return (file, variant) for a bundled recipe, or a path "FILE.py" or "FILE.py:VARIANT"; variant "" if none.
+    """Return (file, variant) of a bundled recipe, or of a path "FILE.py" or "FILE.py:VARIANT"; variant "" for none.
 
     Raises:
         FileNotFoundError: no such recipe (the message suggests similar names).
@@ -114,7 +114,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def recipe_text(recipe: str) -> str:
-    """Return a recipe file's text; fields of its docstring ("{title}") are filled in from the variant's "about"."""
+    """Return a recipe file's text, with the "{title}" and other placeholders in its docstring filled in."""
     path, variant = find_recipe(recipe)
     header, quotes, body = path.read_text(encoding="utf-8").partition('\n"""\n')
     if variant:
@@ -132,14 +132,15 @@ def _import(path: Path) -> types.ModuleType:
         if path.is_relative_to(RECIPES):
             dotted = ".".join(("dali_mix.recipes", *path.relative_to(RECIPES).with_suffix("").parts))
             return importlib.import_module(dotted)
-        # `from dali_mix.recipes.cifar10.wrn28_10_cutmix import *` imports a variant.
+        # Register each variant as a module under its old names: a user's recipe may contain
+        # `from dali_mix.recipes.cifar10.wrn28_10_cutmix import *`.
         for spelling, name in former_names().items():
             if spelling != name:
                 variant = types.ModuleType("dali_mix.recipes." + spelling.replace("/", "."))
                 vars(variant).update(read_recipe(name))
                 sys.modules[variant.__name__] = variant
-        # Import the file as part of a temporary package, so that `from .base import *` finds files next to it. The
-        # package is removed afterwards, so that the next recipe of that name is read from its own file.
+        # Import the file as part of a temporary package, in which `from .base import *` finds files next to it. Remove
+        # the package afterwards: another recipe of the same name must be read from its own file.
         package = types.ModuleType("_dali_mix_user_recipes")
         package.__path__ = [str(path.parent)]
         sys.modules[package.__name__] = package
@@ -153,7 +154,10 @@ def _import(path: Path) -> types.ModuleType:
 
 
 def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
-    """Parse "a.b=value" to ("a.b", value). The value is a Python literal, true/false/none, or else a string."""
+    """Parse "a.b=value" to ("a.b", value). The value is a Python literal, true/false/none/null, or else a string.
+
+    Raise ValueError, naming `option`, for text of another form.
+    """
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"{option} takes KEY=VALUE, not {text!r}")
@@ -166,10 +170,17 @@ def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
 
 
 def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **parts: Any) -> list[tuple[str, Any]]:
-    """Return (dotted key, value) pairs from `options`, from recipe keys, and from those `parts` that are not None.
+    """Return (dotted key, value) pairs from `options`, then `values`, then those `parts` that are not None.
 
-    For keys with a type ("model", "mixer", …), a name or an object becomes the "type"; paths become strings. Raise
-    ValueError for a key in `options` that one of the others replaces, or if `options` is one string.
+    For keys with a type ("model", "mixer", …), a name or an object becomes the "type"; paths become strings.
+
+    Args:
+        options: see `Options`.
+        values: values of top-level recipe keys.
+        parts: like `values`; None means that the recipe's value is kept.
+
+    Raises:
+        ValueError: `options` is a single string, or contains a key that `values` or `parts` replace.
     """
     if isinstance(options, str):
         raise ValueError(f'options={options!r:.60}: must be a dict of keys and values, or a list of "KEY=VALUE"')
@@ -191,7 +202,7 @@ def change(config: RunConfig, pairs: Iterable[tuple[str, Any]]) -> RunConfig:
 
 
 def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return `values` with dotted keys set; missing dicts on the path are created. List items are addressed by index.
+    """Return a copy of `values` with dotted keys set; missing dicts are created, and list items addressed by index.
 
     Raises:
         ValueError: a key path through something that is neither dict nor list, or a list index out of range.
@@ -252,7 +263,7 @@ def find_modules(recipe: str | Path, values: dict[str, Any]) -> None:
 
 @keywords
 def load_config(recipe: str | Path, options: Options = (), **values: Any) -> RunConfig:
-    """Read, merge and check a recipe.
+    """Read a recipe, apply `options` and `values`, and check the result.
 
     Args:
         recipe: name of a bundled recipe ("cifar10/wrn28_10:resizemix"), or a path ("mine.py", "mine.py:variant").

@@ -1,4 +1,4 @@
-"""Configs of existing runs: the values in config.json, overridden by new options."""
+"""Configs of existing runs: values from config.json or a checkpoint, overridden by new options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dali_mix.engine.config.recipe_files import (
 )
 from dali_mix.engine.config.schema import RunConfig, make_config
 
-# Values that affect scores. Sets, device and precision are taken from the recipe, since they may differ by machine.
+# Values that affect scores. Sets, device and precision come from the recipe, since they may differ between machines.
 EVALUATED = (
     *("model", "pipeline", "train_pipeline", "val_pipeline", "num_classes"),
     *("loss", "objective", "metrics", "val_batch_size"),
@@ -55,12 +55,15 @@ def load_resumed(recipe: str | Path, work_dir: Path, options: Options = ()) -> R
             " pass that recipe to resume it"
         )
     values.pop("made_by", None)
-    values["resume_strict"] = read_recipe(recipe).get("resume_strict", True)  # must be set each time
+    values["resume_strict"] = read_recipe(recipe).get("resume_strict", True)  # not inherited: it must be set each time
     return _merged(recipe, values, pairs, path)
 
 
 def _of_recipe(before: object, recipe: str | Path, *, moved: bool) -> bool:
-    """Return True if the name `before` in a run is `recipe` or unknown; with `moved` also for an equal file name."""
+    """Return True if `before`, the recipe name stored by a run, means `recipe` or is missing.
+
+    With `moved`, a recipe file of the same name in another folder counts as the same recipe.
+    """
     name, before = recipe_name(recipe), former_names().get(str(before), before)
     if before in (None, name):
         return True
@@ -68,7 +71,10 @@ def _of_recipe(before: object, recipe: str | Path, *, moved: bool) -> bool:
 
 
 def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, Any]], path: Path) -> RunConfig:
-    """Return `values` of the file `path`, changed by `pairs`. Raise ValueError for code only the file names."""
+    """Return the config with the `values` from the file `path`, changed by `pairs`.
+
+    Raise ValueError for a "module:name" that neither the recipe nor `pairs` contain, or an invalid config.
+    """
     merged, trusted = merge_options(values, pairs), set(code_named(read_recipe(recipe)).values())
     for key, value in pairs:
         trusted |= set(code_named(value, key).values())

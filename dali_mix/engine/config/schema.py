@@ -73,8 +73,8 @@ class RunConfig:
     """All settings of a run as plain values; the field names are the recipe's variables.
 
     Paths are relative to the current directory. `batch_size` is global: it is divided among ranks and accumulation
-    steps. `type` is a bundled name or "module:attribute" in `model`, `mixer` and `loss`, a class of torch.optim in
-    `optimizer`, and in `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` is a dict of options
+    steps. In `model`, `mixer` and `loss`, `type` is a bundled name or "module:attribute"; in `optimizer` a class of
+    torch.optim; in `objective` a key of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` is a dict of options
     for `MultiLabelMetrics` or `DetectionMetrics`. A config built in Python may contain objects instead of names and
     paths: see `config.objects`.
     """
@@ -137,14 +137,14 @@ class RunConfig:
 
     @cached_property
     def stopping(self) -> EarlyStopping | None:
-        """Return `early_stopping`, or None."""
+        """Return `early_stopping` as an `EarlyStopping`, or None."""
         if self.early_stopping is None:
             return None
         return make(EarlyStopping, self.early_stopping, "early_stopping", "early_stopping.")
 
     @cached_property
     def pool(self) -> ServiceOptions | None:
-        """Return `service`, an address or options, with defaults filled in; None without a worker pool."""
+        """Return `service` as options with defaults filled in; None without a worker pool."""
         if self.service is None:
             return None
         values = {"address": self.service} if isinstance(self.service, str) else self.service
@@ -156,7 +156,7 @@ class RunConfig:
         return None if self.profile is None else make(ProfileOptions, self.profile, "profile", "profile.")
 
     def best_score(self, *tasks: Task) -> str:
-        """Return the score that selects the best model, "" for none.
+        """Return the name of the score that selects the best model; "" for none.
 
         Raise ValueError if none of `tasks` measures it.
         """
@@ -194,7 +194,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
     """Build a validated `RunConfig` from plain values.
 
     Raises:
-        ValueError: an unknown or missing key, or an invalid value; the message has `where`, the key, and close matches.
+        ValueError: an unknown or missing key, or an invalid value; the message starts with `where`.
     """
     try:
         _check_names(values)
@@ -220,7 +220,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-    """Raise ValueError for an unknown key that exists inside others: "lr" is optimizer.lr."""
+    """Raise ValueError for an unknown top-level key that exists inside another one, such as "lr" for optimizer.lr."""
     groups: dict[str, Any] = {"loader": LoaderOptions, "checkpoint": CheckpointOptions, "early_stopping": EarlyStopping}
     for key in values if isinstance(values, Mapping) else ():
         if key in FIELDS:
@@ -235,12 +235,15 @@ def _check_names(values: dict[str, Any]) -> None:
         ]
         if inside:
             dotted = [f"{name}.{key}" for name in inside[:3]]
-            spelled = f": in Python options={{{dotted[0]!r}: …}}" if from_python() else ""  # no keyword of this name
+            spelled = f": in Python options={{{dotted[0]!r}: …}}" if from_python() else ""  # no keyword has a dot
             raise ValueError(f"unknown key {key!r} (did you mean {' or '.join(dotted)}?){spelled}")
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
-    """Raise ValueError for a value that is not a number, or not a bool, although the option's default is."""
+    """Raise ValueError for a value that is not a bool, or not a number, although the option's default is.
+
+    parameters: of the function or class that takes the options. what: prefix of messages.
+    """
     for key, value in options.items():
         default = parameters[key].default if key in parameters else None
         if isinstance(default, bool):
@@ -250,10 +253,10 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options:
 
 
 def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
-    """Return `factory(**options)`. Raise ValueError naming `what` for options it does not accept."""
+    """Return `factory(**options)`. Raise ValueError, naming `what`, for options it does not accept."""
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
     init = tuple(getattr(factory.__init__, name, "") for name in ("__module__", "__qualname__"))
-    if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature accepts any arguments, its body none
+    if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature accepts arguments, its body none
         parameters = {}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         check_keys(what, options, parameters)

@@ -1,4 +1,4 @@
-"""Collect the values that must be equal on all ranks, as strings by name; they are compared before the first step."""
+"""Collect the values that must be equal on all ranks, as strings by name. They are compared before the first step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dali_mix.engine.train.precision import Precision
 from dali_mix.loading.loader import Dataset
 from dali_mix.recordio.manifest import file_sha256
 
-# These are compared by content or after being resolved, or do not affect the result.
+# Settings that are compared by content or in resolved form, or that do not affect the result.
 _LEFT_OUT = {"train_set", "val_set", "visualizer", "device", "amp", "loader.num_threads", "loader.prefetch"}
 
 
@@ -29,6 +29,7 @@ def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Datas
     the sha256 of a file named in a setting, the source of code.
 
     Args:
+        device: this rank's device.
         sets: the packed sets to compare, by "train_set" and "val_set".
     """
     values = {"device": device.type, "amp": Precision(config.amp, device).name}
@@ -43,7 +44,7 @@ def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Datas
 
 
 def file_digest(path: str | Path) -> str:
-    """Return a shortened sha256 of a file."""
+    """Return "sha256 " and the first 16 hex digits of a file's digest."""
     return f"sha256 {file_sha256(Path(path))[:16]}"
 
 
@@ -56,7 +57,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as a string, or the digest of the file it names."""
+    """Return the digest of the file that `value` names, or `value` as a string if it names none."""
     is_path = isinstance(value, str) and (os.sep in value or bool(Path(value).suffix))
     return file_digest(value) if is_path and Path(value).is_file() else str(value)
 

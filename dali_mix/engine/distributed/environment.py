@@ -1,6 +1,6 @@
-"""Read rank, world size and address of rank 0 from the variables set by torchrun, a cluster or srun.
+"""Read rank, world size and the address of rank 0 from the variables set by torchrun, a cluster or srun.
 
-Imports nothing heavy: the command line uses it before torch is loaded.
+This module does not import torch, since the command line uses it before torch is loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
     SLURM_STEP_NUM_TASKS and SLURM_LOCALID. With WORLD_SIZE=1 each task of such a step is a separate run.
 
     Raises:
-        ValueError: a variable is missing, not a number, or a rank is outside of 0 to WORLD_SIZE - 1.
+        ValueError: a variable is missing or not a number, or the rank is outside 0 to WORLD_SIZE - 1.
     """
     names = _names(variables)
     world_size = integer(variables, names[1], 1, least=1)
@@ -41,8 +41,10 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
 
 
 def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Return (host, port) of rank 0: MASTER_ADDR and MASTER_PORT, or the first node of the Slurm step and a port
-    derived from its job.
+    """Return (host, port) of rank 0.
+
+    They are MASTER_ADDR and MASTER_PORT, which in a Slurm step default to its first node and to a port derived from the
+    job and the step.
 
     Raises:
         ValueError: the port is not a number from 1 to 65535.
@@ -75,8 +77,11 @@ def _names(variables: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def integer(variables: Mapping[str, str], name: str, default: int = 0, least: int = 0) -> int:
-    """Return the variable as an int, `default` if it is not set. Raise ValueError unless it is at least `least`."""
+    """Return the environment variable `name` as an int, or `default` if it is not set.
+
+    Raise ValueError unless it is an integer of at least `least`.
+    """
     text = variables.get(name) or str(default)
     if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
-        raise ValueError(f"the environment variable {name} must be a whole number of at least {least}, not {text!r}")
+        raise ValueError(f"the environment variable {name} must be an integer of at least {least}, not {text!r}")
     return int(text)

@@ -21,7 +21,12 @@ from dali_mix.engine.distributed.rendezvous import Rendezvous
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process among `world_size`. A single process is rank 0 of 1 and does not communicate."""
+    """The rank of this process among `world_size`. A single process is rank 0 of 1 and does not communicate.
+
+    Attributes:
+        device: the device of this rank.
+        rendezvous: the connection to rank 0's store; None for a single process.
+    """
 
     rank: int
     world_size: int
@@ -34,7 +39,7 @@ class Ranks:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sum `tensor` over all ranks, in place."""
+        """Sum `tensor` over all ranks, in place, and return it."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -47,18 +52,18 @@ class Ranks:
         return found
 
     def exchange(self, name: str, value: str) -> list[str]:
-        """Return every rank's `value`, exchanged through the store, not the device; each `name` can be used once."""
+        """Return every rank's `value` in rank order, exchanged through the store. Each `name` can be used only once."""
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Broadcast rank 0's buffers, since BatchNorm statistics differ between DDP ranks."""
+        """Broadcast the buffers of rank 0's models, since BatchNorm statistics differ between DDP ranks."""
         if self.world_size > 1:
             for model in models:
                 for buffer in model.buffers():
                     dist.broadcast(buffer, 0)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Average gradients that DDP did not reduce."""
+        """Average the gradients of `model` over ranks, in place, after backward passes without DDP's exchange."""
         if self.world_size > 1:
             for parameter in model.parameters():
                 if parameter.grad is not None:
@@ -66,7 +71,7 @@ class Ranks:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the torch device for a recipe's `device`: with "auto" this rank's GPU if there is one, else the CPU.
+    """Return the torch device for a recipe's `device`; for "auto" this rank's GPU if there is one, else the CPU.
 
     Raises:
         ValueError: "cuda" on a machine without a GPU, or more ranks than GPUs.
@@ -84,9 +89,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-# Process groups, kept until the process ends. If DDP's reducer held the last reference, its destructor would hold the
-# GIL while waiting for gloo's threads, which may need the GIL to free a tensor (pytorch/pytorch#56297). With torch 2.9
-# one in five runs of two ranks hung at exit on a busy CPU; with the group kept, none of 14.
+# References to process groups, kept until the process ends. If DDP's reducer held the last reference, its destructor
+# would hold the GIL while waiting for gloo's threads, which may need the GIL to free a tensor (pytorch/pytorch#56297).
+# With torch 2.9 one in five runs of two ranks hung at exit on a busy CPU; with these references, none of 14.
 _groups: list[Any] = []
 
 
@@ -94,12 +99,15 @@ _groups: list[Any] = []
 def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterator[Ranks]:
     """Compare settings with the other ranks, then keep a process group (NCCL on GPUs, gloo on CPUs) for the block.
 
-    After an error the group is not destroyed cleanly: NCCL's shutdown would wait for the other ranks, which wait for
-    this one. After success all ranks wait for each other, so that none is killed while it saves.
+    After an error the group is not destroyed: NCCL's shutdown would wait for the other ranks, which wait for this one.
+    After success all ranks wait for each other, so that none is killed while it saves.
 
     Args:
         prepare: runs the checks this process can make alone; returns its device and the values that must be equal on
             all ranks.
+
+    Yields:
+        the ranks; without a process group for a single process.
 
     Raises:
         ValueError: the ranks differ, or what `prepare` raises.
@@ -136,7 +144,7 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
             store=dist.PrefixStore("group", rendezvous.store),
             rank=rank,
             world_size=world_size,
-            timeout=timedelta(minutes=10),  # of one exchange; a dead rank is otherwise not noticed
+            timeout=timedelta(minutes=10),  # of one exchange; without it a dead rank would not be noticed
             **extra,
         )
         _groups.append(dist.group.WORLD)
@@ -149,8 +157,12 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
 class StopSignal:
     """Record SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
-    Further SIGTERMs are ignored (launchers forward those the scheduler also sends); SIGKILL ends a hanging process. A
-    second Ctrl-C stops at once. `name` is the first signal received.
+    Further SIGTERMs are ignored, since a launcher may forward one that the scheduler also sends; only SIGKILL ends a
+    hanging process. A second Ctrl-C raises KeyboardInterrupt at once.
+
+    Attributes:
+        asked: True once a signal was received.
+        name: the first signal received, "Ctrl-C" or "SIGTERM".
     """
 
     def __init__(self) -> None:
@@ -158,7 +170,7 @@ class StopSignal:
         self.name = "SIGTERM"
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
+        """Record signal `number`; a handler for `signal.signal`. Raise KeyboardInterrupt at a second Ctrl-C."""
         if number == signal.SIGINT:
             if self.asked:
                 raise KeyboardInterrupt

@@ -1,8 +1,8 @@
 """Rendezvous: a key-value store at rank 0 through which ranks connect, compare settings and report failures.
 
 It opens before any process group, so that a missing rank, two processes with one rank, different settings or a failing
-rank produce one clear message instead of a hang or transport errors on every other machine. Its keys, all below
-dali_mix/ATTEMPT/ (torchrun's store outlives a restart of the ranks):
+rank produce one clear message instead of a hang or transport errors on every other machine. Its keys, all prefixed with
+dali_mix/ATTEMPT/ since torchrun's store outlives a restart of the ranks:
 
     joined/RANK    number of processes that joined as this rank: more than one is an error
     host/RANK      the machine of the first of them
@@ -36,22 +36,22 @@ _POLL_SECONDS = 0.05
 
 
 class RankLost(ConnectionError):
-    """Another rank failed or exited; its own output has the error."""
+    """Raised if another rank failed or exited; the output of that rank has the error."""
 
     lost = True  # read by the command line, which does not import torch
 
 
 class RanksMissing(ConnectionError):
-    """Not all ranks connected in time."""
+    """Raised if not all ranks connected in time."""
 
 
 class Rendezvous:
-    """Connect to rank 0's store; rank 0 opens it unless torchrun already has.
+    """A rank's connection to the store at rank 0, which rank 0 opens unless torchrun already has.
 
     Args:
         rank: rank of this process, from 0 to `world_size` - 1.
-        host, port: where rank 0 listens.
-        seconds: how long to wait for the other ranks; default: DALI_MIX_JOIN_SECONDS, or 35.
+        host, port: address of rank 0.
+        seconds: how long to wait for the other ranks; by default DALI_MIX_JOIN_SECONDS, or 35.
 
     Raises:
         ValueError: the host name cannot be resolved.
@@ -83,11 +83,11 @@ class Rendezvous:
             self.store.set(f"host/{rank}", self.host)
 
     def exchange(self, name: str, value: str) -> list[str]:
-        """Exchange `value` with the other ranks and return all values in rank order. Each name can be used once.
+        """Exchange `value` with the other ranks and return all values in rank order. Each name can be used only once.
 
         Raises:
-            RankLost: a rank failed meanwhile, or rank 0 exited.
-            ConnectionError: ranks did not connect in time, or one connected twice.
+            RankLost: another rank failed meanwhile, or rank 0 exited.
+            ConnectionError: ranks did not connect in time, or two processes have the same rank.
         """
         keys = [f"{name}/{rank}" for rank in range(self.world_size)]
         try:
@@ -108,7 +108,7 @@ class Rendezvous:
         """Compare values that must be equal on all ranks, name → value.
 
         Raises:
-            ValueError: values differ; the message names them and which ranks have which value.
+            ValueError: values differ; the message lists them, and the ranks that have each.
             RankLost, ConnectionError: as `exchange`.
         """
         found = [json.loads(text) for text in self.exchange("values", json.dumps([self.host, values]))]
@@ -120,7 +120,8 @@ class Rendezvous:
     def reporting(self) -> Iterator[None]:
         """Report an error in the block to the other ranks.
 
-        If another rank was lost, or has already reported the same error, raise `RankLost` instead.
+        If the error means that another rank was lost, or another rank has already reported it, raise `RankLost`
+        instead.
         """
         try:
             yield
@@ -139,7 +140,7 @@ class Rendezvous:
             raise
 
     def _reported_before(self, text: str) -> bool:
-        """Report that this rank failed, unless another has; return True if its error is the same."""
+        """Report that this rank failed, unless another rank has; return True if that one reported the same error."""
         with suppress(RuntimeError):
             ours = json.dumps([self.rank, text])
             first = self.store.compare_set("failed", "", ours).decode() if self._count == 1 else ours
@@ -147,7 +148,10 @@ class Rendezvous:
         return False
 
     def _linger(self) -> None:
-        """Keep the store open until the other ranks have read the outcome; ignore SIGTERM, which would prevent that."""
+        """Mark the outcome as read. If this rank serves the store, keep it open until all ranks have done so, or 10 s.
+
+        SIGTERM is ignored meanwhile, since it would close the store.
+        """
         end = time.monotonic() + _LINGER_SECONDS
         others = [f"seen/{rank}" for rank in range(self.world_size)]
         # RuntimeError is raised by the store if its server has exited.
@@ -191,7 +195,7 @@ class Rendezvous:
         return self.store.get(f"host/{rank}").decode() if self.store.check([f"host/{rank}"]) else "an unknown machine"
 
     def _failed(self, wait: float = 0.0) -> str:
-        """Return the message about the rank that failed first."""
+        """Return a message about the rank that failed first, after waiting up to `wait` seconds for its report."""
         end = time.monotonic() + wait
         try:
             while not self.store.check(["failed"]) and time.monotonic() < end:
@@ -212,6 +216,7 @@ def differences(values: list[dict[str, str]], hosts: list[str], most: int = 3) -
     Args:
         values: for each rank, name → value.
         hosts: the machine of each rank.
+        most: maximum number of names in the message.
     """
     names = dict.fromkeys(name for each in values for name in each)
     shown = []

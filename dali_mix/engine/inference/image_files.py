@@ -1,4 +1,4 @@
-"""Load image files through a recipe's evaluation pipeline, by packing them into temporary sets for the usual loader."""
+"""Load image files through a recipe's evaluation pipeline, by packing them into temporary sets for the loader."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ from dali_mix.recordio import RecordSet, Sample, write_set
 _log = logging.getLogger(__name__)
 
 CHUNK, CHUNK_BYTES = 1024, 256 << 20  # maximum number of files, and bytes, of a temporary set
-DECODED_PIXELS = 50_000_000  # maximum per batch; large images are decoded in smaller batches
+DECODED_PIXELS = 50_000_000  # maximum number per batch; large images are decoded in smaller batches
 
 
 class Seen(NamedTuple):
-    """A batch of image files. paths: B files. images: (B,3,H,W) float32, the model's input. rows: (B,) of RECORD_DTYPE,
-    with each file's height and width in pixels. sizes: (B,2), height and width of each image without padding.
+    """A batch of image files.
+
+    Attributes:
+        paths: B files.
+        images: (B,3,H,W) float32, the model's input.
+        rows: (B,) of RECORD_DTYPE, with each file's height and width in pixels.
+        sizes: (B,2), height and width of each image in `images`, without padding.
     """
 
     paths: list[Path]
@@ -44,7 +49,7 @@ class Seen(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """An image file that could not be read, and why."""
+    """An image file that was skipped, and the reason."""
 
     path: Path
     reason: str
@@ -84,7 +89,10 @@ def _path(given: Any) -> Path:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Return the images in a folder and below, sorted. Unsupported images are counted in a warning."""
+    """Return the images in a folder and below, sorted. Unsupported images are counted in a warning.
+
+    Raise ValueError if there are none, and OSError if a folder cannot be read.
+    """
     found: list[Path] = []
     others: Counter[str] = Counter()
     for parent, folders, files in os.walk(folder, onerror=_refuse):
@@ -131,7 +139,7 @@ def load_images(
             unreadable.append(Unreadable(path, str(error)))
             continue
         alone = _batch_size(config, pixels)
-        differs = max(alone, batch) >= 2 * min(alone, batch)  # so that large images slow down few small ones
+        differs = max(alone, batch) >= 2 * min(alone, batch)  # large images must not shrink the batches of small ones
         if len(chunk) >= CHUNK or bytes_held >= CHUNK_BYTES or (differs and len(chunk) >= min(alone, batch)):
             yield from _load_chunk(config, chunk, batch, device, unreadable)
             chunk, bytes_held, batch = [], 0, alone
@@ -145,12 +153,15 @@ def load_images(
 
 
 def _batch_size(config: RunConfig, pixels: int) -> int:
-    """Return the batch size for images of `pixels`: the recipe's, or what `DECODED_PIXELS` allows."""
+    """Return the batch size for images of `pixels`: the recipe's, or less if `DECODED_PIXELS` requires it."""
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 
 def _sample(path: Path, noted: Counter[str]) -> tuple[Sample, int]:
-    """Return the record of an image file and its number of pixels; count in `noted` what the model is not shown."""
+    """Return the record of an image file and its number of pixels. Raise ValueError if it cannot be read.
+
+    noted: counts notices on files that are not used in full.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

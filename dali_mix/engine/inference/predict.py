@@ -1,4 +1,4 @@
-"""Predict the classes of image files with a trained model."""
+"""Predict the classes or boxes of image files with a trained model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Predictions:
 
     Attributes:
         paths: N files.
-        scores: (N,K) float32 on the CPU, the task's probabilities.
+        scores: (N,K) float32 on the CPU, probabilities.
         classes: K class names.
         task: the task of the model.
         unreadable: files that were skipped, including those with NaN outputs.
@@ -51,7 +51,8 @@ class Predictions:
     def chosen(self, row: int, threshold: float | None = None, top_k: int | None = None) -> list[tuple[str, float]]:
         """Return (class, score) pairs of file `row`: the `top_k` highest scores above `threshold`, highest first.
 
-        By default: scores above 0.5 for a multi-label model, the five highest for a classification model.
+        By default these are the scores above 0.5 for a multi-label model, and the five highest for a classification
+        model. Raise ValueError for a threshold outside 0 … 1, or a `top_k` below 1.
         """
         return choose(self.scores[row], self.classes, self.task, threshold, top_k)
 
@@ -59,7 +60,7 @@ class Predictions:
 def choose(
     scores: Tensor, classes: Sequence[str], task: Task, threshold: float | None = None, top_k: int | None = None
 ) -> list[tuple[str, float]]:
-    """Like `Predictions.chosen`, for scores (K,). Raise ValueError for a threshold outside 0 … 1, or top_k below 1."""
+    """Return (class, score) pairs of scores (K,), with arguments, defaults and errors of `Predictions.chosen`."""
     if threshold is None and top_k is None:
         threshold, top_k = task.threshold, task.top_k
     if threshold is not None and not 0 <= threshold <= 1:
@@ -73,14 +74,12 @@ def choose(
 
 @dataclass(frozen=True)
 class Detections:
-    """Results of a detector on image files.
-
-    All tensors are on the CPU.
+    """Results of a detector on image files; all tensors are on the CPU.
 
     Attributes:
         paths: N files.
-        boxes: for each file (n,4), x1, y1, x2, y2 in pixels after EXIF rotation.
-        scores: for each file (n,), in descending order.
+        boxes: for each file (n,4) float32, x1, y1, x2, y2 in pixels of the file after EXIF rotation.
+        scores: for each file (n,) float32, in descending order.
         labels: for each file (n,) int64, indices into `classes`.
         classes: K class names.
         unreadable: as in `Predictions`.
@@ -98,8 +97,8 @@ class Predictor:
     """A trained model, ready for image files.
 
     Args:
-        config: name or path of the recipe the model was trained with; the values of its run are then used, as in
-            `dali-mix predict`. Or a config, which is used unchanged, with a warning if the run's values differ.
+        config: name or path of the recipe the model was trained with, which is used with the values of its run, as in
+            `dali-mix predict`; or a config, which is used unchanged, with a warning if the run's values differ.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits, or a file with one per line; by default those in the checkpoint, or
@@ -148,16 +147,20 @@ class Predictor:
         return load_images(self.config, paths, self.device, unreadable)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Return the task's probabilities (B,K) float32 of logits (B,K)."""
+        """Return the probabilities (B,K) float32 of logits (B,K): a softmax or, for multi-label models, sigmoids."""
         return self.task.probabilities(logits_of(self.model, logits))
 
     def __call__(
         self, images: Iterable[str | Path], each: Callable[[Path, Tensor], object] = lambda path, scores: None
     ) -> Predictions:
-        """Predict files and the images in folders, see `find_images`.
+        """Predict the classes of files and of the images in folders, see `find_images`.
 
         Args:
             each: called with every file and its scores (K,) as soon as they are computed.
+
+        Raises:
+            ValueError: the model is a detector.
+            FileNotFoundError, PermissionError, TypeError, ValueError: as `find_images`.
         """
         if self.task.boxes:
             raise ValueError("this model is a detector: call predictor.detect(images)")
@@ -191,6 +194,7 @@ class Predictor:
 
         Raises:
             ValueError: a model that is not a detector; a threshold outside 0 … 1.
+            FileNotFoundError, PermissionError, TypeError, ValueError: as `find_images`.
         """
         if not self.task.boxes:
             raise ValueError(f"this model is for {self.task.name}, not a detector: call predictor(images)")
@@ -222,22 +226,26 @@ def predict(
     ema: bool = False,
     classes: Sequence[str] | str | Path | None = None,
 ) -> Predictions:
-    """Predict the classes of image files, decoded and preprocessed as in an evaluation. For boxes, see
-    `Predictor.detect`.
+    """Predict the classes of image files, decoded and preprocessed as in an evaluation.
+
+    For boxes, see `Predictor.detect`.
 
     Args:
         config, checkpoint, ema, classes: as for `Predictor`; use a `Predictor` for more than one call.
         images: files (JPEG, PNG, WebP, BMP, PNM, GIF, TIFF) and folders of them.
 
     Raises:
-        FileNotFoundError, ValueError: as for `Predictor` and `find_images`.
+        FileNotFoundError, PermissionError, TypeError, ValueError: as `Predictor` and `find_images`.
     """
     files = find_images(images)
     return Predictor(config, checkpoint, ema=ema, classes=classes)(files)
 
 
 def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
-    """Return the classes and task of the recipe's packed sets."""
+    """Return the classes and task of the recipe's `val_set`, or else its `train_set`.
+
+    Raise FileNotFoundError, naming the checkpoint `path`, if neither exists.
+    """
     for prefix in (config.val_set, config.train_set):
         if isinstance(prefix, str) and Path(f"{set_prefix(prefix)}.json").is_file():
             info = RecordSet(prefix).info
@@ -249,7 +257,7 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
 
 
 def _task_of_loss(config: RunConfig) -> Task:
-    """Return the task of the recipe's loss; if the loss serves several, the task of the model."""
+    """Return the task whose targets the recipe's loss accepts; if there are several, prefer one of the model's type."""
     loss = build_loss(config)
     if loss is None:
         return DETECTION

@@ -15,7 +15,7 @@ HOOKS = ("before_epoch", "before_step", "after_step", "after_epoch")
 
 
 class Callback:
-    """Base class for callbacks, called on every rank. Override methods, or write a class with some of these methods.
+    """Base class for callbacks, called on every rank: override some of its methods. Deriving from it is optional.
 
     `trainer` has `step` (optimizer steps done), `total_steps`, `epoch` (from 0), `loss` (of the last step, a scalar on
     the device; with several ranks, each rank's share of the mean, to be summed), `scores` (of the last evaluation, by
@@ -35,12 +35,12 @@ class Callback:
     def after_epoch(self, trainer: Any) -> None:
         """Run after an epoch and its evaluation.
 
-        It runs again if the run is stopped during the next epoch and resumed from the end of this one.
+        It runs again if the run is resumed from the checkpoint at the end of the epoch.
         """
 
 
 def given_callbacks(callbacks: Any) -> list[Any]:
-    """Return the user's callbacks, one or several, as a list. Raise ValueError for one that cannot be called."""
+    """Return the user's `callbacks`, one or several, as a list. Raise ValueError for one that cannot be called."""
     single = callable(callbacks) or any(hasattr(callbacks, hook) for hook in HOOKS)
     if not single and (isinstance(callbacks, str) or not isinstance(callbacks, Iterable)):
         raise ValueError(f"callbacks is a {class_name(callbacks)}: pass a function, a Callback, or a list of them")
@@ -58,8 +58,9 @@ def given_callbacks(callbacks: Any) -> list[Any]:
 
 
 def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
-    """Call `hook` of every callback that has it; functions, which have no hook, are called after each step. Errors get
-    a note naming the callback.
+    """Call the method `hook` of every callback that has it; plain functions are called for "after_step".
+
+    A note that names the callback is added to its errors.
     """
     for callback in callbacks:
         is_function = not any(hasattr(callback, name) for name in HOOKS)
@@ -76,7 +77,7 @@ def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
 
 
 def states(objects: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of each object that has one. Raise ValueError if a checkpoint cannot store it."""
+    """Return name → state of each object that has a state. Raise ValueError if a checkpoint cannot store it."""
     found = {}
     for name, one in objects.items():
         if _keeps(one) and (state := one.state_dict()):
@@ -89,7 +90,7 @@ def states(objects: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """Restore what `states` returned; return a message for each state without a matching object."""
+    """Restore the result of `states`; return a message for each state without a matching object."""
     for name, state in saved.items():
         if name in objects and _keeps(objects[name]):
             objects[name].load_state_dict(state)
@@ -98,7 +99,7 @@ def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
 
 
 def by_name(callbacks: Iterable[Any]) -> dict[str, Any]:
-    """Return callbacks by class name; a second one of the same class gets the key "CLASS 2"."""
+    """Return callbacks by name, "callback module.Class"; a second one of the class gets "callback module.Class 2"."""
     found: dict[str, Any] = {}
     for callback in callbacks:
         name, number = f"callback {class_name(callback)}", 1

@@ -9,15 +9,20 @@ from torch import Tensor, nn
 
 
 class ModelEma:
-    """Keep `module`, a copy of a model with exponentially averaged weights.
+    """An exponential moving average of a model's weights, kept in the copy `module` of the model.
 
-    After update t (counted from 1) the average moves by 1 - d with d = min(decay, (1 + t) / (10 + t)): with a fixed
-    decay the random initial weights would still dominate the average after thousands of steps. Floating buffers
-    (BatchNorm's statistics) are averaged with the weights they belong to; integer buffers are copied.
+    Update t (counted from 1) moves the average by a share 1 - d of the difference, with
+    d = min(decay, (1 + t) / (10 + t)): with a fixed decay the random initial weights would still dominate the average
+    after thousands of steps. Floating-point buffers (BatchNorm's statistics) are averaged like weights; integer buffers
+    are copied.
 
     Args:
         model: the model, not wrapped in DDP.
         decay: the largest decay, in [0, 1).
+
+    Attributes:
+        module: the averaged model, in evaluation mode and without gradients.
+        updates: number of updates.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,7 +32,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Update the average with `model`'s weights, without a host sync."""
+        """Update the average with the weights of `model`, without synchronizing."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine, theirs = _tensors(self.module), _tensors(model)
@@ -38,11 +43,11 @@ class ModelEma:
                 tensor.copy_(theirs[index])
 
     def state_dict(self) -> dict:
-        """Return `updates`, and `model`: the averaged weights under the model's own names."""
+        """Return "updates", and "model", the averaged weights with the model's own keys."""
         return {"updates": self.updates, "model": self.module.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Load what `state_dict` returned."""
+        """Load the result of `state_dict`."""
         self.module.load_state_dict(state["model"])
         self.updates = int(state["updates"])
 

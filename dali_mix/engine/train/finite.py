@@ -11,18 +11,18 @@ from torch.nn.modules.batchnorm import _NormBase
 
 
 class NonFinite(ValueError):
-    """A number that must be finite is NaN or infinite."""
+    """Raised if a number that must be finite is NaN or infinite."""
 
 
 class NonFiniteLoss(NonFinite):
-    """A step's loss, gradient or statistics are NaN or infinite; that step changed no weights."""
+    """Raised if the loss, gradient or statistics of a step are NaN or infinite; that step changed no weights."""
 
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the joint L2 norm (), a scalar in at least float32, of all tensors; it is finite only if they all are.
+    """Return the joint L2 norm of all tensors, a scalar tensor in at least float32; it is finite only if they all are.
 
-    One fused pass on the tensors' device, without synchronization. 16-bit tensors are converted first, since their norm
-    may exceed their range.
+    Computed in one fused pass on the tensors' device, without synchronizing. 16-bit tensors are converted first, since
+    their norm may exceed their range.
     """
     wide = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
     return torch.nn.utils.get_total_norm(wide)
@@ -31,7 +31,8 @@ def total_norm(tensors: Iterable[Tensor]) -> Tensor:
 def statistics(model: nn.Module) -> dict[str, Tensor]:
     """Return the floating-point buffers of `model` that must stay finite, by name.
 
-    These are the statistics of normalization layers, and any other buffers that are finite now (a mask of -inf is not).
+    These are the statistics of BatchNorm and similar layers, and any other buffers that are finite now (a mask of -inf
+    is not).
     """
     of_norms = {id(b) for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)}
     return {

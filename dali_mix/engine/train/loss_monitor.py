@@ -4,7 +4,7 @@ On a CPU a step's numbers are known before its optimizer step. On a GPU, reading
 device at every step, so they are copied to pinned memory in the background and read one step later:
 
     step t    GPU: loss, gradients, sum over ranks, `bad` |= not finite, optimizer step unless `bad`
-              CPU: starts the copy of step t, reads the copy of step t - 1, which has long arrived
+              CPU: starts the copy of step t, reads the copy of step t - 1, which is usually complete by then
 
 `bad`, a flag on the device, keeps torch's fused optimizers from changing any weight from the first non-finite number
 on, so reading late is safe. All ranks read the same numbers at the same step, so they stop together.
@@ -23,8 +23,14 @@ from dali_mix.engine.distributed.process_group import Ranks
 
 
 class StepNumbers(NamedTuple):
-    """The numbers of one step, equal on all ranks: its index, the mean loss over the global batch, whether any rank
-    must stop, and the means over ranks of other measured numbers.
+    """The numbers of one step, equal on all ranks.
+
+    Attributes:
+        step: the step's number.
+        loss: mean loss over the global batch.
+        stop: whether any rank must stop.
+        measured: means over ranks of the other numbers.
+        finite: True if loss and measured numbers are finite.
     """
 
     step: int
@@ -38,17 +44,20 @@ class StepNumbers(NamedTuple):
 
 
 class LossMonitor:
-    """Exchanges the `StepNumbers` of each step.
+    """Exchanges the `StepNumbers` of each step between ranks.
 
     Args:
         ranks: the ranks that take part.
         late: read each step's numbers one step later (see above); the optimizer must then honour `bad`.
+
+    Attributes:
+        bad: () float32 on the device, 1 from the first non-finite number on; only kept with `late`.
     """
 
     def __init__(self, ranks: Ranks, *, late: bool) -> None:
         self.ranks = ranks
         self.late = late
-        self.bad = torch.zeros((), dtype=torch.float32, device=ranks.device)  # 1 from the first non-finite number on
+        self.bad = torch.zeros((), dtype=torch.float32, device=ranks.device)
         self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:
@@ -56,7 +65,8 @@ class LossMonitor:
 
         Args:
             step: number of the current step.
-            loss: () this rank's share of the global mean loss, on the device: shares sum to the mean over ranks.
+            loss: () this rank's share of the mean loss over the global batch, on the device: the sum over ranks is the
+                mean.
             stop: whether this rank has received a stop signal.
             measured: other scalars on the device that must be finite on every rank.
         """

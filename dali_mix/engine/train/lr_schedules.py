@@ -1,7 +1,7 @@
-"""Learning rates as pure functions of the step: nothing to save, nothing to restore.
+"""Learning-rate schedules as pure functions of the step, without state to save or restore.
 
-A schedule returns a *factor*; a parameter group's rate is its own base rate (the optimizer's `lr` times the group's
-`lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` at step 0 to 1 at its end.
+A schedule is a function from the step to a factor. A parameter group's rate is its own base rate (the optimizer's `lr`
+times the group's `lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` to 1.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ def _cosine(progress: float, start: float, end: float) -> float:
 
 
 def cosine(total: int, *, lr: float, min_lr: float = 0.0) -> Factor:
-    """Fall from 1 at step 0 to `min_lr` / `lr` at step `total` along half a cosine (arXiv 1608.03983, no restarts)."""
+    """Return a schedule that falls from 1 at step 0 to `min_lr` / `lr` at step `total` along half a cosine.
+
+    This is the schedule of arXiv 1608.03983 without restarts.
+    """
     return lambda step: _cosine(step / max(total, 1), 1.0, min_lr / lr)
 
 
 def step_decay(milestones: Sequence[int], gamma: float = 0.1) -> Factor:
-    """Return `gamma` to the power of the number of `milestones` (steps) reached."""
+    """Return a schedule whose factor is `gamma` to the power of the number of `milestones` (steps) reached."""
     return lambda step: gamma ** sum(step >= milestone for milestone in milestones)
 
 
 def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Factor:
-    """Rise from 1/`div_factor` in the first `pct_start` of the steps, fall to 1/(`div_factor`·`final_div_factor`).
+    """Return a schedule that rises from 1/`div_factor` to 1, then falls to 1/(`div_factor`·`final_div_factor`).
 
-    Both phases follow half a cosine. The values equal those of torch's OneCycleLR with its defaults (`lr` is its
-    `max_lr`).
+    It rises in the first `pct_start` (a share) of the steps; both phases follow half a cosine. The values equal those
+    of torch's OneCycleLR with its defaults (`lr` is its `max_lr`).
     """
     top = pct_start * total - 1.0
     low, final = 1.0 / div_factor, 1.0 / (div_factor * final_div_factor)
@@ -47,14 +50,15 @@ def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, f
 
 
 def constant() -> Factor:
-    """Return 1 at every step."""
+    """Return a schedule that is 1 at every step."""
     return lambda step: 1.0
 
 
 def with_warmup(factor: Factor, steps: int, start: float = 0.0) -> Factor:
-    """Rise linearly from `start` to `factor(0)` over the first `steps` steps, then follow `factor` from its step 0.
+    """Return `factor` after a linear warm-up of `steps` steps from `start` · `factor(0)` to `factor(0)`.
 
-    The first step never has a rate of zero: step i uses the line's value at i + 1.
+    After the warm-up, `factor` starts at its step 0. Step i of the warm-up uses the value of the line at i + 1, so the
+    first step never has a rate of 0.
     """
     if steps <= 0:
         return factor
@@ -92,11 +96,11 @@ def check_schedule(settings: Mapping[str, Any]) -> None:
 
 
 def build_schedule(settings: Mapping[str, Any], *, lr: float, steps_per_epoch: int, total_steps: int) -> Factor:
-    """Return the schedule a recipe names.
+    """Return the schedule described by a recipe's `schedule`.
 
     Args:
-        settings: `type`, a key of `SCHEDULES`, `warmup_epochs` (may be a fraction), `warmup_factor`, and the options of
-            the type (`milestones` in epochs of the run, warm-up included); checked by `check_schedule`.
+        settings: `type`, a key of `SCHEDULES`; `warmup_epochs` (may be a fraction) and `warmup_factor`; and the options
+            of the type (`milestones` in epochs of the run, warm-up included). Must have passed `check_schedule`.
         lr: the optimizer's base rate; `min_lr` is an absolute rate and is divided by it.
         steps_per_epoch: optimizer steps in an epoch.
         total_steps: optimizer steps in the run.

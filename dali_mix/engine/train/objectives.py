@@ -19,7 +19,7 @@ from dali_mix.models.heads import MaxPoolHead, SGREHead
 
 
 class Objective(nn.Module):
-    """The loss of a mixed batch: loss(model(images), targets). It wraps the model, so DDP wraps it.
+    """The loss of a mixed batch, loss(model(images), targets), as a module that contains the model, for DDP to wrap.
 
     Args:
         model: images (B,3,H,W) → logits, or several outputs that `loss` takes.
@@ -57,19 +57,27 @@ class Objective(nn.Module):
             raise ValueError("loss SGRELoss is for head 'sgre', which returns two logits: use AsymmetricLoss")
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
-        """Draw the random values `forward` needs for a batch, if any; they depend only on the batch's shape."""
+        """Draw the random values that `forward` needs for a batch; None if it needs none.
+
+        They depend only on the shape of `images`.
+        """
         return None
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Prepare targets, as returned by the mixer, for `forward`."""
+        """Return the targets for `forward`, from those that the mixer returned; here, the same."""
         return targets
 
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
-        """Return the loss, a scalar float32, of mixed images and targets.
+        """Return the loss of mixed images and targets, a scalar.
 
         Args:
+            images: (B,3,H,W).
+            targets: the result of `prepare`.
             mixed: the mixer's params, or None.
             drawn: the result of `draw`.
+
+        Raises:
+            ValueError: the model's outputs do not fit the loss, or the loss is not a scalar with a gradient.
         """
         assert self.loss is not None
         outputs = self.run(images)
@@ -82,20 +90,20 @@ class Objective(nn.Module):
         return loss
 
     def run(self, *inputs: Any) -> Any:
-        """Run the model under the run's autocast."""
+        """Return the model's outputs for `inputs`, computed under `autocast`."""
         with self.autocast():
             return self.model(*inputs)
 
 
 class MaskedSupervision(Objective):
-    """Run the model on each image and on a masked copy (MaskSup, MSL, arXiv 2310.18517).
+    """Masked supervision: run the model on each image and on a masked copy (MaskSup, MSL, arXiv 2310.18517).
 
     Args:
         model, loss: as in `Objective`; `loss` is also used for evaluation.
-        masks: "free-form", drawn on the device, or a folder of mask images (above 0 is removed).
+        masks: "free-form", for masks drawn at random, or a folder of mask images, whose pixels above 0 are removed.
         whole, masked, agreement: the weights of `MaskedSupervisionLoss`.
-        fill: the value of removed pixels, one number or one per channel: by default black in the pipeline's
-            normalization.
+        fill: the value of removed pixels, one number or one per channel. `build_objective` passes black in the
+            pipeline's normalization.
 
     Raises:
         ValueError, FileNotFoundError: invalid weights, or an invalid or missing folder.
@@ -128,7 +136,7 @@ class MaskedSupervision(Objective):
 
 
 class SpliceMixConsistency(Objective):
-    """SpliceMix-CL (arXiv 2311.15200): also make the cells of spliced images agree with their source images.
+    """SpliceMix-CL (arXiv 2311.15200): make predictions for cells of spliced images agree with their source images.
 
     Args:
         model: a `MultiLabelModel` with head "max".
@@ -157,7 +165,7 @@ class SpliceMixConsistency(Objective):
 
 
 class Detection(Objective):
-    """The sum of a detector's losses for images and boxes; `parts` has the individual losses of the last step.
+    """The sum of a detector's losses for images and boxes; `parts` has the individual losses of the last forward pass.
 
     VOC's difficult objects and COCO's crowd boxes are not used for training.
 
@@ -174,7 +182,7 @@ class Detection(Objective):
             raise ValueError(f"objective Detection needs model detector, not {type(self.model).__name__}")
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Return targets without difficult objects, moved to the device in one copy."""
+        """Return targets without difficult objects, on `device`, moved in one copy."""
         names = ("boxes", "labels", "difficult")
         easy = [
             one | {name: one[name][~one["difficult"]] for name in names} if "difficult" in one else one
@@ -197,20 +205,20 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def is_summed(loss: object) -> bool:
-    """Return True if a loss is the sum over a batch's records rather than their mean."""
+    """Return True if a loss returns the sum over a batch's records, rather than the mean."""
     return getattr(loss, "reduction", "mean") == "sum"
 
 
 def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
-    """Return a function that counts the rows a mean loss averages over, if ignored targets reduce them; else None.
+    """Return a loss's method `counted`, mixed targets → number of rows it averages over (see `dali_mix.losses`).
 
-    It is the loss's own `counted` (see `dali_mix.losses`): mixed targets → number of rows.
+    None for a loss without this method, whose mean is over all rows, and for a sum.
     """
     return None if is_summed(loss) else getattr(loss, "counted", None)
 
 
 def in_float32(outputs: Any) -> Any:
-    """Convert the outputs of a model to float32: a tensor, or tuples, lists and dicts of tensors."""
+    """Return a model's outputs as float32: a tensor, or tuples, lists and dicts of tensors (lists become tuples)."""
     if isinstance(outputs, Tensor):
         return outputs.float()
     if isinstance(outputs, Mapping):
@@ -230,7 +238,7 @@ def logits_of(model: nn.Module, outputs: Any) -> Tensor:
 
 
 class FunctionLoss(nn.Module):
-    """A function (outputs, targets) → loss as a module."""
+    """A module that wraps a function (outputs, targets) → loss."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -241,12 +249,12 @@ class FunctionLoss(nn.Module):
 
 
 def loss_name(loss: Any) -> str:
-    """Return "loss NAME" for messages."""
+    """Return "loss NAME", with the class of the loss or the name of its function, for messages."""
     return f"loss {class_name(loss.function) if isinstance(loss, FunctionLoss) else type(loss).__name__}"
 
 
 def check_loss(loss: Any, value: Any) -> Tensor:
-    """Return `value`, the result of a loss. Raise ValueError unless it is a tensor with one element."""
+    """Return `value`, the result of a loss. Raise ValueError unless it is a scalar tensor, of shape ()."""
     if not isinstance(value, Tensor) or value.ndim:
         what = f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else class_name(value)
         raise ValueError(f"{loss_name(loss)} returns a {what}, not a scalar tensor: return the mean over the batch")

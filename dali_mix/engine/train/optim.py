@@ -44,7 +44,8 @@ def parameter_groups(
             "decay_mult": …}. The longest matching key wins, and takes precedence over the two rules above.
 
     Returns:
-        Groups with "params", "lr", "base_lr" (kept by the trainer) and "weight_decay", in order of first appearance.
+        groups with "params", "lr", "base_lr" (which the schedule scales) and "weight_decay", in order of first
+        appearance.
 
     Raises:
         ValueError: a key of `custom` that matches no parameter, or an unknown multiplier.
@@ -86,11 +87,12 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the torch optimizer named in a recipe, over `parameter_groups`; or the one the user passed.
 
-    On a GPU it is the fused implementation if available: it is faster, and a flag on the device can keep it from
-    changing weights, which the trainer needs to skip a step without waiting for the GPU (see `loss_monitor`).
+    On a GPU it is the fused implementation if available. It is faster, and a flag on the device can keep it from
+    changing weights, so that the trainer can skip a step without waiting for the GPU (see `loss_monitor`).
 
     Raises:
-        ValueError: an unknown type or option, or a model without parameters to train.
+        ValueError: an unknown type or option, an optimizer that cannot take a step with these options, or a model
+            without parameters to train.
     """
     options = dict(settings)
     kind = options.pop("type")
@@ -111,7 +113,7 @@ def build_optimizer(
         optimizer = cls(groups, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {kind}: {error}. {_ADVICE}") from error
-    if device.type == "meta":  # no steps there; a CPU may not support these two options
+    if device.type == "meta":  # take the step on the CPU, which may not support these two options
         settings = {name: value for name, value in settings.items() if name not in ("capturable", "fused")}
         device = torch.device("cpu")
     kept_by(settings, device)
@@ -119,11 +121,12 @@ def build_optimizer(
 
 
 def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
-    """Return the user's optimizer, or the result of the user's function on the parameters to train.
+    """Return the user's optimizer, or the one that the user's function returns for the parameters to train.
 
-    Raise ValueError unless it trains all of the model's trainable parameters and no others.
+    Each group gets a "base_lr". Raise ValueError unless the optimizer has all trainable parameters of the model and
+    none of others.
     """
-    if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is such a function
+    if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is a function too
         wanted = "a torch.optim.Optimizer or a function that returns one"
         check_object("optimizer", given, (torch.optim.Optimizer, Callable), wanted)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -165,17 +168,17 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
-    """Return the names of an optimizer's state for parameters of one dimension (False) and of more (True).
+    """Return the names of what an optimizer stores per parameter, by whether the parameter has more than one dimension.
 
-    They are found by a step on a small parameter, which also checks that optimizer and options work: LBFGS (which
-    evaluates the loss several times per step), SparseAdam and Muon (for matrices only) do not.
+    They are found by steps on small parameters, which also check that the optimizer works with its options. LBFGS
+    (which evaluates the loss several times per step), SparseAdam and Muon (for matrices only) fail.
 
     Args:
         settings: type and options of a torch optimizer, as for `build_optimizer`.
-        device: where it steps.
+        device: device on which the steps are taken.
 
     Raises:
-        ValueError: the step fails; the message includes the optimizer's error.
+        ValueError: a step fails; the message includes the optimizer's error.
     """
     options = dict(settings)
     kind = options.pop("type")

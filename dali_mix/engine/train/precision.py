@@ -15,7 +15,12 @@ class Precision:
 
     Args:
         amp: "auto" (bf16 on a GPU that supports it, else off), "bf16", "fp16" or "off".
-        device: where the model runs.
+        device: device of the model.
+
+    Attributes:
+        name: `amp`, with "auto" resolved.
+        scaler: torch's GradScaler; disabled without fp16.
+        autocast: returns the context manager in which the model runs.
     """
 
     def __init__(self, amp: str, device: torch.device) -> None:
@@ -23,7 +28,7 @@ class Precision:
             native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             amp = "bf16" if native else "off"
         self.name = amp
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")  # disabled without fp16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.autocast: Callable[[], AbstractContextManager] = nullcontext
         if amp != "off":
             dtype = torch.bfloat16 if amp == "bf16" else torch.float16
@@ -38,7 +43,7 @@ class Precision:
         self._steps += 1
 
     def check_scale(self, scale: float) -> None:
-        """Record a step's loss scale. Raise NonFinite if it is below 1: then all recent steps were skipped."""
+        """Record a step's loss scale. Raise NonFinite if it is below 1, which means that recent steps were skipped."""
         if self._start is None:
             self._start = scale
         if scale < 1:

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 @dataclass
 class Window:
-    """The current log interval. Loss and steps are saved in checkpoints, so that logs continue; times are not."""
+    """The current log interval. Loss and steps are saved in checkpoints; times are not.
+
+    Attributes:
+        loss: sum of the mean losses of the steps.
+        steps: number of steps.
+        images: number of images since the clock started.
+        waited: seconds spent waiting for batches since the clock started.
+        stop: whether a rank was asked to stop.
+        seconds_per_step: of the last closed interval.
+    """
 
     loss: float = 0.0
     steps: int = 0
@@ -48,20 +57,25 @@ class Window:
 
 @dataclass
 class BoxCount:
-    """Count the boxes this process trained on in an epoch."""
+    """Counts of the boxes and images this process trained on in an epoch."""
 
     kept: int = 0
     images: int = 0
 
     def note(self, targets: Sequence[dict]) -> None:
-        """Count the boxes of a batch."""
+        """Add the numbers of boxes and images in a batch."""
         self.kept += sum(len(target["boxes"]) for target in targets)
         self.images += len(targets)
 
     @staticmethod
-    def said(images: int, kept: int, dropped: int) -> tuple[str, bool]:
-        """Return the message to log for an epoch ("" for none), and whether it is a warning."""
-        if not images:  # resumed after its last step
+    def summary(images: int, kept: int, dropped: int) -> tuple[str, bool]:
+        """Return the message to log for an epoch ("" for none), and whether it is a warning.
+
+        Args:
+            images: number of images in the epoch, over all ranks.
+            kept, dropped: numbers of boxes that were trained on, and that the loader dropped.
+        """
+        if not images:  # the run was resumed after the last step of the epoch
             return "", False
         if not kept + dropped:
             return f"none of the {images:,} images has a box: only background was trained on", True
@@ -76,13 +90,18 @@ class BoxCount:
 
 @dataclass
 class Best:
-    """The best value so far of the score called `name`; "" for none."""
+    """The best value so far of the score `name`; "" to track none.
+
+    Attributes:
+        value, step: the best value and its step; None and 0 before the first.
+        since: number of evaluations since then.
+    """
 
     name: str
     lower_is_better: bool = False
     value: float | None = None
     step: int = 0
-    since: int = 0  # evaluations since the best
+    since: int = 0
 
     def update(self, scores: dict[str, float], step: int) -> bool:
         """Update with the scores of an evaluation; return True if they are the best so far."""
@@ -100,5 +119,5 @@ class Best:
         return {"name": self.name, "value": self.value, "step": self.step, "since": self.since}
 
     def load_state_dict(self, state: dict) -> None:
-        if state["name"] == self.name:  # otherwise the score was changed, and its history starts here
+        if state["name"] == self.name:  # otherwise the recipe selects another score now, whose history starts here
             self.value, self.step, self.since = state["value"], state["step"], state["since"]

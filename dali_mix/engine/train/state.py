@@ -1,8 +1,8 @@
-"""Resume a run from the result of `Trainer.state_dict`; differences from the current recipe are reported.
+"""Resume a run from the result of `Trainer.state_dict`, and report differences from the current recipe.
 
 With `resume_strict`, differences that affect the run are errors. Without it, parts that cannot be restored start from
-their initial state, and the run continues from the same fraction of its schedule: `offset` is the number of steps done
-minus the number this recipe needs to reach that fraction.
+their initial state, and the run continues from the same fraction of its schedule. `offset` is the number of steps done
+minus the number of steps this recipe needs to reach that fraction.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ _ANYWAY = "--cfg-options resume_strict=False resumes anyway"
 
 
 def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
-    """Restore a checkpoint. Learning rates and weight decay come from the recipe, not from the checkpoint.
+    """Restore a checkpoint into `trainer`. Learning rates and weight decay come from the recipe, not the checkpoint.
+
+    Args:
+        state: the result of `Trainer.state_dict`, as loaded from a file.
 
     Returns:
-        a message for each recipe value that differs from the checkpoint's.
+        a message for each recipe value that differs from the checkpoint's, and for each part with a new state.
 
     Raises:
-        ValueError: seed, batch size, dataset, model type, optimizer, parameter groups or the use of EMA differ, unless
-            `resume_strict` is off: then parts that cannot be restored start from their initial state. Always for
-            tensors of another model.
+        ValueError: tensors of another model, or a state that is incomplete. With `resume_strict`, also if seed, batch
+            size, dataset, type of model, optimizer, parameter groups, the use of EMA, or a loss or mixer passed as an
+            object differ.
     """
     config, parts = trainer.config, trainer.parts
     strict = config.resume_strict
@@ -68,7 +71,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     trainer.epoch, trainer.step, trainer.saved_at = state["epoch"], state["step"], state["step"]
     per_epoch, per_epoch_before = trainer.steps_per_epoch, state.get("steps_per_epoch", trainer.steps_per_epoch)
     progress = trainer.step - state.get("offset", 0)
-    if not strict:  # the same epochs and fraction of the schedule, in steps of another size
+    if not strict:  # the same fraction of the schedule, in steps of the new size
         progress = progress * per_epoch // per_epoch_before
     trainer.offset = trainer.step - progress
     trainer.total_steps = max(trainer.total_steps + trainer.offset, trainer.step)
@@ -82,7 +85,10 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
 
 def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Load the optimizer's state. With `resume_strict` off keep a new one if it does not fit, and return a message."""
+    """Load the optimizer's state. If it does not fit, keep the new state and return a message.
+
+    before: recipe values of the run. With `resume_strict`, raise ValueError if the state does not fit.
+    """
     config, optimizer = trainer.config, trainer.parts.optimizer
     saved, names = state["optimizer"], trainer.parts.group_names()
     settings, now = before.get("optimizer", {}), trainer.recipe()["optimizer"]
@@ -135,13 +141,16 @@ def _misfit(trainer: Trainer, saved: Mapping[Any, Any]) -> str:
 
 
 def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
-    """Return True if each dimension of `value` is 1 or the parameter's, like Adafactor's factors."""
+    """Return True if each dimension of `value` is 1 or equals the parameter's, as in Adafactor's state."""
     pairs = zip(value.shape, parameter.shape, strict=False)
     return value.dim() == parameter.dim() and all(side in (1, wanted) for side, wanted in pairs)
 
 
 def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
-    """Load the averaged weights. With `resume_strict` off start or drop the average, and return a message."""
+    """Load the averaged weights. If only the checkpoint or only the recipe has an average, drop or start it.
+
+    With `resume_strict`, raise ValueError instead. Return no messages, since `restore` reports a changed `ema`.
+    """
     saved, ema = state.get("ema"), trainer.ema
     if saved and ema is not None:
         if differ := differences(ema.module.state_dict(), saved["model"]):
@@ -159,7 +168,7 @@ def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
     return []  # already reported as a changed value
 
 
-# Entries of a checkpoint to resume from, and their types.
+# Entries of a checkpoint to resume from, by dotted key, and their types. Those in `_OPTIONAL` may be missing.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("optimizer", "loader", "window", "best", "recipe", "optimizer.state"), dict),
     **dict.fromkeys(("optimizer.param_groups", "groups"), list),

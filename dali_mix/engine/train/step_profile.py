@@ -19,12 +19,13 @@ PARTS = ("waiting", "mixing", "forward", "backward", "step", "other")
 
 
 class StepProfile:
-    """Time the steps from `first` to `last` in this process, synchronizing with the GPU after each part of a step.
+    """Time the steps from `first` to `last` of this process, synchronizing with the GPU after each part of a step.
 
     Args:
-        options: None disables profiling.
-        folder: where profile.json, and trace.json for chrome://tracing or ui.perfetto.dev, are written; None on other
-            ranks, which synchronize but write nothing.
+        options: the steps to profile; None disables profiling.
+        device: device of the model.
+        folder: folder for profile.json and trace.json (for chrome://tracing or ui.perfetto.dev); None on ranks other
+            than 0, which synchronize but write nothing.
     """
 
     def __init__(self, options: ProfileOptions | None, device: torch.device, folder: Path | None) -> None:
@@ -37,7 +38,7 @@ class StepProfile:
         self._tracer: Any = None
 
     def part(self, name: str) -> AbstractContextManager:
-        """Time a block as one of `PARTS`, if the current step is profiled."""
+        """Time a block as part `name` of the current step, if that is profiled. Only `PARTS` are reported."""
         return nullcontext() if self._clock is None else self._measured(self._clock, name)
 
     @contextlib.contextmanager
@@ -55,7 +56,10 @@ class StepProfile:
             torch.cuda.synchronize(self._device)
 
     def begin(self, done: int, loader: Any) -> None:
-        """Mark the start of a step, after `done` steps of the run, with a batch of `loader` if it has one left."""
+        """Mark the start of a step, after `done` steps of the run; start the clock if it is the first to profile.
+
+        loader: the training loader, whose `stats` are reset then.
+        """
         self._before = done if self._before is None else self._before
         if self._options is None or done - self._before + 1 != self._options.first or self._clock is not None:
             return
@@ -72,7 +76,7 @@ class StepProfile:
         self._clock.switch("other")
 
     def took(self, images: int) -> None:
-        """Count the images of a finished step, over all ranks."""
+        """Add the images of a finished step, over all ranks, if it is profiled."""
         self._images += images if self._clock is not None else 0
 
     def complete(self, done: int) -> bool:
@@ -80,7 +84,10 @@ class StepProfile:
         return self._options is not None and done - (self._before or 0) == self._options.last
 
     def finish(self, done: int, loader: Any) -> str:
-        """Write the measurements up to step `done` of the run. Return the message to log, "" if none were made."""
+        """Write the measurements up to step `done` of the run. Return the message to log; "" if there are none.
+
+        loader: the training loader, whose `stats` say what limits it.
+        """
         clock, number = self._clock, done - (self._before or 0)
         if clock is None or self._options is None:
             return ""

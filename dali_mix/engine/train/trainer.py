@@ -1,10 +1,10 @@
 """The trainer: fetch, mix, forward, loss, backward, step, observe.
 
 Randomness is derived from seeds, never stored: for the model (dropout, Shake-Shake) and the mixer from (seed, step,
-rank, micro-step), for the loader from (seed, epoch, record). So a `state_dict` of tensors and plain values describes a
-run completely, and a run resumed from it (`train.state`) equals an uninterrupted one; on a CPU bit for bit.
+rank, micro-step), for the loader from (seed, epoch, record). A `state_dict` of tensors and plain values therefore
+describes a run completely. A run resumed from it (`train.state`) equals an uninterrupted one, on a CPU bit for bit.
 
-More than 300 lines: one class whose methods are the parts of a step and share its state.
+This file has more than 300 lines: one class, whose methods are the parts of a step and share its state.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ class Trainer:
     """Train `parts` according to `config`.
 
     Args:
+        config: the run's settings.
+        parts: the model, loss, optimizer, loaders and other objects of the run.
+        ranks: the ranks of the run.
+        folder: the folder for checkpoints.
+        report: the run's log.
+        stop: set by signals, after which the run saves and ends.
         callbacks: see `train.callbacks.Callback`.
         recipe_name: name of the recipe of `config`, stored in checkpoints.
     """
@@ -66,9 +72,9 @@ class Trainer:
         )  # fmt: skip
         self.callbacks = callbacks
         self.recipe_name = recipe_name
-        self.epoch = 0  # the current one
+        self.epoch = 0  # the current epoch, from 0
         self.step = 0  # optimizer steps done
-        self.offset = 0  # `step` minus the steps this recipe needs to get as far: see `train.state`
+        self.offset = 0  # `step` minus the steps this recipe needs to get as far; see `train.state`
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
         self.steps_per_epoch = steps_per_epoch
         self.epochs = config.epochs  # `restore` raises both if the checkpoint is beyond the end of this recipe
@@ -91,7 +97,7 @@ class Trainer:
                 find_unused_parameters=config.find_unused_parameters,
             )
             self.no_sync = self.objective.no_sync
-        self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)  # after DDP: rank 0's weights
+        self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)  # DDP has copied rank 0's weights
         # Read late only if the optimizer can be kept from stepping; see `loss_monitor`.
         late = bool(parts.optimizer.defaults.get("fused")) and not self.precision.scaler.is_enabled()
         self.monitor = LossMonitor(ranks, late=late and ranks.device.type == "cuda")
@@ -105,22 +111,24 @@ class Trainer:
         self.best = Best(best, best.removeprefix("ema_") in SCORES[parts.task.metrics].lower_is_better)
         self.loss = torch.zeros((), device=ranks.device)  # of the last step: this rank's share of the mean
         self.scores: dict[str, float] = {}  # of the last evaluation
-        self._evaluated = False  # whether notes on the val_set were logged
-        self._first = True  # no step of this process has been done
+        self._evaluated = False  # True once notes on the val_set were logged
+        self._first = True  # True until this process has completed a step
         self.inside = False  # True between the first and the last micro-batch of a step
         for loader in (parts.train_loader, parts.val_loader):
             if loader is not None and hasattr(loader, "interrupt_when"):
                 loader.interrupt_when(lambda: stop.asked)
         self.saved_at = -1
         self.profile = StepProfile(config.profiling, ranks.device, report.work_dir / "profile" if ranks.main else None)
-        self._skipped: dict[int, int] = {}  # by id of a loader: skipped records already reported
+        self._skipped: dict[int, int] = {}  # id of a loader → number of skipped records reported
 
     def fit(self) -> str:
-        """Train to the end; return "finished", "stopped early", or, after saving, "preempted" or "interrupted".
+        """Train to the end or until a signal; return "finished", "stopped early", "preempted" or "interrupted".
+
+        After a signal, a checkpoint is saved, unless training was inside a step.
 
         Raises:
-            NonFinite: a loss or gradient is NaN or infinite (raised before its optimizer step), or a checkpoint would
-                contain such a number (raised before it is written).
+            NonFinite: a loss, gradient or statistic is NaN or infinite (raised before its optimizer step), or a
+                checkpoint would contain such a number (raised before it is written).
             OSError: a checkpoint could not be written; earlier ones are unchanged.
         """
         self.report.start_bar(self.step, self.total_steps)
@@ -146,7 +154,7 @@ class Trainer:
                     return self.end("finished")
                 self.epoch += 1
         except Preempted:
-            if self.inside:  # BatchNorm's statistics and the loader are already past the last step
+            if self.inside:  # BatchNorm's statistics and the loader have already advanced past the last step
                 self.report.line(f"{self.stop.name} inside step {self.step + 1}: continue with --resume")
             else:
                 self.save()
@@ -171,7 +179,7 @@ class Trainer:
         return how
 
     def run_epoch(self) -> None:
-        """Train from the loader's position to the end of the epoch."""
+        """Train from the loader's position to the end of the epoch. Raise Preempted if the run was asked to stop."""
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
         self.call("before_epoch")
@@ -187,7 +195,10 @@ class Trainer:
             raise Preempted
 
     def fetch(self) -> Iterator[Batch]:
-        """Yield the loader's batches, and record the time spent waiting for them."""
+        """Yield the loader's batches, and record the time spent waiting for them.
+
+        Raise Preempted if the run was asked to stop while waiting for a worker pool.
+        """
         batches = iter(self.parts.train_loader)
         while True:
             start = time.perf_counter()
@@ -205,15 +216,18 @@ class Trainer:
             yield batch
 
     def boxes_dropped(self) -> int:
-        """Return how many boxes the training loader has dropped so far, in this process."""
+        """Return the number of boxes the training loader has dropped so far in this process."""
         return getattr(self.parts.train_loader, "dropped_boxes", 0)
 
     def log_boxes(self, dropped: int) -> None:
-        """Log how many of an epoch's boxes were dropped, over all ranks; as a warning if most or all were."""
+        """Log how many boxes of an epoch were dropped over all ranks, as a warning if most were or there were none.
+
+        dropped: number of boxes that this rank's loader dropped.
+        """
         if not self.parts.task.boxes:
             return
         counts = torch.tensor([self.boxes.images, self.boxes.kept, dropped], device=self.ranks.device)
-        line, warns = self.boxes.said(*self.ranks.sum_(counts).tolist())
+        line, warns = self.boxes.summary(*self.ranks.sum_(counts).tolist())
         if line and self.ranks.main:
             (self.report.warn if warns else self.report.line)(f"epoch {self.epoch + 1}/{self.epochs}  {line}")
 
@@ -225,13 +239,14 @@ class Trainer:
         self._skipped[id(loader)] = len(skipped)
 
     def train_step(self, batches: Iterator[Batch]) -> bool:
-        """Take one optimizer step on up to `accumulate` micro-batches; return False if the epoch had none left."""
+        """Take one optimizer step on up to `accumulate` micro-batches; return False if the epoch had no batch left."""
         # The gradient is that of the mean loss over the rows of the global batch, for any split into ranks and
         # micro-batches. The number of rows is known only after the last one, so the mean is computed in two steps:
         #   before backward  each micro-batch's mean × its rows / expected   (× ranks, since DDP divides by them)
         #   before the step  gradient × expected / actual rows on all ranks
-        # expected: the planned rows. There are fewer at the end of an epoch, if bad records are skipped, or if a loss
-        # ignores targets (it then counts its rows itself, on the device). A loss that sums over rows is not scaled.
+        # expected: the planned number of rows. The actual number is smaller at the end of an epoch, if bad records are
+        # skipped, or if a loss ignores targets (it then counts its rows itself, on the device). A loss that sums over
+        # rows is not scaled.
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
         self.profile.begin(self.step, loader)
         expected, seen = 0, 0
@@ -265,9 +280,9 @@ class Trainer:
             return False
         if batch is None:  # the epoch ended within an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        skips = self.config.loading.on_bad_record == "skip" or is_object(self.config.train_set)  # a loader's may
+        skips = self.config.loading.on_bad_record == "skip" or is_object(self.config.train_set)  # a user's loader may
         if rows is not None or (world_size > 1 and skips):
-            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # only the ranks together know
+            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # no rank knows the others' numbers
             scale: float | Tensor = expected / total.clamp_min(1e-6)
         else:
             scale = expected / (came if world_size == 1 else seen)
@@ -286,10 +301,10 @@ class Trainer:
         return True
 
     def forward(self, inputs: tuple[Any, ...]) -> Tensor:
-        """Return the loss of a micro-batch. A note with the model's input is added to an error in the first one."""
+        """Return the loss of a micro-batch. Errors in the first step get a note on the model's input."""
         try:
             return self.objective(*inputs)
-        except Exception as error:  # a model raises anything
+        except Exception as error:  # a model may raise any error
             if self._first:
                 images = inputs[0]
                 name = getattr(getattr(self.parts.train_loader, "pipeline", None), "name", "")
@@ -298,7 +313,10 @@ class Trainer:
             raise
 
     def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
-        """Seed the model's randomness for this micro-step, mix the batch, and draw for the objective."""
+        """Seed the model's randomness for micro-step `micro`, mix the batch, and draw values for the objective.
+
+        Return the arguments of the objective: images, targets, the mixer's params or None, and the drawn values.
+        """
         keys = (self.config.seed, self.step, self.ranks.rank, micro)
         seed_model(derive_seed(MODEL, *keys), self.ranks.device)
         generator = self.generator.manual_seed(derive_seed(MIXER, *keys))
@@ -316,9 +334,9 @@ class Trainer:
         return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
-        """Check that every parameter got a gradient in the first step.
+        """Check that every parameter got a gradient in the first step; if not, warn.
 
-        If not, warn, or raise ValueError with several ranks.
+        With several ranks, raise ValueError instead.
         """
         self._first = False
         if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
@@ -329,7 +347,7 @@ class Trainer:
         self.report.warn(f"{missing}, which will not be trained: {advice}")
 
     def measure(self) -> tuple[Tensor | None, list[Tensor]]:
-        """Return the gradient norm (None with loss scaling), and the numbers that must be finite for this step."""
+        """Return the gradient norm (None with loss scaling), and scalar tensors that must be finite for this step."""
         scaler = self.precision.scaler
         buffers = [total_norm(self.watch.statistics.values())] if self.watch.statistics else []
         if scaler.is_enabled():  # infinite gradients are normal: the scaler skips the step and lowers its scale
@@ -338,7 +356,10 @@ class Trainer:
         return norm, [norm, *buffers]
 
     def update(self, norm: Tensor | None) -> None:
-        """Clip gradients using their `norm`, step the optimizer at this step's learning rate, and update the EMA."""
+        """Step the optimizer at this step's learning rate, and update the EMA.
+
+        With `clip_grad_norm`, gradients are clipped first, using their `norm` (None: measured here, after unscaling).
+        """
         optimizer = self.parts.optimizer
         factor = self.factor(self.step - self.offset)
         for group in optimizer.param_groups:
@@ -356,7 +377,10 @@ class Trainer:
         self.step += 1
 
     def record(self, numbers: StepNumbers | None) -> None:
-        """Add a step's loss to the log interval. Raise NonFiniteLoss on every rank if a number is not finite."""
+        """Add a step's loss to the log interval; do nothing for None.
+
+        Raise NonFinite on every rank if one of the step's numbers is not finite.
+        """
         if numbers is None:
             return
         self.watch.check_step(numbers)
@@ -367,7 +391,7 @@ class Trainer:
         self.window.stop |= numbers.stop
 
     def observe(self) -> None:
-        """Log, save or stop if due; call the callbacks."""
+        """Log and save if due, call the callbacks, and raise Preempted if the run was asked to stop."""
         interval = self.config.checkpoints.interval_steps
         if self.config.log_ids:
             self.report.ids(self.ranks.rank, self.step, self.watch.ids(self.step))
@@ -384,7 +408,7 @@ class Trainer:
             raise Preempted
 
     def call(self, hook: str) -> None:
-        """Call one method of all callbacks."""
+        """Call method `hook` of all callbacks."""
         call(self.callbacks, hook, self)
 
     def given(self) -> dict[str, Any]:
@@ -394,7 +418,7 @@ class Trainer:
         return {**named, **by_name(self.callbacks)}
 
     def log(self) -> None:
-        """Log a line and a record for the interval that ends here."""
+        """Log a line and a record for the interval that ends at this step."""
         lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
         values = {"epoch": (self.step - self.offset) / self.steps_per_epoch, "lr": lr, **self.window.close()}
         parts = {name: value.item() for name, value in self.parts.objective.parts.items()}  # of the last step
@@ -407,7 +431,7 @@ class Trainer:
         )
 
     def evaluate(self) -> None:
-        """Evaluate the model and its EMA; save the best."""
+        """Evaluate the model and its EMA, log the scores, and save `best.pt` if they are the best so far."""
         if self.parts.val_loader is None:
             return
         models = {"": self.parts.model} if self.ema is None else {"": self.parts.model, "ema_": self.ema.module}
@@ -436,7 +460,7 @@ class Trainer:
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
         self.scores = {name: value for name, value in values.items() if name != "epoch"}
-        # All of them are in metrics.jsonl.
+        # The line omits scores of the top three; metrics.jsonl has all.
         in_short = [name for name in values if name != "epoch" and not name.endswith("_top3")]
         shown = "  ".join(f"{name} {values[name]:.4g}" for name in in_short)
         better = self.best.update(values, self.step)
@@ -473,7 +497,10 @@ class Trainer:
         return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state between two optimizer steps; equal on all ranks except for BatchNorm statistics."""
+        """Return the run's state between two optimizer steps, as tensors and plain values.
+
+        It is equal on all ranks, except for BatchNorm statistics.
+        """
         parts = self.parts
         return {
             "format": 1,

@@ -1,7 +1,7 @@
 """Check that a run's model has gradients, and finite numbers at the start, at each step and in checkpoints.
 
-A single NaN spreads to every weight within one step. So loss, gradient norm and the norm of the model's statistics are
-checked before each optimizer step, and the state once more before it is saved.
+A single NaN spreads to every weight within one step. Therefore loss, gradient norm and the norm of the model's
+statistics are checked before each optimizer step, and the state again before it is saved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dali_mix.engine.train.loss_monitor import StepNumbers
 
 
 class Watch:
-    """Checks of one run; each raises the same error on every rank.
+    """Checks of one run. `check_step` raises the same error on every rank.
 
     Attributes:
         statistics: the buffers of the model that must stay finite, by name.
@@ -31,16 +31,19 @@ class Watch:
         self._ids: dict[int, list[Tensor]] = {}
 
     def note(self, step: int, ids: Tensor) -> None:
-        """Store the record numbers (B,) of this rank's `step`; those of the last three steps are kept."""
+        """Add record numbers `ids` (B,) to those of this rank's `step`; the last three steps are kept."""
         self._ids = {number: noted for number, noted in self._ids.items() if number > step - 3}
         self._ids.setdefault(step, []).append(ids)
 
     def ids(self, step: int) -> list[int]:
-        """Return this rank's records of one of the last three steps."""
+        """Return the record numbers of this rank's `step`; empty if it is not one of the last three."""
         return torch.cat(self._ids.get(step, [torch.zeros(0, dtype=torch.int64)])).tolist()
 
     def check_start(self, files: Iterable[Any]) -> None:
-        """Raise NonFinite if a weight or statistic, read from `files`, is not finite before the first step."""
+        """Raise NonFinite if a weight or statistic is not finite before the first step.
+
+        files: the weight files that were loaded, which the message names.
+        """
         if name := first_non_finite(dict(self.model.named_parameters()) | self.statistics):
             named = ", ".join(map(str, files))
             raise NonFinite(
@@ -59,7 +62,7 @@ class Watch:
         return f"no gradient reaches {', '.join(found[:5])}{more}"
 
     def check_step(self, numbers: StepNumbers) -> None:
-        """Raise NonFiniteLoss if a number of a step is not finite, naming the number and the records of all ranks."""
+        """Raise NonFiniteLoss if a number of a step is not finite, naming it and the records of all ranks."""
         if numbers.finite:
             return
         names = self.ranks.gather(first_non_finite(self.statistics))
@@ -95,7 +98,7 @@ class Watch:
 
         Args:
             state: "model" and, if there are any, "ema" and "optimizer", as `Trainer.state_dict` returns them.
-            step: a prefix for the message.
+            step: number of the step, for the message.
         """
         names = {*dict(self.model.named_parameters()), *self.statistics}
         found = {name: value for name, value in state["model"].items() if name in names}

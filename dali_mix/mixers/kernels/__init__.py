@@ -1,7 +1,7 @@
 """Backends of the operations in `mixers.ops`, and the code that selects one.
 
 Every operation is a function of the same name and arguments in each of its backends: plain torch (any device and
-dtype, differentiable, open to torch.compile), numba on a CPU and Triton on CUDA. All return the same pixels.
+dtype, differentiable, traceable by torch.compile), numba on a CPU and Triton on CUDA. All return the same pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from dali_mix.mixers.layout import INTEGERS
 
 
 class Backend(NamedTuple):
-    """A compiled backend. dtypes: those accepted for the first tensor; None for any of 1, 2, 4 or 8 bytes."""
+    """A compiled backend.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        module: its module in this package.
+        dtypes: dtypes accepted for the first tensor; None for any of 1, 2, 4 or 8 bytes.
+    """
 
     device: str
     module: str
@@ -99,7 +105,10 @@ def _readable(images: Tensor, dtypes: tuple[torch.dtype, ...] | None, others: tu
 
 @functools.cache
 def _load(name: str) -> ModuleType | None:
-    """Import a compiled backend; None if NUMBA_DISABLE_JIT is set, or if there is no Triton."""
+    """Import and return a compiled backend.
+
+    None for numba if NUMBA_DISABLE_JIT is set, and for Triton if it is not installed or torch was built for ROCm.
+    """
     if name.startswith("numba"):
         from dali_mix import compiled  # importing numba takes 0.4 s, and mixing on a GPU does not need it
 

@@ -14,7 +14,7 @@ from dali_mix.mixers.kernels.threads import cut, threads_for, together
 
 def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
     """See `ops.masks.draw_masks`."""
-    # A disc is a line of length 0; with a direction of zeros and ones, its distance needs no rounding.
+    # A disc is drawn as a line of length 0. Its direction, (0, 1), adds no rounding error to the distance.
     sideways = torch.tensor([0.0, 1.0, 0.0]).expand(*discs.shape[:2], 3)
     shapes = torch.cat([lines, torch.cat([discs[..., :2], sideways, discs[..., 2:]], dim=2)], dim=1).contiguous()
     removed = np.zeros((len(shapes), height, width), np.bool_)
@@ -25,7 +25,10 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
 
 @jit
 def _draw(shapes, removed):
-    """Mark the pixels with the float32 operations of `torch_masks`, in the same order, so results are bit-identical."""
+    """Set the pixels of lines, (B,n,6) float32 as for `draw_masks`, to True in `removed`, (B,H,W) bool.
+
+    The float32 operations and their order are those of `torch_masks`, so results are bit-identical.
+    """
     _, height, width = removed.shape
     rows = np.arange(height).astype(np.float32) + np.float32(0.5)
     cols = np.arange(width).astype(np.float32) + np.float32(0.5)
@@ -35,7 +38,7 @@ def _draw(shapes, removed):
             if radius == 0:
                 continue
             end_y, end_x = y + along_y * length, x + along_x * length
-            # One pixel on every side, and the error of float32 far outside the image.
+            # One more pixel on every side, plus the rounding error of float32 coordinates far outside the image.
             margin = abs(radius) + np.float32(1) + np.float32(1e-5) * (abs(y) + abs(x) + length + abs(radius))
             first, last = _reach(min(y, end_y) - margin, max(y, end_y) + margin, height)
             left, right = _reach(min(x, end_x) - margin, max(x, end_x) + margin, width)
@@ -52,7 +55,10 @@ def _draw(shapes, removed):
 
 @jit
 def _reach(low, high, size):
-    """Return the pixels from low to high, clipped to 0 … size - 1; all pixels if an end is NaN or far outside."""
+    """Return the index range (start, stop) of the pixels from low to high, clipped to the image.
+
+    The range is (0, size) if an end is NaN or far outside.
+    """
     if not (low > -1e9 and high < 1e9):
         return 0, size
     return min(max(int(low), 0), size), max(min(int(high) + 1, size), 0)

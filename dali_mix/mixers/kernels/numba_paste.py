@@ -5,9 +5,9 @@ its partner, the partner's partner, …, so that each is read before it is overw
 
     i ← partner(i) ← partner(partner(i)) ← …        thread 0 | thread 1 | …
 
-The chain is cut into one part per thread. Only boxes that would be read too late, at a cut or at the end of a cycle,
-are computed first and stored separately (the stage): a few per batch, independent of its size. A new batch is also
-written along the chain, backwards, so that an image's partner has just been read and is in the cache.
+The chain is cut into one part per thread. Only boxes that would be read too late are computed first and stored
+separately (the stage): one per cut and one per cycle of the permutation. A new batch is also written along the chain,
+but backwards, so that an image's partner has just been read and is in the cache.
 """
 
 from __future__ import annotations
@@ -72,7 +72,12 @@ def _all_images(
 ) -> None:
     """Call run(stage, staged_at, order, task) for all images, on several threads.
 
-    sizes: number of values of each box; None if nothing is staged: out of place, or if boxes need no partner.
+    Args:
+        partners: (B,) int64.
+        sizes: (B,) number of values of each box; None if nothing needs to be staged, since `run` writes a new batch or
+            reads no partners.
+        batch: the flat batch.
+        inplace: whether `run` writes to `batch`.
     """
     count = len(partners)
     threads = threads_for(count, batch.nbytes)
@@ -92,10 +97,10 @@ def _all_images(
 
 
 def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
-    """Return the images whose boxes must be staged if the parts are written in parallel, each in its order.
+    """Return the indices of images whose boxes must be staged if the parts are written in parallel, each in its order.
 
-    These are images whose partner is in another part, is the image itself, or comes before it. Correct for any partners
-    and order; along the chain of a permutation there is one per cycle and per cut.
+    The partner of such an image is in another part, is the image itself, or comes before it. This is correct for any
+    partners and order; along the chain of a permutation there is one per cycle and per cut.
     """
     part, position = np.empty((2, len(partners)), np.int64)
     for number, members in enumerate(parts):

@@ -27,8 +27,15 @@ CACHE_LINE = 64  # bytes
 
 @jit
 def chain(partners, forwards):
-    """Return the images (B,) int64 in the order image, its partner, its partner's partner, …, and a `staged_at` (B,)
-    int64 of -1, as no box is staged. Backwards, an image's partner has just been read and is in the cache.
+    """Return the order in which images are written, and a `staged_at` for no staged boxes.
+
+    Args:
+        partners: (B,) int64.
+        forwards: order the images as image, its partner, its partner's partner, …; else in reverse, where an image's
+            partner has just been read and is in the cache.
+
+    Returns:
+        image indices, (B,) int64; and -1 for each image, (B,) int64.
     """
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
     for start in range(len(partners)):
@@ -43,15 +50,17 @@ def chain(partners, forwards):
 
 @jit
 def _copy(source, start, out, to, count):
-    """Copy `count` values of `source`, from `start` on, to `out`, which has the same dtype, from `to` on."""
+    """Copy `count` values from offset `start` of `source` to offset `to` of `out`, which has the same dtype."""
     size = source.itemsize
     memcpy(out.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
 
 
 @jit
 def _target(stage, out, i, box, staged_at, shape, task):
-    """Return the destination of box i: the array, the offset of its corner, the strides of rows and planes, and True if
-    it is already filled. A staged box is copied to its destination here.
+    """Return where box i is to be written, and copy it there if it is staged.
+
+    Returns:
+        the array, the offset of the box's corner, the strides of rows and planes, and True if the box has been copied.
     """
     planes, height, width, pixel = shape
     top, left, box_h, box_w = box
@@ -94,7 +103,10 @@ def _fetch(source, start, count):
 
 @jit
 def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
-    """Copy source pixel ⌊d · (N / n)⌋ of N to pixel d of n, computed in float32 like torch's `interpolate`."""
+    """Resize an image of the flat batch, which starts at offset `partner`, to the box (nearest neighbour).
+
+    Pixel d of n comes from source pixel ⌊d · (N / n)⌋ of N, computed in float32 like torch's `interpolate`.
+    """
     planes, height, width, pixel = shape
     down = np.float32(height) / np.float32(max(box_h, 1))
     across = np.float32(width) / np.float32(max(box_w, 1))
@@ -108,7 +120,7 @@ def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
         following = partner + min(np.int64(np.float32(y + 1) * down), height - 1) * row
         for p in range(planes):
             _fetch(images, following + p * plane, row)
-        # With unsigned indices numba needs no check for negative ones.
+        # For unsigned indices numba emits no check for negative ones.
         source, dest = np.uint64(start), np.uint64(to + y * out_row)
         one, two = np.uint64(1), np.uint64(2)
         if planes == 3 and pixel == 1:  # one column lookup serves three values
@@ -135,9 +147,14 @@ def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
 
 @jit
 def _weights(size, full):
-    """Return, for each of `size` pixels resampled from `full`: first source pixel, number, weights (antialiased).
+    """Return the weights with which `full` pixels are resized to `size` by an antialiased bilinear filter.
 
-    Source s weighs 1 - |(2s + 1) · size - (2d + 1) · full| / (2 · full) for pixel d: integers up to the division.
+    The weight of source pixel s for pixel d is proportional to 2 · full - |(2s + 1) · size - (2d + 1) · full|: integers
+    up to the final division by their sum.
+
+    Returns:
+        for each pixel its first source pixel (size,) and their number (size,), both int64, and the weights (size, most)
+        float32.
     """
     first, count = np.empty(size, np.int64), np.empty(size, np.int64)
     weights = np.empty((size, 2 * full // size + 2), np.float32)
@@ -164,7 +181,10 @@ def _weights(size, full):
 
 @jit
 def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape, rounded):
-    """Compute the weighted sum of source rows, then of its columns, in float32."""
+    """Resize an image of the flat batch, which starts at offset `partner`, to the box (bilinear, antialiased).
+
+    Sums the weighted source rows, then the weighted columns of that sum, in float32.
+    """
     planes, height, width, pixel = shape
     top, tall, down = _weights(box_h, height)
     left, wide, across = _weights(box_w, width)
@@ -192,8 +212,15 @@ def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape,
 def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mode):
     """Fill the boxes of the images in `order`.
 
-    images, out: flat batches (the same one in place). stage: flat. partners: (B,) int64. boxes: (B,4) int64. order:
-    (n,) int64, image indices. staged_at: (B,) int64, offset of an image's box in the stage, -1 if it is not staged.
+    Args:
+        images, out: flat batches; in place, the same one.
+        stage: flat array of the staged boxes.
+        partners: (B,) int64.
+        boxes: (B,4) int64.
+        order: (n,) int64, image indices.
+        staged_at: (B,) int64, offset of an image's box in the stage; -1 if it is not staged.
+        shape: see the module docstring.
+        task, mode: see the constants above.
     """
     planes, height, width, pixel = shape
     row, plane = width * pixel, height * width * pixel
@@ -222,7 +249,10 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
 
 @jit
 def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
-    """Like `paste`, with the full partner resized by an antialiased bilinear filter; `rounded` for integer pixels."""
+    """Fill boxes like `paste`, with the full partner resized by an antialiased bilinear filter.
+
+    rounded: round to the nearest integer, for uint8 pixels.
+    """
     planes, height, width, pixel = shape
     size = planes * height * width * pixel
     for i in order:
@@ -236,7 +266,10 @@ def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape,
 
 @jit
 def blend(images, stage, out, partners, lam, order, staged_at, size, task):
-    """Write lam · image + (1 - lam) · partner in float32. An image has `size` values; the stage holds full partners."""
+    """Write lam · image + (1 - lam) · partner for the images in `order`, in float32.
+
+    Arguments are those of `paste`; an image has `size` values, and the stage holds full partners.
+    """
     for i in order:
         if task == STAGE:
             _copy(images, partners[i] * size, stage, staged_at[i], size)

@@ -1,11 +1,11 @@
-"""Fine-grained saliency on a CPU: image by image, small enough for the cache, compiled by numba.
+"""Fine-grained saliency on a CPU, compiled by numba: image by image, so that intermediate results fit into the cache.
 
 Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. A row of the integral image is
 
     REACH zeros │ 0 │ sums of the W columns │ the last sum, REACH times
 
-so that the columns x - radius + 1 and x + radius + 1 exist for every pixel and radius, and the inner loop needs no
-bounds check.
+so that columns x - radius + 1 and x + radius + 1 exist for every pixel and radius, and the inner loop needs no bounds
+check.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def _blur(source, out):
 
 @jit
 def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
-    """Add one radius to one row of sums; `above` and `below` are rows of the padded integral image."""
+    """Add the terms of one radius to one image row of `difference` and `magnitude`.
+
+    above, below: rows of the padded integral image. rows, columns: height of the surround, and its width at each pixel.
+    """
     width = len(grey)
     top_left, bottom_left = above[REACH - radius + 1 :], below[REACH - radius + 1 :]
     top_right, bottom_right = above[REACH + radius + 1 :], below[REACH + radius + 1 :]
@@ -93,7 +96,7 @@ def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
 def _maps(images, out):
     count, _, height, width = images.shape
     out[:] = 0
-    if height * width == 1:  # no surround
+    if height * width == 1:  # a single pixel has no surround
         return
     first, second = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
     table = np.zeros((height + 1, width + 1 + 2 * REACH), np.float32)

@@ -1,8 +1,8 @@
 """SpliceMix on a CPU: numba loops fill the new batch in one pass.
 
 An image is copied to the output along with its first cell, so that it is read from memory once; images that no cell
-shows are copied separately. Cells are resized directly into the appended image; if the tiling does not fill it, into a
-float32 buffer for one image, which fits into the cache, and resized from there.
+shows are copied separately. Cells are resized directly into the appended image. If the tiling does not fill it, they
+are resized into a float32 buffer for one tiling, which fits into the cache, and the buffer is then resized.
 
 Batches are flat arrays in memory order, and `shape` is (planes, height, width, pixel), as in `numba_paste_loops`.
 """
@@ -101,7 +101,8 @@ def _fill(source, start, shape, dropped, out, to, out_row, out_height, box_h, bo
     row, count = width * pixel, box_w * pixel
     down = np.float32(height - 1) / np.float32(max(box_h - 1, 1))
     across = np.float32(width - 1) / np.float32(max(box_w - 1, 1))
-    # For each value of an output row: the first of its two source values (unsigned: no negative indices), the weights.
+    # For each value of an output row: the index of its left source value (unsigned, so that numba does not check for
+    # negative ones), and the weights of the right and the left source value.
     near = np.empty(count, np.uint32)
     share, rest = np.empty(count, np.float32), np.empty(count, np.float32)
     for x in range(box_w):

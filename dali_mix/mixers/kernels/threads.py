@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 import torch
 
-_COST_OF_A_THREAD = 1 << 20  # bytes copied in the time that another thread must save
+_COST_OF_A_THREAD = 1 << 20  # least work per thread, in bytes that could be copied in the same time
 
 
 def threads_for(count: int, cost: int) -> int:
@@ -26,21 +26,28 @@ def threads_for(count: int, cost: int) -> int:
 
 
 def cut(count: int, parts: int) -> list[slice]:
-    """Return `parts` slices of about equal length that cover `count`. Faster than numpy's array_split (30 µs)."""
+    """Return `parts` slices of about equal length that cover range(count). numpy's array_split would take 30 µs."""
     bounds = [count * part // parts for part in range(parts + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(bounds)]
 
 
 @dataclass
 class _Call:
-    """What the threads of a call report to it: errors, the number of finished jobs, and a signal after each."""
+    """State of one call of `together`, shared with its threads.
+
+    Attributes:
+        errors: exceptions raised by jobs.
+        ended: one entry for each finished job of another thread.
+        bell: receives an item after each of these jobs, which wakes the caller.
+    """
 
     errors: list[BaseException] = field(default_factory=list)
     ended: list[None] = field(default_factory=list)
     bell: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
 
-# Not an executor: Ctrl-C inside a future's Python code leaves its lock held, and it hangs. A SimpleQueue is one C call.
+# Not an executor: Ctrl-C inside a future's Python code leaves its lock held, and the caller hangs. Putting and getting
+# items of a SimpleQueue are single C calls.
 _Inbox = SimpleQueue[tuple[Callable[[], None], _Call]]
 _idle: list[_Inbox] = []
 if hasattr(os, "register_at_fork"):
@@ -48,7 +55,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _serve(inbox: _Inbox) -> None:
-    """Run one job after another."""
+    """Run the jobs put into `inbox`, one after another, forever."""
     while True:
         job, call = inbox.get()
         try:
@@ -63,7 +70,7 @@ def _serve(inbox: _Inbox) -> None:
 
 
 def _threads(count: int) -> list[_Inbox]:
-    """Return the inboxes of `count` threads that no other call uses."""
+    """Return the inboxes of `count` threads that no other call uses, starting new ones if needed."""
     inboxes: list[_Inbox] = []
     try:
         while len(inboxes) < count:
@@ -80,7 +87,10 @@ def _threads(count: int) -> list[_Inbox]:
 
 
 def together(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run the jobs in parallel, the first on the caller's thread; return or raise after all have ended."""
+    """Run the jobs in parallel, the first on the caller's thread, and wait for all; then raise the first error, if any.
+
+    jobs: at least one.
+    """
     own, *others = jobs
     call = _Call()
     inboxes = _threads(len(others))
@@ -96,7 +106,7 @@ def together(jobs: Sequence[Callable[[], None]]) -> None:
             while len(call.ended) < len(handed):
                 call.bell.get()
             break
-        except BaseException as error:  # Ctrl-C: threads use the batch until all jobs have ended
+        except BaseException as error:  # Ctrl-C: keep waiting, since jobs use the batch until they have ended
             call.errors.append(error)
     if call.errors:
         raise call.errors.pop(0)

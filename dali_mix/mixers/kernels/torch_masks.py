@@ -1,4 +1,4 @@
-"""Free-form masks in plain torch operations, on any device; uses the memory of a few images."""
+"""Free-form masks in plain torch operations, on any device, with about the memory of a few images."""
 
 from __future__ import annotations
 

@@ -34,7 +34,10 @@ def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: b
 
 
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
-    """Return the index among `full` source pixels for `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
+    """Return the index, among `full` source pixels, of the source of `pixel` in an image resized to `size` pixels.
+
+    The result is int64 and valid for a pixel in 0 … size - 1.
+    """
     # In float32, like torch's interpolate; the result is sometimes one below the integer quotient pixel * full // size.
     # (A quotient computed in float64 rounds to the same float32; torch.compile's float32 division may be off by 1 ulp.)
     ratio = (full / size.double()).float()
@@ -44,7 +47,8 @@ def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
 def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
     """Paste resized partners with two matrix products per image, for rows and columns.
 
-    Computed in float64, which TF32 and autocast do not affect; in float32 a GPU may round factors to 10 bits or fewer.
+    Computed in float64, which TF32 and autocast do not affect. In float32 a GPU may round factors to mantissas of 10
+    bits or fewer.
     """
     height, width = images.shape[2:]
     top, left, box_h, box_w = boxes.unbind(1)
@@ -53,7 +57,7 @@ def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: 
     partners = images[permutation].double()
     resized = rows[:, None] @ partners @ cols[:, None].mT
     if not images.is_floating_point():
-        # Convert to float32 first, as in the loops: a tie must not depend on the last bits of a float64.
+        # Convert to float32 first, as in the compiled loops: ties must not depend on the last bits of a float64.
         resized = resized.float().round()
     mask = inside(boxes, height, width)[:, None]
     return _result(torch.where(mask, resized.to(images.dtype), images), images, inplace)
@@ -62,7 +66,8 @@ def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: 
 def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
     """Return (B, full, full) float64; row start + d holds the weights of all source pixels for pixel d of `size`."""
     position = torch.arange(full, device=start.device)
-    # 1 - |distance| of pixel centres, in units of the resized image; integers, so exact, up to the division.
+    # A weight is proportional to 1 - |distance| of pixel centres, in pixels of the resized image. Numerators are
+    # integers, so only the division rounds.
     centre = (2 * (position - start[:, None]) + 1) * full
     distance = (2 * position + 1) * size[:, None, None] - centre[:, :, None]
     weights = (2 * full - distance.abs()).clamp_min(0).double()

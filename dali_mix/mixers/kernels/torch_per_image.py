@@ -1,4 +1,7 @@
-"""Per-image arithmetic in plain torch: boxes, range checks, class targets."""
+"""Per-image arithmetic in plain torch: boxes, range checks, class targets.
+
+Boxes are (B,4) int64, (top, left, height, width) in pixels.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 
 
 def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Like `clipped_boxes`, but at least one pixel in size, and shifted into the image instead of clipped."""
+    """Return boxes like `clipped_boxes`, but at least one pixel high and wide, and shifted into the image if needed."""
     box_h, box_w = (side * height).long().clamp_min(1), (side * width).long().clamp_min(1)
     top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
     left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
@@ -59,8 +62,9 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def boxes_inside(boxes: Tensor, height: int, width: int) -> bool:
-    """Return True if boxes (B,4) lie inside `height` × `width`. Always True on a GPU, where a check would
-    synchronize.
+    """Return True if boxes (B,4) lie inside `height` × `width`.
+
+    Always True on a GPU, where a check would synchronize, and under torch.compile.
     """
     if boxes.device.type != "cpu" or torch.compiler.is_compiling() or not len(boxes):
         return True
@@ -70,7 +74,10 @@ def boxes_inside(boxes: Tensor, height: int, width: int) -> bool:
 
 
 def in_range(indices: Tensor, count: int) -> bool:
-    """Return True if all indices (B,) are in 0 … count - 1. Always True on a GPU, where a check would synchronize."""
+    """Return True if all indices (B,) are in 0 … count - 1.
+
+    Always True on a GPU, where a check would synchronize, and under torch.compile.
+    """
     if indices.device.type != "cpu" or torch.compiler.is_compiling() or not len(indices):
         return True
     low, high = indices.aminmax()
@@ -81,7 +88,9 @@ def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: 
     """Return targets with lam at each image's class and 1 - lam at its partner's; exactly 1 if both are equal.
 
     Args:
-        targets: (B,) integers, 0 … num_classes - 1. permutation: (B,) int64. lam: (B,).
+        targets: (B,) integers, 0 … num_classes - 1.
+        permutation: (B,) int64.
+        lam: (B,).
 
     Returns:
         (B, num_classes) float32.
@@ -95,6 +104,6 @@ def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: 
 def zeros(like: Tensor, rows: int, columns: int) -> Tensor:
     """Return zeros (rows, columns) float32 on the device of `like`."""
     if like.device.type == "cpu" and not torch.compiler.is_compiling():
-        # torch would use all its threads, which then spin for a while on the cores that the mixing loops need.
+        # torch.zeros would start all its threads, which then spin for a while on the cores that the mixing loops need.
         return torch.from_numpy(np.zeros((rows, columns), np.float32))
     return torch.zeros(rows, columns, device=like.device)

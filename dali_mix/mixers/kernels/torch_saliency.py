@@ -11,7 +11,7 @@ from dali_mix.mixers.layout import per_channel
 
 RADII = (12, 24, 48, 28, 56, 112)
 GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue
-EXACT = 1 << 24  # float32 holds every integer up to here
+EXACT = 1 << 24  # float32 represents every integer up to this
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
@@ -32,10 +32,13 @@ def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> 
 
 
 def _sums(images: Tensor) -> Tensor:
-    """Return (B,H,W) int32 in 0 … 510 of (B,3,H,W) uint8; OpenCV keeps only the lower 8 bits."""
+    """Return the sum of the scaled on and off maps, (B,H,W) int32 in 0 … 510, of images (B,3,H,W) uint8.
+
+    OpenCV keeps only its lower 8 bits.
+    """
     grey = _blurred(_blurred(_grey(images)))
     difference, magnitude = _over_radii(grey)
-    # Σ(on - off) and Σ(on + off) are known; on and off follow, all integers.
+    # Σ on and Σ off follow from Σ(on - off) and Σ(on + off); all are integers.
     on, off = (magnitude + difference) / 2, (magnitude - difference) / 2
     return _to_byte(on) + _to_byte(off)
 
@@ -62,7 +65,7 @@ def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
     table = _integral(grey)
     grey = grey.float()
     difference, magnitude = torch.zeros_like(grey), torch.zeros_like(grey)
-    if height * width == 1:  # no surround
+    if height * width == 1:  # a single pixel has no surround
         return difference, magnitude
     for radius in RADII:
         top, bottom = _reach(height, radius, grey.device)
@@ -82,7 +85,7 @@ def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reach(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the first and one past the last row (or column) of every pixel's surround, (size,) int64."""
+    """Return the first row (or column) of every pixel's surround, and one past the last, (size,) int64 each."""
     index = torch.arange(size, device=device)
     return (index - radius + 1).clamp_min(0), (index + radius + 1).clamp_max(size)
 

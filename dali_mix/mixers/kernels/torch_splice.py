@@ -23,7 +23,7 @@ def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> 
 
 
 def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor, out: Tensor) -> None:
-    """Write the images of a grid, (n,C,H,W), to `out`."""
+    """Write the tiled images of a grid to `out`, (n,C,H,W). See `ops.splice.splice`."""
     count, channels, height, width = out.shape
     cell_h, cell_w = height // rows, width // cols
     exact = (rows * cell_h, cols * cell_w) == (height, width)
@@ -40,13 +40,16 @@ def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor
 
 
 def _cells(images: Tensor, sources: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (len(sources), C, *size); resizes either the selected images or the batch, whichever is smaller."""
+    """Return the images at `sources`, resized to `size`: (len(sources), C, *size).
+
+    Resizes the selected images if they are at most half as many as the batch, else each image of the batch once.
+    """
     if 2 * len(sources) <= len(images):
         return _resize(images[sources], size)
     return _resize(images, size)[sources]
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize in the dtype of `images`; uint8 becomes float32."""
+    """Resize (N,C,H,W) to (N,C,*size), bilinear with aligned corners, in the images' dtype; integers become float32."""
     images = images if images.is_floating_point() else images.float()
     return F.interpolate(images, size, mode="bilinear", align_corners=True)

@@ -1,4 +1,4 @@
-"""Pasting and blending on a CUDA device: one launch per batch, without host reads.
+"""Pasting and blending on a CUDA device: one launch per batch (two to paste in place), without host reads.
 
 Launches depend only on shapes, so a call can be captured in a CUDA graph (after one call outside it, which compiles).
 Under torch.compile the plain torch operations are traced instead, and Inductor fuses them.
@@ -65,7 +65,7 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Te
 
 
 def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor, mode: int, boxes_only: bool) -> Tensor:
-    """Launch the kernel. partners: None if every image is its own partner."""
+    """Launch `paste_kernel` and return `out`. partners: None if every image is its own partner."""
     if not images.numel():
         return out
     planes, height, width, pixel = image_shape(images)
@@ -138,7 +138,7 @@ def paste_kernel(
                 pasted = tl.load(images + there + at, mask=inside, other=0)
             else:
                 # In float32, like torch's interpolate: first the quotient, with IEEE rounding, then the product.
-                # (0 * box: a side of 1 arrives as a constant, which has no dtype.)
+                # (+ 0 * box_h: Triton passes a height of 1 as a constant, which has no dtype to convert.)
                 down = tl.div_rn((height + 0 * box_h).to(tl.float32), tl.maximum(box_h, 1).to(tl.float32))
                 across = tl.div_rn((width + 0 * box_w).to(tl.float32), tl.maximum(box_w, 1).to(tl.float32))
                 from_y = tl.minimum(((y - top).to(tl.float32) * down).to(tl.int32), height - 1)

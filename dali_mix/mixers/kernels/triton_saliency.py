@@ -2,7 +2,7 @@
 
     images ─grey_levels─▶ grey ─blur─▶ blurred, columns ─integral─▶ table ─on_and_off─▶ sums, most ─to_bytes─▶ maps
 
-Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. All sums are integers below 2^24, so float32
+Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. All sums are integers up to 2^24, so float32
 is exact and the order of additions does not matter. A program reads only results of earlier launches and writes its own
 values; only maxima are shared, with atomics.
 """
@@ -19,9 +19,9 @@ from torch import Tensor
 from dali_mix.mixers.kernels import triton_paste
 from dali_mix.mixers.kernels.torch_saliency import EXACT, RADII
 
-WIDEST = 2048  # a program reads complete rows
+WIDEST = 2048  # largest image width: a program reads complete rows
 STRIP = 32  # rows that are blurred and summed together
-BLOCK, TILE = 512, 1024  # four pixels a thread
+BLOCK, TILE = 512, 1024  # four pixels per thread
 
 
 # Products must be rounded before they are added, as on a CPU: no fused multiply-add in Triton's compiler or ptxas.
@@ -29,7 +29,7 @@ UNFUSED = {"enable_fp_fusion": False}
 
 
 def fits(images: Tensor) -> bool:
-    """Return True if a program can hold a row of the images and float32 their sums."""
+    """Return True if `triton_paste.fits`, a program can hold a row, and float32 represents an image's sums exactly."""
     height, width = images.shape[2:]
     return triton_paste.fits(images) and height * width * 255 <= EXACT and width <= WIDEST
 
@@ -37,12 +37,12 @@ def fits(images: Tensor) -> bool:
 def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence[float] = (0, 0, 0)) -> Tensor:
     """Return saliency maps (B,H,W) uint8 of images (B,3,H,W): uint8, or floats converted by round(x · scale + shift).
 
-    scale, shift: three numbers each, passed to the kernel by value, so that a CUDA graph keeps them.
+    scale, shift: three numbers each. They are passed to the kernel by value, so a CUDA graph stores them.
     """
     count, _, height, width = images.shape
     size = height * width
     out = torch.empty(count, height, width, dtype=torch.uint8, device=images.device)
-    if size == 1:  # no surround
+    if size == 1:  # a single pixel has no surround
         return out.zero_()
     if not count:
         return out
@@ -103,7 +103,7 @@ def _level(x, scale, shift):
 
 @triton.jit
 def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.constexpr):
-    """Blur twice: COLS columns of a strip of STRIP rows of one image, from top to bottom.
+    """Blur COLS columns of a strip of STRIP rows of one image twice, from top to bottom.
 
     grey, blurred: (B,H,W) uint8. columns: (B,H,W) int16, for each pixel the sum of the blurred pixels in its column of
     the strip, down to itself.
@@ -114,8 +114,8 @@ def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.co
     grey += i * height * width
     blurred += i * height * width
     columns += i * height * width
-    # Five columns of grey make three of the first blur, which make one of the second; rows come one by one, and the
-    # last two are kept. A mirrored image's blur is the blur's mirrored image, so only indices into `grey` are mirrored.
+    # Five columns of grey give three of the first blur, which give one of the second. Rows are read one by one, and the
+    # last two are kept. The blur of a mirrored image is the mirrored blur, so only indices into `grey` are mirrored.
     x0, x1, x2 = _mirrored(x - 2, width), _mirrored(x - 1, width), tl.minimum(x, width - 1)
     x3, x4 = _mirrored(x + 1, width), _mirrored(x + 2, width)
     nothing = tl.zeros((COLS,), dtype=tl.int32)
@@ -209,8 +209,9 @@ def on_and_off(
 
 @triton.jit
 def to_bytes(sums, most, maps, size, BLOCK: tl.constexpr):
-    """Scale both sums of BLOCK of an image's `size` pixels by their maxima, ⌊255 · sum / maximum⌋, and add: (B,H,W)
-    uint8.
+    """Scale both sums of BLOCK of an image's `size` pixels by their maxima, ⌊255 · sum / maximum⌋, and add them.
+
+    maps: (B,H,W) uint8, the result.
     """
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

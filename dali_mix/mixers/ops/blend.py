@@ -9,7 +9,9 @@ from dali_mix.mixers.ops.paste import check_batch
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, *, inplace: bool = False) -> Tensor:
-    """Return lam · image + (1 - lam) · partner, in float32; integer pixels are rounded.
+    """Return lam · image + (1 - lam) · partner; integer pixels are rounded.
+
+    Computed in float32 (float64 for float64 images).
 
     Args:
         images: (B,C,H,W), any real dtype.
@@ -21,7 +23,8 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, *, inplace: bool = F
         new images (B,C,H,W), in the memory format of `images`; or `images`.
 
     Raises:
-        ValueError: as `paste.paste_boxes`.
+        ValueError: shapes do not match, `inplace` with images that cannot be modified, or, on a CPU, partners out of
+            range.
     """
     check_batch(images, permutation, inplace)
     if tuple(lam.shape) != (len(images),):

@@ -20,7 +20,7 @@ def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: in
         centre_y, centre_x: (B,) int64, inside the image.
 
     Returns:
-        boxes (B,4) int64, a side may be 0; and their `kept_share`, (B,) float32.
+        boxes (B,4) int64, whose sides may be 0; and their `kept_share`, (B,) float32.
     """
     side = draws.square_root(1.0 - kept)
     return kernels.pick("clipped_boxes", side)(side, centre_y, centre_x, height, width)

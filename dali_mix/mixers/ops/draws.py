@@ -1,7 +1,7 @@
 """Random draws used by mixers: shares, positions, partners.
 
-Each takes a `torch.Generator` (None: torch's default CPU generator) and draws on its device in float64, so that a CPU
-generator gives the same mixes for images on any device. Nothing here waits for a GPU.
+Draws are made on the device of a `torch.Generator` (None: torch's default CPU generator), in float64. A CPU generator
+thus gives the same mixes for images on any device. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def uniform(count: int, generator: torch.Generator | None, low: float = 0.0, hig
 
 
 def pixels(count: int, size: int, generator: torch.Generator | None) -> Tensor:
-    """Draw (count,) int64, each of 0 … size - 1 equally likely."""
+    """Draw (count,) int64, uniform over 0 … size - 1."""
     return torch.randint(size, (count,), generator=generator, device=device_of(generator))
 
 
@@ -33,13 +33,13 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
         return uniform(count, generator)
     concentration = torch.full((2, count), alpha, dtype=torch.float64, device=device_of(generator))
     # torch.distributions takes no generator; this is the sampler it uses.
-    # Its draws are above 0, so that 0 / 0 cannot occur for any alpha.
+    # Its draws are above 0, so 0 / 0 cannot occur for any alpha.
     first, second = torch._standard_gamma(concentration, generator=generator).unbind()
     return first / (first + second)
 
 
 def square_root(draws: Tensor) -> Tensor:
-    """Return √draws, by numpy on a CPU.
+    """Return √draws, computed by numpy on a CPU.
 
     Even for a few numbers torch starts all its threads (MKL's vector math), which spin for milliseconds on cores that
     the mixing loops need.
@@ -55,5 +55,5 @@ def permutation(count: int, generator: torch.Generator | None) -> Tensor:
 
 
 def per_sample(draw: Tensor, batch_size: int) -> Tensor:
-    """Expand a draw (1, …) for the batch to (batch_size, …); per-image draws are returned unchanged."""
+    """Expand a draw made once per batch, (1, …), to (batch_size, …); return per-image draws unchanged."""
     return draw if draw.shape[0] == batch_size else draw.expand(batch_size, *draw.shape[1:]).contiguous()

@@ -9,7 +9,7 @@ from dali_mix.mixers import kernels
 
 
 def of_partners(values: Tensor, permutation: Tensor) -> Tensor:
-    """Gather each image's partner's values (`values[permutation]`). Raise ValueError as `check_partners`."""
+    """Return the values of each image's partner, `values[permutation]`. Raise ValueError as `check_partners`."""
     check_partners(permutation, len(values))
     return values[permutation]
 
@@ -20,6 +20,6 @@ def check_partners(permutation: Tensor, count: int) -> None:
     Args:
         permutation: (n,) int64 or int32.
     """
-    integers = permutation.dtype in (torch.int64, torch.int32)  # torch would take some other dtypes for masks
+    integers = permutation.dtype in (torch.int64, torch.int32)  # torch would treat some others as masks
     if not integers or not kernels.pick("in_range", permutation)(permutation, count):
         raise ValueError(f"permutation must name images 0 … {count - 1}, in int64; it is {permutation.tolist()}")

@@ -1,4 +1,4 @@
-"""Paste a box of each image from its partner."""
+"""Paste a box from each image's partner, or erase a box."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Interpolation = Literal["nearest", "bilinear"]
 
 
 def paste_boxes(images: Tensor, permutation: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tensor:
-    """Paste the pixels of image permutation[i] inside box i into image i.
+    """Paste the pixels inside box i of image permutation[i] at the same position into image i.
 
     Args:
         images: (B,C,H,W), any dtype.
@@ -43,7 +43,8 @@ def paste_resized(
         images: (B,C,H,W), any dtype.
         permutation: (B,) int64.
         boxes: (B,4) int64, top, left, height, width, inside the image; an empty one changes nothing.
-        interpolation: "nearest" or "bilinear" (antialiased), as torch's `interpolate`; bilinear sums in float32.
+        interpolation: "nearest" or "bilinear" (antialiased), as in torch's `interpolate`; bilinear values are summed in
+            float32 by the compiled loops and in float64 by torch.
         inplace: modify `images` itself; partners are read with their original values.
 
     Returns:
@@ -77,16 +78,16 @@ def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
 
 
 def check_inplace(images: Tensor) -> None:
-    """Raise ValueError if values of `images` cannot be modified independently of each other and of other tensors.
+    """Raise ValueError if `images` cannot be modified in place.
 
-    This is so if they require gradients, are inference tensors outside inference mode, or share memory, as after
-    `expand`.
+    This is the case if they require gradients, are inference tensors outside inference mode, or if several values share
+    memory, as after `expand`.
     """
     if images.requires_grad:
         raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")
     if not torch.compiler.is_compiling() and images.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError("inference tensors cannot be mixed in place outside of inference mode: leave inplace=False")
-    reach = 1  # one past the last value of the dimensions seen so far, the innermost first
+    reach = 1  # number of memory slots spanned by the dimensions seen so far, innermost first
     for stride, size in sorted(zip(images.stride(), images.shape, strict=True)) if images.numel() else ():
         if size > 1:
             if stride < reach:

@@ -30,12 +30,11 @@ from dali_mix.mixers.layout import keep_format
 def fine_grained_saliency(
     images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Tensor:
-    """Return the saliency of each pixel, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255 (see the module
-    docstring).
+    """Return the saliency of each pixel, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255.
 
-    The map equals OpenCV's for any image size, also beyond 2^24 / 255 pixels, where its float32 sums are no longer
-    exact. Floating-point images are first converted back to grey levels, in float32: round(255 · (x · std + mean)),
-    ties to even, clipped to 0 … 255.
+    The module docstring describes the computation. The map equals OpenCV's for any image size, also beyond 2^24 / 255
+    pixels, where its float32 sums are no longer exact. Floating-point images are first converted back to levels of
+    0 … 255, in float32: round(255 · (x · std + mean)), ties to even, clipped.
 
     Args:
         images: (B,3,H,W) RGB, uint8 or floating-point, any device and memory format; B ≥ 0, H and W ≥ 1.
@@ -65,7 +64,10 @@ def fine_grained_saliency(
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return row and column of each map's largest value, (B,) int64 each; the first one on ties. maps: (B,H,W)."""
+    """Return row and column of the largest value of each map (B,H,W), (B,) int64 each.
+
+    On ties it is the first one in row-major order.
+    """
     index = maps.flatten(1).argmax(1)  # torch returns the first maximum
     width = maps.shape[2]
     return index.div(width, rounding_mode="floor"), index % width

@@ -1,4 +1,4 @@
-"""Mix targets.
+"""Mix targets, by area or by union.
 
 | in | meaning | out |
 |---|---|---|
@@ -23,7 +23,7 @@ TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
 
 
 def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
-    """Return the kind of targets after a mixer with this `combine` (None: targets are unchanged).
+    """Return the kind of targets that a mixer with this `combine` returns (None: targets are unchanged).
 
     The union of class indices is multi-hot, with the classes of all visible images. The union of soft labels keeps the
     larger share of each class, so rows no longer sum to 1.
@@ -80,8 +80,8 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     """Return lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in a visible image stays ignored.
 
     Args:
-        targets: (B,) class indices or (B,K), as for `to_soft`. Class indices are written directly to their columns,
-            with the same values: exactly 1 if both are equal.
+        targets: (B,) class indices or (B,K), as for `to_soft`. If an image and its partner have the same class index,
+            its entry is exactly 1.
         permutation: (B,) int64.
         lam: (B,) float32 in [0,1], the image's own share.
         num_classes: K; may be None only if targets are already (B,K).
@@ -90,7 +90,7 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
         (B,K) float32.
 
     Raises:
-        ValueError: as `to_soft`.
+        ValueError: as `to_soft`; also shapes that do not match or, on a CPU, partners out of range.
     """
     if not permutation.shape == lam.shape == targets.shape[:1]:
         raise ValueError(
@@ -110,8 +110,10 @@ def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Te
     """Return the union of the targets of tiled images: 1 if any is 1, else -1 if any is ignored, else 0.
 
     Args:
-        targets: (B,) class indices or (B,K). soft: (B,K) float32, the result of `to_soft`.
-        sources: (n,cells) int64, the image in each cell. dropped: (n,cells) bool, True for a cell that does not count.
+        targets: (B,) class indices or (B,K).
+        soft: (B,K) float32, `targets` converted by `to_soft`.
+        sources: (n,cells) int64, the image in each cell.
+        dropped: (n,cells) bool, True for a cell that does not count.
 
     Returns:
         (n,K) float32; 0 for an image with all cells dropped.
@@ -120,7 +122,7 @@ def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Te
         shown = soft[sources].masked_fill(dropped[:, :, None], 0.0)
         most, least = shown.amax(1), shown.amin(1)
         return torch.where(most > 0, most, least)
-    # Class indices are written straight to their columns, those of dropped cells to one that is cut off.
+    # Class indices are written directly to their columns; those of dropped cells go to an extra one that is cut off.
     classes = soft.shape[1]
     hot = zeros(targets, len(sources), classes + 1)
     return hot.scatter_(1, targets.long()[sources].masked_fill(dropped, classes), 1.0)[:, :classes].contiguous()

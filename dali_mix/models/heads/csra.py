@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from dali_mix.models.heads.tokens import as_maps, as_tokens
 from dali_mix.options import number
 
-MAX = 99  # the temperature that stands for the maximum
+MAX = 99  # the temperature that denotes the maximum, as in the released code
 TEMPERATURES = {1: (1,), 2: (1, MAX), 4: (1, 2, 4, MAX), 6: (1, 2, 3, 4, 5, MAX), 8: (1, 2, 3, 4, 5, 6, 7, MAX)}
 
 
 class CSRAHead(nn.Module):
-    """Sum over heads of: the mean over positions of the class scores + lam · their mean weighted by softmax(T ·
-    scores).
+    """Class-specific residual attention: average class scores plus lam times attention-weighted class scores.
 
-    A score is the dot product of a feature with the class's unit-length weights, without bias. Each head has its own
+    The logits are the sum over heads of mean(s) + lam · Σ softmax(T · s) · s, over the positions' class scores s. A
+    score is the dot product of a feature with the class's unit-length weights, without bias. Each head has its own
     weights and temperature T; the last of several heads takes the maximum (T → ∞).
 
     Args:
@@ -30,7 +30,7 @@ class CSRAHead(nn.Module):
             (ViT-L/16); WIDER 1 head, 0.3.
 
     Raises:
-        ValueError: another number of heads; from `forward` and `class_maps`, features of a wrong shape.
+        ValueError: an argument out of range; from `forward` and `class_maps`, features of a wrong shape.
     """
 
     def __init__(self, in_channels: int, num_classes: int, num_heads: int = 1, lam: float = 0.1) -> None:
@@ -53,7 +53,10 @@ class CSRAHead(nn.Module):
         )
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Return each position's contribution, whose mean is the logits: (B,K,H,W), or (B,K,N) for tokens."""
+        """Return the contribution of each position to the logits, (B,K,H,W), or (B,K,N) for tokens.
+
+        The logits are the mean over positions.
+        """
         scores = self._scores(features)
         total = scores.sum(2)
         for temperature, head in zip(self.temperatures, scores.unbind(2), strict=True):

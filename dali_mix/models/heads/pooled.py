@@ -9,14 +9,14 @@ from dali_mix.models.heads.tokens import as_maps, as_tokens
 
 
 class _PooledHead(nn.Module):
-    """A linear layer on pooled features (B,C,H,W) or (B,N,C) → logits (B,K).
+    """Base class of linear layers on pooled features: maps (B,C,H,W) or tokens (B,N,C) → logits (B,K).
 
     Args:
         in_channels: C of the features.
         num_classes: K.
 
     Raises:
-        ValueError: from the methods, features that do not fit.
+        ValueError: from the methods, features of a wrong shape.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -30,16 +30,16 @@ class _PooledHead(nn.Module):
 
 
 class AveragePoolHead(_PooledHead):
-    """The mean over positions, then a linear layer; `class_maps` average to the logits.
+    """The mean of each channel over positions, then a linear layer.
 
-    Maps (B,C,H,W) or tokens (B,N,C) → logits (B,K).
+    Maps (B,C,H,W) or tokens (B,N,C) → logits (B,K), which are the mean of `class_maps` over positions.
 
     Args:
         in_channels: C of the features.
         num_classes: K.
 
     Raises:
-        ValueError: from the methods, features that do not fit.
+        ValueError: from the methods, features of a wrong shape.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class MaxPoolHead(_PooledHead):
         num_classes: K.
 
     Raises:
-        ValueError: from the methods, features that do not fit.
+        ValueError: from the methods, features of a wrong shape.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ class MaxPoolHead(_PooledHead):
     def cells(self, features: Tensor, rows: int, columns: int) -> Tensor:
         """Return the logits of each cell of spliced images, (n, rows · columns, K), row by row, from maps (n,C,H,W).
 
-        For `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200). If the grid does not divide the map, the map is
-        first resized (bilinear, align_corners) to the next smaller multiple. Raise ValueError for a grid finer than the
-        maps.
+        For `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200). If the grid does not divide the maps, they are
+        first resized (bilinear, align_corners) to the next smaller multiple. Raise ValueError for features of a wrong
+        shape, or a grid finer than the maps.
         """
         if features.ndim != 4 or features.shape[1] != self.in_channels:
             raise ValueError(f"features {tuple(features.shape)}: cells are cut from maps (n,{self.in_channels},H,W)")

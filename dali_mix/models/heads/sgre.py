@@ -13,7 +13,10 @@ from dali_mix.models.heads.tokens import as_maps, as_tokens, grid_of, sine_posit
 
 
 class EncoderLayer(nn.Module):
-    """A post-norm transformer encoder layer; positions are added to queries and keys, not to values."""
+    """A post-norm transformer encoder layer; positions are added to queries and keys, not to values.
+
+    Tokens (B,N,D) and positions (N,D) → tokens (B,N,D).
+    """
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -51,26 +54,27 @@ class LabelAttention(nn.Module):
         """Return attention (B,K,N), which sums to 1 over N, of labels (K,E) to tokens (B,N,D)."""
         products = torch.tanh(self.linear1(tokens)[:, :, None] * self.linear2(labels))
         weight = self.target_linear.weight @ self.hidden_linear.weight
-        # A constant, which softmax cancels; without it the biases would get no gradients, for which DDP waits.
+        # A constant, which softmax cancels. Without it the biases would get no gradients, and DDP would wait for them.
         bias = self.target_linear(self.hidden_linear.bias)
         scores = F.linear(products, weight, bias).squeeze(3)
         return (scores / self.temperature).softmax(1).transpose(1, 2)
 
 
 class SGREHead(nn.Module):
-    """Tokens → encoder layer → per-class features by label attention → tokens enhanced by these → logits.
+    """Head of SGRE: label embeddings attend to encoded tokens, and tokens to the resulting class features.
 
-    Per-class features f give the auxiliary logits. Tokens then attend to f, are concatenated with the result, and give
-    per-token logits, whose maximum over tokens is the prediction.
+    Maps (B,C,H,W) or tokens (B,N,C) pass through an encoder layer. Label attention then computes one feature per class,
+    which gives the auxiliary logits. Tokens attend to these features, are concatenated with the result, and give
+    per-token logits, whose maximum over tokens is the prediction (B,K).
 
     Args:
         dim: C of the features, a multiple of 4 and of `heads`.
         embeddings: (K,E) float32, one row per class in order, from a language model or random.
         learn_embeddings: train the embeddings (as for random ones); else they are fixed.
-        heads, feedforward: of the encoder layer.
-        rank: of the bilinear attention.
-        temperature: of its softmax, > 0.
-        dropout: in the encoder layer and before the last linear layer.
+        heads, feedforward: number of heads and hidden width of the encoder layer.
+        rank: rank of the bilinear attention.
+        temperature: temperature of its softmax, > 0.
+        dropout: dropout rate in the encoder layer and before the last linear layer.
 
     Raises:
         ValueError: an argument out of range; from the methods, features of a wrong shape, or tokens that do not form a

@@ -19,18 +19,18 @@ def as_tokens(features: Tensor, channels: int) -> Tensor:
 
 
 def as_maps(values: Tensor, features: Tensor) -> Tensor:
-    """Return `values` (B,K,N) as (B,K,H,W) if `features` were maps, else as they are."""
+    """Return `values` (B,K,N) as (B,K,H,W) if `features` are maps (B,C,H,W), else unchanged."""
     return values.unflatten(2, features.shape[2:]) if features.ndim == 4 else values
 
 
 def grid_of(features: Tensor) -> tuple[int, int]:
-    """Return (rows, columns) of the positions; raise ValueError for tokens that do not form a square."""
+    """Return (rows, columns) of the positions of maps or tokens; raise ValueError for tokens that form no square."""
     if features.ndim == 4:
         return features.shape[2], features.shape[3]
     count = features.shape[1]
     side = math.isqrt(count)
     if side * side != count:
-        raise ValueError(f"{count} tokens do not form a square grid: pass maps (B,C,H,W), which have a shape")
+        raise ValueError(f"{count} tokens do not form a square grid: pass maps (B,C,H,W), whose shape is known")
     return side, side
 
 
@@ -44,7 +44,7 @@ def sine_positions(dim: int, rows: int, columns: int, device: torch.device | str
     waves = 10000 ** (steps / (dim // 4))
     sides = []
     for count in (rows, columns):
-        # 1e-6 as published: other rounding would change the outputs of a trained head.
+        # 1e-6 as published: another value would change the outputs of a trained head.
         phases = torch.arange(1, count + 1, device=device, dtype=torch.float32) / (count + 1e-6) * (2 * math.pi)
         angles = phases[:, None] / waves
         sides.append(torch.stack([angles.sin(), angles.cos()], 2).flatten(1))

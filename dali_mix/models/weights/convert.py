@@ -1,4 +1,4 @@
-"""Convert published checkpoints to ours and back: the same tensors, bit for bit, under other names.
+"""Convert published checkpoints to ours and back: the same tensors, bit for bit, with other names.
 
 A conversion never relies on names alone. `theirs` are a file's keys, `ours` their translations by `Layout`:
 
@@ -6,9 +6,9 @@ A conversion never relies on names alone. `theirs` are a file's keys, `ours` the
        |                                                                                              |
        +---------------- differences: key by key, in the names of the file <--(Layout.theirs)---------+
 
-So a file is converted only if the model suggested by its shapes has exactly its keys; differences are reported with the
-file's names. Three tensors are not just renamed: CSRA's heads (one convolution each there, one tensor here), SGRE's
-table of positions (computed here), and SGRE's label embeddings (a file of their own there).
+A file is converted only if the model suggested by its shapes has exactly its keys and shapes; differences are reported
+with the file's names. Three kinds of tensors are not just renamed: CSRA's heads (one convolution each there, one tensor
+here), SGRE's table of positions (computed here), and SGRE's label embeddings (a separate file there).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Converted:
     Attributes:
         state: the state dict to write.
         layout: the release's layout.
+        model: the model that was identified.
         notes: remarks for the user.
     """
 
@@ -98,7 +99,7 @@ def to_ours(
 
 
 def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Return `state` with the keys of the release, any prefix removed, and a note on the prefix."""
+    """Return `state` without a prefix before the release's keys, and a note if one was removed."""
     if model.startswith(f"{release}/"):
         prefix = best_prefix(state, Recognized("named", model, 2).state())
     else:
@@ -131,11 +132,12 @@ def to_theirs(
 
     Args:
         state, release, model: as in `to_ours`.
-        grid: rows and columns of the table of positions that SGRE's checkpoints carry: image size / 32, 14 for 448.
+        grid: rows and columns of the table of positions in SGRE's checkpoints: image size / 32, 14 for 448.
         embeddings: SGRE's embeddings, to omit from the file; they must equal those in `state`.
 
     Raises:
-        ValueError: a model the release has no layout for, or an incomplete state dict.
+        ValueError: an unknown release or model, a model for which the release has no layout, an incomplete state dict,
+            or embeddings that differ.
     """
     choice("release", release, LAYOUTS)
     found = recognize(state, model)
@@ -163,7 +165,10 @@ def to_theirs(
 
 
 def without_head(state: Mapping[str, Tensor], found: Recognized | None) -> dict[str, Tensor]:
-    """Return the backbone's weights with its library's keys; raise ValueError if `found` is needed and None."""
+    """Return the backbone's weights with its library's keys.
+
+    For a classifier, `found` determines the layer to omit. Raise ValueError if it is None.
+    """
     if backbone := without_prefix(state, "backbone.")[0]:
         return backbone
     if found is None:
@@ -185,7 +190,10 @@ def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
 
 
 def advice(state: Mapping[str, Tensor], release: str) -> str:
-    """Return a message naming the releases the file matches; "" if it matches `release`."""
+    """Return advice that names the releases, or our own models, whose keys the file has.
+
+    "" if `release` is among them, or if there are none.
+    """
     found = [name for name, layouts in LAYOUTS.items() if any(layout.marked(state) for layout in layouts)]
     if release in found:
         return ""
@@ -198,7 +206,13 @@ def advice(state: Mapping[str, Tensor], release: str) -> str:
 
 
 def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Grid | None = None) -> dict[str, Tensor]:
-    """Rename every tensor; unknown keys are kept, for `differences` to report."""
+    """Return `state` with the names of our models, or with `back` those of the release.
+
+    Unknown keys are kept, for `differences` to report. Raise ValueError if two tensors would get the same name.
+
+    Args:
+        grid: with `back`, rows and columns of SGRE's table of positions; None for no table.
+    """
     if layout.head == "csra":
         state = _split(state) if back else _join(state)
     renamed: dict[str, Tensor] = {}
@@ -220,7 +234,10 @@ _MULTI_HEAD = "classifier.multi_head.#.head.weight"
 
 
 def _join(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join CSRA's 1×1 convolutions (K,C,1,1), one per head, into `head.weight` (heads,K,C)."""
+    """Join CSRA's 1×1 convolutions (K,C,1,1), one per head, into `head.weight` (heads,K,C).
+
+    Raise ValueError if heads are missing, or differ in shape.
+    """
     names = [_MULTI_HEAD.replace("#", str(i)) for i in range(count(state, _MULTI_HEAD))]
     heads = [state[name] for name in names if name in state]
     rest = {key: value for key, value in state.items() if key not in names}
@@ -251,7 +268,7 @@ def _expected(
 
 
 def without_counters(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `expected`, without BatchNorm's step counters if `given` has none."""
+    """Return a copy of `expected`, without BatchNorm's step counters if `given` has none."""
     if any(key.endswith(COUNTER) for key in given):
         return dict(expected)
     return {key: value for key, value in expected.items() if not key.endswith(COUNTER)}

@@ -18,7 +18,7 @@ from torch import Tensor
 from dali_mix._files import replacing
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-# Parts that torch's wrappers insert into keys: torch.compile, FSDP, activation checkpointing; and DDP at the front.
+# Parts that torch's wrappers insert into keys (torch.compile, FSDP, activation checkpointing), and DDP's prefix.
 _INSERTED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _DDP = "module."
 SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".bin")
@@ -30,11 +30,11 @@ class WeightFile:
 
     Attributes:
         state: key → tensor on the CPU, without prefixes of torch's wrappers.
-        path: the file read (a pointer is followed).
+        path: the file that was read; for `latest`, the checkpoint it names.
         wrapper: the keys under which the state dict was stored, joined by dots.
-        prefix: the prefix removed from the first key.
+        prefix: the prefix removed from the first key that had one; "" if none had.
         others: names of entries that are not weights of this state dict.
-        unread: those of them that are other sets of weights.
+        unread: those of `others` that are other sets of weights.
         names: key → name in the file.
     """
 
@@ -57,12 +57,21 @@ def follow_pointer(path: str | Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a weight file as `load_weights` does: key → tensor on the CPU, without torch's wrappers in the keys."""
+    """Return the state dict in a weight file, key → tensor on the CPU, without torch's wrappers in the keys.
+
+    Files and errors are those of `load_weights`.
+    """
     return read_weight_file(path).state
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
-    """Read a safetensors file, a `torch.save` file of plain tensors, or the checkpoint that `latest` points to."""
+    """Read a safetensors file, a `torch.save` file of plain tensors, or the checkpoint that `latest` points to.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a weight file, a damaged one, one that would execute code, or one in which it is unclear which
+            weights to use.
+    """
     path = follow_pointer(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
@@ -99,7 +108,10 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str]]:
-    """Return the key of `content` that the weights are under (None: `content` itself), and other such keys."""
+    """Return the key of `content` that holds the weights (None: `content` itself), and other keys with weights.
+
+    Raise ValueError if it is unclear which key to use.
+    """
     sizes = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
     named = next((key for key in WRAPPERS if key in sizes), None)
     name = named or max(sizes, key=lambda key: sizes[key], default=None)
@@ -114,7 +126,10 @@ def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str
 
 
 def _tensors(content: Any, depth: int = 3) -> int:
-    """Count the named tensors in `content`, or in the mapping below it with the most. Optimizers use numeric keys."""
+    """Return the largest number of named tensors in `content` or a mapping inside it, down to `depth` levels.
+
+    Tensors with numeric keys, as in optimizer states, do not count.
+    """
     if not isinstance(content, Mapping) or not depth:
         return 0
     named = [value for key, value in content.items() if isinstance(key, str)]
@@ -122,13 +137,18 @@ def _tensors(content: Any, depth: int = 3) -> int:
 
 
 def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = "") -> None:
-    """Write `state` bit for bit; on an error an existing file is unchanged.
+    """Write `state` to `path`, bit for bit; on an error an existing file is unchanged.
 
-    `path` ends in `.safetensors`, or in `.pth`, `.pt` or `.bin` for `torch.save`, with the state dict under the key
-    `wrapper`.
+    Args:
+        path: ends in `.safetensors`, or in `.pth`, `.pt` or `.bin` for `torch.save`.
+        wrapper: for `torch.save`, the key under which the state dict is stored; "" for none.
+
+    Raises:
+        ValueError: another suffix.
+        OSError: the file cannot be written.
     """
     check_suffix(path)
-    # Copies: safetensors refuses tensors that share memory, and torch.save would write all of a view's storage.
+    # Copy: safetensors refuses tensors that share memory, and torch.save would write all of a view's storage.
     plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     try:
         with replacing(path) as aside:
@@ -143,7 +163,7 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ValueError unless the name has the suffix of a weight file."""
+    """Raise ValueError unless `path` has the suffix of a weight file."""
     if path.suffix not in (SAFETENSORS, *TORCH):
         raise ValueError(f"{path}: name it *{SAFETENSORS}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save")
 
@@ -151,7 +171,7 @@ def check_suffix(path: Path) -> None:
 def _read(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(9)
-    safe = start[8:] == b"{"  # a safetensors file opens with the length of its JSON header, 8 bytes
+    safe = start[8:] == b"{"  # a safetensors file starts with the length of its JSON header, 8 bytes
     if not safe and not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
         raise ValueError(f"{path} is not a weight file: neither safetensors nor written by torch.save")
     try:

@@ -16,7 +16,7 @@ class Layout:
     Attributes:
         marks: keys that identify it; none if the model is given by name.
         families: kinds of backbone it supports, as returned by `recognize`; "named" means those given by --model.
-        head: head of our multi-label model; "" for a classifier.
+        head: kind of head of our multi-label model; "" for a classifier.
         pairs: (prefix of the release's key, prefix of our key); # matches a number; the first match is used.
         wrapper, prefix: the key under which the release saves the state dict, and the prefix of its keys.
     """
@@ -33,7 +33,7 @@ class Layout:
         return bool(self.marks) and all(mark in state for mark in self.marks)
 
     def fits(self, family: str, head: str) -> bool:
-        """Return True if the layout supports such a model; "pooled" is a linear head on the maximum or the average."""
+        """Return True if the layout supports models of this `family` and `head`, as in `Recognized`."""
         return family in self.families and head in (self.head, "pooled" if self.head == "max" else self.head)
 
     def ours(self, key: str) -> str:
@@ -66,7 +66,7 @@ _SPLICEMIX: Pairs = (
 )
 _SGRE: Pairs = (("backbone.", "backbone."), ("", "head."))
 _CSRA: Pairs = (("head.weight", "head.weight"), ("classifier.", "classifier."), ("", "backbone."))
-# torchvision's ViTs as timm calls them; linear_1 and linear_2 are what its first version saved.
+# torchvision's ViTs with timm's names; linear_1 and linear_2 are keys of its first version.
 _BLOCK = "encoder.layers.encoder_layer_#"
 _VIT: Pairs = (
     ("class_token", "cls_token"),

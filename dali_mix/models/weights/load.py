@@ -14,18 +14,20 @@ from dali_mix.models.weights.prefixes import best_prefix, without_prefix
 
 @dataclass(frozen=True)
 class MatchReport:
-    """The result of loading a weight file. Entries are keys of the model, in `unexpected` and `beyond` of the file.
+    """The result of loading a weight file.
 
     Attributes:
-        matched: loaded.
-        missing: not in the file.
-        misshaped: "key: file shape, model shape".
+        path: the file.
+        matched: keys of the model that were loaded.
+        missing: keys of the model that are not in the file.
+        misshaped: keys of the model with another shape in the file, each with both shapes.
         fresh: keys of the head that were not loaded because the file's head has a different number of classes.
-        unexpected: only in the file, except step counters (`num_batches_tracked`) of BatchNorms frozen in the model.
+        unexpected: keys only in the file, except step counters (`num_batches_tracked`) of BatchNorms frozen in the
+            model.
         wrapper: the keys under which the state dict was stored, joined by dots.
-        prefix: the prefix removed from its keys.
+        prefix: the prefix removed from the file's keys.
         unread: other sets of weights in the file, such as averages.
-        beyond: those of `unexpected` in modules that the model has, if they are more than 5 % of the file's numbers.
+        beyond: those of `unexpected` in modules that the model has, if they hold more than 5 % of the file's values.
     """
 
     path: str
@@ -47,7 +49,7 @@ class MatchReport:
 
     @property
     def notes(self) -> list[str]:
-        """Return remarks for the user: a prefix removed from the keys, and other sets of weights in the file."""
+        """Return remarks for the user: a prefix removed from the keys, other sets of weights in the file, `warning`."""
         prefix = [f"prefix {self.prefix!r} removed from the file's keys"] if self.prefix else []
         unread = [f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else []
         return prefix + unread + ([self.warning] if self.warning else [])
@@ -80,10 +82,10 @@ def load_weights(
         model: any module; values are converted to its dtypes and devices.
         path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, also under a key
             (state_dict, model, model_ema …), and with any prefix before its keys (`model.` of Lightning, `module.` of
-            DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. Checkpoints of runs can be read too
-            (or a run's `latest`), and for a backbone those of multi-label models.
+            DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. A checkpoint of a run, or its
+            pointer `latest`, can be read too; for a backbone, also that of a multi-label model.
         strict_head: raise an error even if only the last layer's number of classes differs; otherwise that layer is
-            unchanged, and reported.
+            left unchanged, and reported.
         min_match: the share of the model's tensors (excluding the head) that must be found. Use less than 1 for a
             backbone from a larger model; wrong shapes are always an error.
 
@@ -101,7 +103,7 @@ def load_weights(
     found, others = without_prefix(file.state, prefix)
     if renamed := getattr(model, "renamed", None):
         found = {renamed(key): value for key, value in found.items()}
-    # Keys without the prefix may still belong to the model, such as a classifier outside the wrapped part.
+    # Keys without the prefix may still belong to the model, as for a classifier outside the wrapped part.
     outside = [key for key in others if key in wanted and key not in found and others[key].shape == wanted[key].shape]
     found |= {key: others.pop(key) for key in outside}
     head = head_name(model)
@@ -146,7 +148,10 @@ def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], most:
 
 
 def head_name(model: nn.Module) -> str | None:
-    """Return the name of the classifier layer: as stated by the model or timm, else the last linear layer."""
+    """Return the name of the classifier layer: as stated by the model or by timm, else the last linear layer.
+
+    None if there is no such layer.
+    """
     modules = dict(model.named_modules())
     own = getattr(model, "classifier_name", None)
     if isinstance(own, str) and own in modules:
@@ -168,9 +173,9 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
 
 
 def _beyond(left: Sequence[str], found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the keys in `left` that lie in modules of the model, if they hold more than 5 % of the file's numbers.
+    """Return the keys in `left` that lie in modules of the model, if they hold more than 5 % of the file's values.
 
-    This excludes a classifier or wrapper around a backbone, whose modules the model lacks, and a few buffers of other
+    This excludes a classifier or wrapper around a backbone, whose modules the model lacks, and buffers of other
     versions, which are small.
     """
     modules = {key.partition(".")[0] for key in wanted}

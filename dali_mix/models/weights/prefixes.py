@@ -8,16 +8,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_FITS = 0.5  # minimum share of the model's keys found after a prefix; similar blocks share a few names
-_RIVAL = 0.5  # another prefix that fits at least this share of what the best one fits makes the choice ambiguous
+_FITS = 0.5  # minimum share of the model's keys that a prefix must match: unrelated models share a few names
+_RIVAL = 0.5  # the choice is ambiguous if another prefix fits at least this share of the tensors that the best one fits
 
 
 def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return the prefix whose removal from the keys of `found`, a file, makes most of them keys of `wanted`, a model.
+    """Return the prefix of a file's keys whose removal turns most of them into keys of the model.
 
     Lightning saves `model.…`, DDP `module.…`, a user's wrapper any name, and these may be nested; not all keys need to
-    have the prefix. Prefixes are compared by the number of tensors with the right shape, then by keys. The result ends
-    in a dot, or is "" if none matches half of the model, or none is better than no prefix.
+    have the prefix. Prefixes are compared by the number of tensors with the right shape, then by the number of keys.
+
+    Args:
+        found: state dict of the file.
+        wanted: state dict of the model.
+
+    Returns:
+        a prefix that ends in a dot; or "" if none matches half of the model's keys, or none is better than no prefix.
 
     Raises:
         ValueError: two prefixes have different weights that fit (student and teacher, two encoders).

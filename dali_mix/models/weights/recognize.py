@@ -47,8 +47,12 @@ class Recognized:
     """An identified model: the arguments of `build_model` or, with a `head`, of `build_multilabel`.
 
     Attributes:
-        family: the kind of backbone.
+        family: the kind of backbone, a row of the table above, or "named" if the user named the model.
+        name: name of the classifier or backbone.
+        num_classes: number of classes.
+        options: options of the classifier or backbone.
         head: "" for a classifier; "pooled" if it may be "max" or "average".
+        head_options: options of the head.
     """
 
     family: str
@@ -63,7 +67,7 @@ class Recognized:
         return self._build().state_dict()
 
     def classifier(self) -> str:
-        """Return the name of the classifier layer."""
+        """Return the name of the classifier layer; "" if there is none."""
         return head_name(self._build()) or ""
 
     def _build(self) -> nn.Module:
@@ -85,11 +89,15 @@ class Recognized:
 
 
 def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None:
-    """Identify the model of `state`, which has our keys; None if its kind is unknown.
+    """Identify the model of `state`, which has our keys; return None if its kind is unknown.
 
-    Sizes are taken from a few shapes: callers compare the rest with `Recognized.state()`. `model` names the classifier,
-    or a multi-label model's backbone, instead of deriving it from shapes; raise ValueError if `state` lacks its last
-    layer.
+    Sizes are taken from a few shapes; callers compare the rest with `Recognized.state()`.
+
+    Args:
+        model: name of the classifier, or of a multi-label model's backbone; "" to derive it from the shapes.
+
+    Raises:
+        ValueError: `state` lacks the last layer of the classifier `model`.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     if not any(key.startswith("backbone.") for key in shapes):
@@ -110,7 +118,7 @@ def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None
 
 
 def recognize_backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str, dict[str, Any]]:
-    """Return (family, name, options) from key → shape; empty strings if unknown."""
+    """Return (family, name, options) of a backbone from its shapes by key; all empty if it is unknown."""
     if _rank(shapes, "conv0.weight") == 4 and "layer1.0.convBn1.conv.weight" in shapes:
         return "cifar_resnet", f"cifar_resnet{50 if count(shapes, 'layer3.#.') <= 6 else 101}", {}
     if _rank(shapes, "c_in.weight") == 4 and _rank(shapes, "layer1.0.branch1.1.weight") == 4:
@@ -126,7 +134,10 @@ def recognize_backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str,
 
 
 def recognize_head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int, dict[str, Any]]:
-    """Return (kind, classes, options) of a multi-label model's head; "pooled" is "max" or "average"."""
+    """Return (kind, number of classes, options) of a multi-label model's head; the kind is "" if it is unknown.
+
+    "pooled" is "max" or "average", whose weights are the same.
+    """
     if _rank(shapes, "head.weight") == 3:
         heads, num_classes, _ = shapes["head.weight"]
         return "csra", num_classes, {"num_heads": heads}
@@ -151,7 +162,7 @@ def _rank(shapes: Mapping[str, tuple[int, ...]], key: str) -> int:
 
 
 def _resnet(shapes: Mapping[str, tuple[int, ...]], channels: int) -> str:
-    """Return the most similar published model, so that missing or extra keys of the file can be reported."""
+    """Return the name of the most similar published model, so that missing or extra keys can be reported."""
     blocks = [count(shapes, f"layer{stage}.#.") for stage in (1, 2, 3, 4)]
     bottlenecks = count(shapes, "layer#.0.conv3.") > 0
 

@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, project: bool) -> None:
         super().__init__()
-        # Camel case as in the released checkpoints.
+        # Camel-case names, as in the released checkpoints.
         self.convBn1 = ConvBn(in_channels, channels)
         self.convBn2 = ConvBn(channels, channels, 3, stride)
         self.convBn3 = ConvBn(channels, channels * EXPANSION)
@@ -59,6 +59,9 @@ class CifarResNet(nn.Module):
         depth: 50 or 101.
         num_classes: outputs of the linear head.
         zero_init_residual: initialize each block as the identity (arXiv 1706.02677).
+
+    Raises:
+        ValueError: another depth.
     """
 
     def __init__(self, depth: int, num_classes: int, zero_init_residual: bool = False) -> None:

@@ -6,10 +6,11 @@ from torch import nn
 
 
 def he_init(model: nn.Module, zeros: tuple[str, ...] = ()) -> None:
-    """Apply He initialization in place (arXiv 1502.01852): convolutions by fan-out, biases 0, BatchNorm 1 and 0.
+    """Apply He initialization in place (arXiv 1502.01852).
 
-    Linear layers keep torch's uniform weights, with biases 0. Weights whose names end in one of `zeros` are set to 0:
-    pass the last layer of each residual branch to initialize blocks as the identity.
+    Convolutions are initialized by fan-out, BatchNorm scales to 1, and all biases to 0. Linear layers keep torch's
+    uniform weights. Parameters whose names end in one of `zeros` are set to 0: pass the last layer of each residual
+    branch to initialize blocks as the identity.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -26,7 +26,7 @@ class _Mix(torch.autograd.Function):
 
 
 class Shortcut(nn.Module):
-    """Halve the map with two concatenated 1×1 convolutions, the second on the map shifted by one pixel."""
+    """Downsample by `stride` with two concatenated 1×1 convolutions, the second on the map shifted by one pixel."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ShakeBlock(nn.Module):
         self.same_shape = in_channels == channels
         self.shortcut = Shortcut(in_channels, channels, stride)
         if self.same_shape:
-            # Released checkpoints contain these weights but use the identity: kept for the layout, never trained.
+            # The shortcut is the identity here, but released checkpoints contain these weights: keep them, untrained.
             self.shortcut.requires_grad_(False)
         self.branch1 = _branch(in_channels, channels, stride)
         self.branch2 = _branch(in_channels, channels, stride)
@@ -76,6 +76,9 @@ class ShakeShake(nn.Module):
         width: N of 2×Nd, even; 32, 64, 96 and 112 are published.
         num_classes: outputs of the linear head.
         zero_init_residual: initialize each block as the identity.
+
+    Raises:
+        ValueError: an odd width, or one below 2.
     """
 
     def __init__(self, width: int, num_classes: int, zero_init_residual: bool = False) -> None:

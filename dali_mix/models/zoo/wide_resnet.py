@@ -1,5 +1,6 @@
-"""Wide ResNets for small images (arXiv 1605.07146), with the state-dict keys of the ResizeMix and SaliencyMix
-releases.
+"""Wide ResNets for small images (arXiv 1605.07146).
+
+State-dict keys are those of the ResizeMix and SaliencyMix releases.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dali_mix.models.zoo.init import he_init
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut. As released, convolutions have biases, and the second one
-    has the stride.
+    """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut.
+
+    As released, convolutions have biases, and the second one has the stride.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
@@ -39,8 +41,11 @@ class WideResNet(nn.Module):
         depth: 6n + 4, e.g. 16, 28, 40.
         widen: k ≥ 1.
         num_classes: outputs of the linear head.
-        dropout: between a block's convolutions; 0.3 in the SaliencyMix CIFAR protocol, 0 in ResizeMix's.
+        dropout: dropout rate between a block's convolutions; 0.3 in SaliencyMix's CIFAR protocol, 0 in ResizeMix's.
         zero_init_residual: initialize each block as the identity.
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ VARIANTS = {
     "resizemix_plus": {
         "about": {
             "title": "ResizeMix+",
-            "hardware": "1 GPU, 24 GB: two views make 512 images a step",
+            "hardware": "1 GPU, 24 GB: two views give 512 images per step",
             "source": "ResizeMix (arXiv 2012.11101), comparison on CIFAR-100; RandAugment with N = 2, M = 14",
             "expected": "top-1 85.23 % (published)",
         },

@@ -1,4 +1,4 @@
-"""A small Faster R-CNN that finds handwritten digits on scenes: from packing to evaluation in minutes on two CPU cores.
+"""A small Faster R-CNN that finds handwritten digits in scenes: from packing to evaluation in minutes on two CPU cores.
 
 Command:  dali-mix pack digit-scenes --split train --task detection --out data/scene_boxes_train
           dali-mix pack digit-scenes --split val --task detection --out data/scene_boxes_val
@@ -11,7 +11,7 @@ Expected: AP50 ≥ 90 % on scenes of held-out scans (94.3 % after the first epoc
 
 train_set = "data/scene_boxes_train"
 val_set = "data/scene_boxes_val"
-# The scenes as they are, 96 × 128; a mirrored digit is none.
+# The scenes at their own size, 96 × 128. No flips: a mirrored digit is not a digit.
 pipeline = {"type": "detection", "shorter": 96, "longest": 128, "flip": 0.0}
 batch_size = 8
 epochs = 2

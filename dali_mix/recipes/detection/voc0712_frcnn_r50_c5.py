@@ -5,8 +5,8 @@ Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval -
           dali-mix train detection/voc0712_frcnn_r50_c5:{variant} --work-dir work_dirs/voc_frcnn_c5
 Hardware: 1 GPU of 16 GB
 Source:   SaliencyMix (arXiv 2006.01791), table 3: Faster R-CNN on the last map of a ResNet-50, stem, first stage and
-          every BatchNorm frozen; learning rate and batch as there. Not run here
-Expected: AP50 by the pretraining's mixer: none 76.71, Cutout 77.17, MixUp 77.98, CutMix 78.31, SaliencyMix 78.48
+          every BatchNorm frozen; learning rate and batch size as there. Not run here
+Expected: AP50 by the mixer of the pretraining: none 76.71, Cutout 77.17, MixUp 77.98, CutMix 78.31, SaliencyMix 78.48
           (published);
           backbone: --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
 """

@@ -1,10 +1,10 @@
-"""A few hundred ImageNet-like photos, ResNet-18 at 64 pixels: one epoch on a CPU, to try a packed set and a machine.
+"""A few hundred ImageNet-like photos, ResNet-18 at 64 pixels: one epoch on a CPU, to test a packed set and a machine.
 
 Command:  dali-mix pack imagefolder --root PHOTOS --out data/sample --split train
           dali-mix train imagenet/resnet18_sample --work-dir work_dirs/sample
 Hardware: 2 CPU cores
 Source:   none; a smoke test, with too few photos to learn from
-Expected: the run ends, and a killed and resumed one ends with the same weights
+Expected: the run finishes, and a run that is killed and resumed finishes with the same weights
 """
 
 train_set = "data/sample"

@@ -1,4 +1,4 @@
-"""Common settings of the CSRA recipes: its protocol (arXiv 2108.02456, section 4, and the released code's defaults)."""
+"""Common settings of the CSRA recipes: the paper's protocol (arXiv 2108.02456, section 4) and the code's defaults."""
 
 pipeline = {
     "type": "multilabel",

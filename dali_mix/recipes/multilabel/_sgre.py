@@ -1,5 +1,6 @@
-"""Common settings of the SGRE recipes: its protocol (semantic-guided representation enhancement, IEEE TCSVT 2024, and
-the released code's defaults), and its backbones as variants. RandAugment's 2 operations of magnitude 9 are our choice.
+"""Common settings of the SGRE recipes: the protocol of SGRE (IEEE TCSVT 2024) and its backbones as variants.
+
+The protocol includes the released code's defaults. RandAugment's 2 operations of magnitude 9 are our choice.
 """
 
 pipeline = {
@@ -34,7 +35,7 @@ VARIANTS = {
             "title": "Swin-L/4-384, SGRE at 384",
             "gpus": 8,
             "hardware": "8 GPUs × 16 images",
-            "source": "; our choice: 384 pixels, as its windows were trained, not 448",
+            "source": "; our choice: 384 pixels, as its windows were trained, instead of 448",
         },
         "pipeline.image_size": 384,
         "model.backbone": {"type": "swin_large_patch4_window12_384", "weights": "weights/swin_large_384.safetensors"},

@@ -21,8 +21,8 @@ VARIANTS = {
             "command": "dali-mix train multilabel/coco_csra:resnet101",
             "hardware": "1 GPU",
             "source": (
-                "CSRA (arXiv 2108.02456), table of results on COCO. The released model of this figure has 4 "
-                "heads: for it, --cfg-options model.head.num_heads=4 model.head.lam=0.5"
+                "CSRA (arXiv 2108.02456), table of results on COCO. The released model with this result has 4 "
+                "heads; to load it, --cfg-options model.head.num_heads=4 model.head.lam=0.5"
             ),
             "expected": "mAP 83.3 % (published)",
         },
@@ -48,8 +48,8 @@ VARIANTS = {
             "command": "scripts/train_dist.sh multilabel/coco_csra:vit_l16 2",
             "hardware": "2 GPUs × 8 images",
             "source": (
-                "CSRA (arXiv 2108.02456), table of results on COCO; batch and epochs, which it does not give "
-                "for ViTs, as its ResNets'"
+                "CSRA (arXiv 2108.02456), table of results on COCO; batch size and epochs, which it does not "
+                "state for ViTs, are those of its ResNets"
             ),
             "expected": "mAP 86.5 % (published)",
         },

@@ -2,7 +2,7 @@
 
 Command:  dali-mix train multilabel/voc2007_csra:{variant} --work-dir work_dirs/voc2007_csra_{variant}
 Hardware: 1 GPU
-Source:   CSRA (arXiv 2108.02456), table of results on VOC2007; drops every 4 epochs
+Source:   CSRA (arXiv 2108.02456), table of results on VOC2007; learning rate drops every 4 epochs
 Expected: {expected}
 """
 

@@ -17,27 +17,27 @@ model = {"type": "multilabel", "head": {"type": "csra", "num_heads": 1, "lam": 0
 schedule = {"type": "step", "milestones": [4, 8, 12, 16, 20, 24, 28], "gamma": 0.1, "warmup_epochs": 2}
 VARIANTS = {
     "resnet101_cutmix": {
-        "about": {"title": "ResNet-101 (CutMix weights)", "source": "; 30 epochs, heads are our choice, after CSRA's"},
+        "about": {"title": "ResNet-101 (CutMix weights)", "source": "; 30 epochs and heads are our choice, as in CSRA"},
         "model.backbone": {"type": "resnet101", "weights": "weights/resnet101_cutmix.pth"},
     },
     "tresnet_l": {
-        "about": {"title": "TResNet-L", "source": "; 30 epochs, heads are our choice, after CSRA's"},
+        "about": {"title": "TResNet-L", "source": "; 30 epochs and heads are our choice, as in CSRA"},
         "model.backbone": {"type": "tresnet_l", "weights": "weights/tresnet_l.safetensors"},
     },
     "tresnet_m": {
-        "about": {"title": "TResNet-M", "source": "; 30 epochs, heads are our choice, after CSRA's"},
+        "about": {"title": "TResNet-M", "source": "; 30 epochs and heads are our choice, as in CSRA"},
         "model.backbone": {"type": "tresnet_m", "weights": "weights/tresnet_m.safetensors"},
     },
     "tresnet_xl": {
-        "about": {"title": "TResNet-XL", "source": "; 30 epochs, heads are our choice, after CSRA's"},
+        "about": {"title": "TResNet-XL", "source": "; 30 epochs and heads are our choice, as in CSRA"},
         "model.backbone": {"type": "tresnet_xl", "weights": "weights/tresnet_xl.safetensors"},
     },
     "vit_b16": {
-        "about": {"title": "ViT-B/16", "source": "; 30 epochs, heads and image size are our choice, after CSRA's"},
+        "about": {"title": "ViT-B/16", "source": "; 30 epochs, heads and image size are our choice, as in CSRA"},
         "model.backbone": {"type": "vit_base_patch16_224", "weights": "weights/vit_base_patch16_224.safetensors"},
     },
     "vit_l16": {
-        "about": {"title": "ViT-L/16", "source": "; 30 epochs, heads and image size are our choice, after CSRA's"},
+        "about": {"title": "ViT-L/16", "source": "; 30 epochs, heads and image size are our choice, as in CSRA"},
         "model.backbone": {"type": "vit_large_patch16_224", "weights": "weights/vit_large_patch16_224.safetensors"},
     },
 }

@@ -21,7 +21,7 @@ clip_grad_norm = 10.0
 VARIANTS = {
     "cl_resnet101": {
         "about": {"title": "SpliceMix-CL", "source": "SpliceMix (arXiv 2311.15200), SpliceMix-CL on VOC2007"},
-        # On VOC the regular images learn from the cells too.
+        # As published for VOC: gradients of the consistency term also reach the regular images.
         "objective": {"type": "SpliceMixConsistency", "detach": False},
     },
     "resnet101": {

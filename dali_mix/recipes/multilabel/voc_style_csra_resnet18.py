@@ -1,11 +1,11 @@
-"""Your own images with several labels, annotated as VOC does: ResNet-18, CSRA at 224 pixels.
+"""Your own images with several labels, annotated in VOC's format: ResNet-18, CSRA at 224 pixels.
 
 Command:  dali-mix pack voc --root MY_SET --task multilabel --classes auto --split train --out data/mine_train
           dali-mix pack voc --root MY_SET --task multilabel --classes auto --split test --out data/mine_val
           dali-mix train multilabel/voc_style_csra_resnet18 --work-dir work_dirs/mine
-Hardware: 2 CPU cores for some hundred images, else 1 GPU
+Hardware: 2 CPU cores for a few hundred images, else 1 GPU
 Source:   CSRA (arXiv 2108.02456) with a smaller backbone; image size, rates and epochs are our choice, for few images
-Expected: depends on the set. Better from weights, with the published rates:
+Expected: depends on the set. Better from pretrained weights, with the published rates:
           --cfg-options model.backbone.weights=weights/resnet18.pth optimizer.lr=0.01 paramwise.custom.head.lr_mult=10
 """
 

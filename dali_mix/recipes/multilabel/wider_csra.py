@@ -2,8 +2,8 @@
 
 Command:  dali-mix train multilabel/wider_csra:{variant} --work-dir work_dirs/wider_csra_{variant}
 Hardware: 1 GPU
-Source:   CSRA (arXiv 2108.02456), table of results on WIDER-Attribute; epochs, which it does not give for ViTs, as
-          its ResNets'
+Source:   CSRA (arXiv 2108.02456), table of results on WIDER-Attribute; epochs, which it does not state for ViTs, are
+          those of its ResNets
 Expected: {expected}
 """
 
@@ -14,7 +14,7 @@ with read_base():
 
 train_set = "data/wider_trainval"
 val_set = "data/wider_test"
-# Persons, already cropped to their boxes.
+# The images are persons, already cropped to their boxes.
 pipeline = {"type": "multilabel", "image_size": 224, "crop": "none", "normalization": "half"}
 model = {"type": "multilabel", "head": {"type": "csra", "num_heads": 1, "lam": 0.3}}
 metrics = {"protocol": "wider"}

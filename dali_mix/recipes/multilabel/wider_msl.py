@@ -13,7 +13,7 @@ with read_base():
 
 train_set = "data/wider_trainval"
 val_set = "data/wider_test"
-# Persons, already cropped to their boxes.
+# The images are persons, already cropped to their boxes.
 pipeline = {"type": "multilabel", "image_size": 224, "crop": "none", "normalization": "half"}
 model = {"type": "multilabel", "head": {"type": "csra", "num_heads": 1, "lam": 0.3}}
 metrics = {"protocol": "wider"}
@@ -21,37 +21,37 @@ VARIANTS = {
     "resnet101_cutmix": {
         "about": {
             "title": "ResNet-101 (CutMix weights)",
-            "source": "; 30 epochs, heads are our choice, after CSRA's; so is the normalization",
+            "source": "; 30 epochs and heads are our choice, as in CSRA; so is the normalization",
         },
         "model.backbone": {"type": "resnet101", "weights": "weights/resnet101_cutmix.pth"},
     },
     "tresnet_l": {
         "about": {
             "title": "TResNet-L",
-            "source": "; 30 epochs, heads are our choice, after CSRA's; so is the normalization",
+            "source": "; 30 epochs and heads are our choice, as in CSRA; so is the normalization",
         },
         "model.backbone": {"type": "tresnet_l", "weights": "weights/tresnet_l.safetensors"},
     },
     "tresnet_m": {
         "about": {
             "title": "TResNet-M",
-            "source": "; 30 epochs, heads are our choice, after CSRA's; so is the normalization",
+            "source": "; 30 epochs and heads are our choice, as in CSRA; so is the normalization",
         },
         "model.backbone": {"type": "tresnet_m", "weights": "weights/tresnet_m.safetensors"},
     },
     "tresnet_xl": {
         "about": {
             "title": "TResNet-XL",
-            "source": "; 30 epochs, heads are our choice, after CSRA's; so is the normalization",
+            "source": "; 30 epochs and heads are our choice, as in CSRA; so is the normalization",
         },
         "model.backbone": {"type": "tresnet_xl", "weights": "weights/tresnet_xl.safetensors"},
     },
     "vit_b16": {
-        "about": {"title": "ViT-B/16", "source": "; 30 epochs, heads are our choice, after CSRA's"},
+        "about": {"title": "ViT-B/16", "source": "; 30 epochs and heads are our choice, as in CSRA"},
         "model.backbone": {"type": "vit_base_patch16_224", "weights": "weights/vit_base_patch16_224.safetensors"},
     },
     "vit_l16": {
-        "about": {"title": "ViT-L/16", "source": "; 30 epochs, heads are our choice, after CSRA's"},
+        "about": {"title": "ViT-L/16", "source": "; 30 epochs and heads are our choice, as in CSRA"},
         "model.backbone": {"type": "vit_large_patch16_224", "weights": "weights/vit_large_patch16_224.safetensors"},
     },
 }
