@@ -67,7 +67,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["dali-mix = dali_mix.cli.main:main"],
-        # Third parties add pipelines and steps of their own under these groups: NAME = module:Class.
+        # Groups in which other packages register pipelines and steps: NAME = module:Class.
         "dali_mix.pipelines": [],
         "dali_mix.pipeline_steps": [],
     },

@@ -249,7 +249,7 @@ def build_detector(
 
 def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
     if not isinstance(values, (list, tuple)) or not values or count not in (None, len(values)):
-        raise ValueError(f"{name}={values!r}: must be a list of {'' if count is None else f'{count} '}whole numbers")
+        raise ValueError(f"{name}={values!r}: must be a list of {'' if count is None else f'{count} '}integers")
     return tuple(whole(name, value, 1) for value in values)
 
 

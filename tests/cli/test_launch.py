@@ -80,7 +80,7 @@ def test_only_training_is_started_again():
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"NNODES": "x"}, "NNODES must be a whole number of at least 1, not 'x'"),
+        ({"NNODES": "x"}, "NNODES must be an integer of at least 1, not 'x'"),
         ({"NNODES": "0"}, "NNODES must be"),
         ({"NNODES": "2"}, "set NODE_RANK and MASTER_ADDR as well"),
         ({"NNODES": "2", "NODE_RANK": "0"}, "set MASTER_ADDR as well"),

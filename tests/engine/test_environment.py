@@ -32,8 +32,8 @@ def test_variables_of_a_start(variables, expected, place):
     ("change", "message"),
     [
         ({"RANK": "2"}, "RANK is 2, but there are 2 ranks"),
-        ({"RANK": "-1"}, "RANK must be a whole number"),
-        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a whole number of at least 1, not 'x'"),
+        ({"RANK": "-1"}, "RANK must be an integer"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be an integer of at least 1, not 'x'"),
         ({"WORLD_SIZE": ""}, "RANK is 1, but WORLD_SIZE is 1 or not set"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
         ({"LOCAL_RANK": "a"}, "LOCAL_RANK must"),

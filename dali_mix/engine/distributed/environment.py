@@ -78,5 +78,5 @@ def integer(variables: Mapping[str, str], name: str, default: int = 0, least: in
     """Return the variable as an int, `default` if it is not set. Raise ValueError unless it is at least `least`."""
     text = variables.get(name) or str(default)
     if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
-        raise ValueError(f"the environment variable {name} must be a whole number of at least {least}, not {text!r}")
+        raise ValueError(f"the environment variable {name} must be an integer of at least {least}, not {text!r}")
     return int(text)
