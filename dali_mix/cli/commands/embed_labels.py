@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file and print how each class was spelled."""
+    """Write the file and print the class names that were spelled differently for BERT or GloVe."""
     import numpy as np
 
     from dali_mix.engine.checkpoint.files import check_out
