@@ -78,8 +78,9 @@ class _Machine:
 
 
 def load_plain(data: bytes, where: str) -> Any:
-    """Return the object in the pickle `data`: arrays as numpy arrays, Python 2 strings as str (latin-1), array buffers
-    as bytes.
+    """Return the object in the pickle `data`.
+
+    Arrays are numpy arrays, Python 2 strings are str (latin-1), and array buffers are bytes.
 
     Raise ValueError, prefixed by `where`, for a damaged pickle, or one with calls other than those of numpy arrays.
     """
@@ -182,7 +183,7 @@ _ADDITIONS: dict[str, tuple[int | None, Callable[[Any, list[Any]], None]]] = {
 
 def _call(name: Any, arguments: Any) -> Any:
     if not isinstance(name, _Name) or not isinstance(arguments, tuple):
-        raise _Refused("a call of something that is no name")
+        raise _Refused("a call of something that is not a name")
     called = (name.module, name.name)
     if called in _RECONSTRUCT:
         return _Array()

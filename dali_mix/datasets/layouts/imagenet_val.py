@@ -71,14 +71,14 @@ def _label_lines(tree: Tree, options: Options) -> tuple[str, list[str]]:
 
 
 def _find(tree: Tree, *names: str) -> str | None:
-    """Return the first of `names` found in one of the usual folders of downloads."""
+    """Return the path of the first of `names` that exists in one of `_FOLDERS`, or None."""
     return next(filter(tree.exists, (folder + name for name in names for folder in _FOLDERS)), None)
 
 
 def _by_position(
     tree: Tree, images: list[str], where: str, lines: list[str], mistakes: Mistakes
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels for the images in sorted order: wnids, or ILSVRC2012_IDs."""
+    """Return labels and classes from a list with one wnid or ILSVRC2012_ID per image, in sorted order."""
     if len(lines) != len(images):
         raise ValueError(f"{where}: {len(lines)} labels for {len(images)} images")
     values = [line.strip() for line in lines]
@@ -91,7 +91,7 @@ def _by_position(
     wnids = _wnids_by_id(tree)
     for number, value in enumerate(values, start=1):
         if int(value) not in wnids:
-            mistakes.add(ValueError(f"{where}: line {number}: {value} is no ILSVRC2012_ID"))
+            mistakes.add(ValueError(f"{where}: line {number}: {value} is not an ILSVRC2012_ID"))
     mistakes.check()
     number_of = {wnid: number for number, wnid in enumerate(sorted(wnids.values()))}
     return [number_of[wnids[int(value)]] for value in values], tuple(number_of)

@@ -39,7 +39,7 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
     concepts = _concepts(tree, base)
     mistakes = options.mistakes
     all_images = listed_paths(tree, f"{base}ImageList/Imagelist.txt", "Flickr/", mistakes)
-    mistakes.check()  # the labels are in its order
+    mistakes.check()  # the labels follow its order
     row_of = {path: row for row, path in enumerate(all_images)}
     paths = listed_paths(tree, f"{base}ImageList/{_LISTS[part]}", "Flickr/", mistakes)
     for path, spot in paths.items():

@@ -11,9 +11,7 @@ from dali_mix.datasets.trees import Tree
 
 
 def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
-    """List split "train" or "val"; labels are indices into the sorted wnids of wnids.txt. Split "test" has no
-    labels.
-    """
+    """List split "train" or "val" ("test" has no labels); labels are indices into the sorted wnids of wnids.txt."""
     if split not in ("train", "val"):
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")
     if options.classes_file is not None:
