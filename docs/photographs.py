@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from dali_mix.recordio import Sample, write_set
 
 CLASSES = ["astronaut", "cat", "coffee", "temple", "flower"]
-# Of each photograph its object, as x1, y1, x2, y2 in 0..1 of width and height.
+# The object in each photograph, as x1, y1, x2, y2 in 0..1 of width and height.
 OBJECTS = [
     (0.03, 0.03, 0.73, 1.0),
     (0.0, 0.0, 0.82, 1.0),
@@ -33,7 +33,7 @@ def photographs() -> list[np.ndarray]:
 
 
 def pack(prefix: Path, task: str = "classification", first: int = 0) -> Path:
-    """Write a set of the photographs from number `first` on, and return its prefix."""
+    """Write a set of the photographs from index `first` on, for `task`, and return its prefix."""
     samples = []
     for label, photo in list(enumerate(photographs()))[first:]:
         buffer = io.BytesIO()
@@ -45,7 +45,7 @@ def pack(prefix: Path, task: str = "classification", first: int = 0) -> Path:
 
 
 def save_jpeg(picture: Path, out: Path, scale: float, quality: int) -> None:
-    """Write the PNG `picture` as a JPEG, its sides times `scale`, and print the size of the file."""
+    """Write the PNG `picture` as a JPEG, with its sides scaled by `scale`, and print the size of the file."""
     with Image.open(picture) as image:
         size = round(image.width * scale), round(image.height * scale)
         image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(out, quality=quality, optimize=True)

@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages from photographs of scikit-learn and scikit-image: nothing is downloaded.
+"""Draw the pictures of these pages from photographs that come with scikit-learn and scikit-image.
 
 python docs/mixers/pictures.py [NAME …]      # all of them, or overview, cutmix, resizemix …
 """
@@ -22,7 +22,7 @@ from dali_mix.reports.sheet import Column, Picture, draw
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from photographs import pack, save_jpeg  # noqa: E402  beside this folder
+from photographs import pack, save_jpeg  # noqa: E402  docs/photographs.py
 
 ROWS, SEED, SIDE, SCALE, QUALITY = 2, 6, 224, 0.75, 82
 GALLERIES = {
@@ -40,7 +40,7 @@ GALLERIES = {
 
 
 def choices(batch: Batch, out: Path) -> None:
-    """Draw a MixChoice over three batches."""
+    """Draw one batch for each outcome of a MixChoice."""
     choice = MixChoice([CutMix(len(batch.classes)), MixUp(len(batch.classes), alpha=1.0)], probs=[0.4, 0.4])
     found: dict[str, Column] = {}
     for seed in range(100):
@@ -50,7 +50,7 @@ def choices(batch: Batch, out: Path) -> None:
 
 
 def masks(batch: Batch, out: Path) -> None:
-    """Draw free-form masks, and what they leave."""
+    """Draw free-form masks and the images they are applied to."""
     removed = FreeFormMasks()(batch.images, torch.Generator().manual_seed(SEED))
     left = mask_out(batch.images, removed)
     black = (~removed).byte().mul(255).expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages from the two photographs that come with scikit-learn: nothing is downloaded.
+"""Draw the pictures of these pages from the two photographs that come with scikit-learn.
 
 python docs/pipelines/pictures.py [NAME …]      # all of them, or imagenet, multilabel, detection, cifar
 """
@@ -19,11 +19,11 @@ from dali_mix.reports.sheet import Column, Picture, draw
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from photographs import pack, save_jpeg  # noqa: E402  beside this folder
+from photographs import pack, save_jpeg  # noqa: E402  docs/photographs.py
 
 SEED, SIDE, SCALE, QUALITY = 4, 192, 0.6, 82
-TEMPLE = 3  # the first of the two photographs
-# name → columns: heading, whether for training, options
+TEMPLE = 3  # index of the first of the two photographs
+# name → columns (heading, train, options)
 SHEETS: dict[str, list[tuple[str, bool, dict[str, Any]]]] = {
     "imagenet": [
         ("evaluation", False, {}),
@@ -58,7 +58,7 @@ SHEETS: dict[str, list[tuple[str, bool, dict[str, Any]]]] = {
 
 
 def column(name: str, prefix: Path, heading: str, train: bool, options: dict[str, Any]) -> Column:
-    """Return what the pipeline makes of the two photographs, as uint8."""
+    """Return a column with the pipeline's output for the two photographs, as uint8 images."""
     size = {"shorter": SIDE, "longest": 2 * SIDE} if name == "detection" else {"image_size": SIDE}
     loader = dali_mix.build_loader(
         name,

@@ -1,10 +1,10 @@
-"""Hooks of the site's build (`make docs`, mkdocs.yml).
+"""Hooks for building the site (`make docs`, mkdocs.yml).
 
-README.md, CHANGELOG.md and CONTRIBUTING.md lie above docs/ and become pages here, so that each text exists once. The
-API has a page for each package of dali_mix that offers names, and several for dali_mix itself. The build fails if such
-a name has no docstring, or if a page would fetch anything from the network.
+README.md, CHANGELOG.md and CONTRIBUTING.md are outside docs/ and become pages here, so that each text exists only once.
+The API has a page for each subpackage of dali_mix with public names, and several for dali_mix itself. The build fails
+if a public name has no docstring, or if a page would fetch anything from the network.
 
-Links are written as a plain git host follows them; those to files outside docs/ that are no pages lose their link here.
+Links in the sources work on a git host. Here, links to files outside docs/ that are not pages become plain text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LONG = re.compile(r"(?<=<code>)[^<]{25,}(?=</code>)")
 ELSEWHERE = re.compile(r"(https?:)?//", re.IGNORECASE)
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
-# The names of dali_mix itself, whose parameters fill a page each: title → names.
+# Pages for the names of dali_mix itself: title → names.
 FRONT_DOOR = {
     "Pack": ["pack", "Writer"],
     "Load": ["build_loader"],
@@ -41,12 +41,12 @@ FRONT_DOOR = {
     "Predict": ["Predictor"],
 }
 
-_rooms: dict[str, list[str]] = {}  # module → the names it offers
-_summaries: dict[str, str] = {}  # name of dali_mix itself → the first line of its docstring
+_rooms: dict[str, list[str]] = {}  # module → its public names
+_summaries: dict[str, str] = {}  # name of dali_mix itself → summary line of its docstring
 
 
 def on_startup(**_: Any) -> None:
-    """Copy the package, before mkdocstrings looks which of its `paths` there are."""
+    """Copy the package to `COPY`, before mkdocstrings checks which of its `paths` exist."""
     shutil.rmtree(COPY, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "recipes")
     shutil.copytree(ROOT / "dali_mix", COPY / "dali_mix", ignore=ignored)
@@ -54,7 +54,7 @@ def on_startup(**_: Any) -> None:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Read the package, check its docstrings, and put the API pages into the navigation."""
+    """Read the package, check that public names have docstrings, and add the API pages to the navigation."""
     package = griffe.load("dali_mix", search_paths=[COPY], try_relative_path=False, resolve_aliases=True)
     assert isinstance(package, griffe.Module)
     _rooms.clear()
@@ -76,7 +76,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def rooms(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
-    """Yield the package, each room and `tasks`, with the names offered: `__all__`, or what an `__init__` imports."""
+    """Yield the package, each subpackage and `tasks` with public names: `__all__`, or what an `__init__` imports."""
     modules = [package, *(module for name, module in sorted(package.modules.items()) if not name.startswith("_"))]
     for module in modules:
         if module.exports is not None:
@@ -92,7 +92,7 @@ def rooms(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
 
 
 def undocumented(package: griffe.Module, offered: dict[str, list[str]]) -> Iterator[str]:
-    """Yield each name in `offered` (module → names) that has no docstring or leads to nothing in the package."""
+    """Yield each name in `offered` (module → names) that has no docstring or cannot be found."""
     for module, names in offered.items():
         for name in names:
             path = f"{module}.{name}".removeprefix(f"{package.path}.")
@@ -112,7 +112,7 @@ def page_of(title: str) -> str:
 
 
 def reference(module: str) -> str:
-    """Return the API page of a module, as mkdocstrings reads it."""
+    """Return the Markdown of the API page of a module, for mkdocstrings."""
     lines = [f"# {module}", "", f"::: {module}"]
     lines += ["    options:", "      show_root_heading: false", "      show_root_toc_entry: false"]
     lines += ["      members:", *(f"        - {name}" for name in _rooms[module])]
@@ -120,14 +120,14 @@ def reference(module: str) -> str:
 
 
 def overview() -> str:
-    """Return the page of dali_mix itself: its names, linked to their pages."""
+    """Return the Markdown of the page of dali_mix itself: its names, linked to their pages."""
     pages = {name: posixpath.basename(page_of(title)) for title, names in FRONT_DOOR.items() for name in names}
     rows = [f"| [`{name}`]({page}#dali_mix.{name}) | {_summaries[name]} |" for name, page in pages.items()]
     return "\n".join(["# dali_mix", "", "`import dali_mix` offers:", "", "| name | for |", "|---|---|", *rows]) + "\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that docs/ does not hold."""
+    """Add the pages that are not in docs/."""
     for name, page in ABOVE.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
     front, *others = _rooms
@@ -140,9 +140,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links at pages of the site."""
+    """Rewrite the links of a page to point to pages of the site."""
     if page.file.src_uri == "index.md":
-        page.meta["hide"] = ["navigation"]  # one page
+        page.meta["hide"] = ["navigation"]  # a single page needs none
     names = {generated: name for name, generated in ABOVE.items()}
     source = names.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     parts = FENCED.split(markdown)
@@ -151,7 +151,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def relink(link: re.Match[str], source: str, page: str) -> str:
-    """Return a link of the file `source` as `page` has it, or its text alone if it leads to a file that is no page."""
+    """Rewrite a link in the file `source` for `page`; return only its text if it leads to a file that is not a page."""
     mark, text, address = link.groups()
     if re.match(r"[a-z]+:|#", address):
         return link.group()
@@ -173,7 +173,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 class _Fetched(HTMLParser):
-    """Collects what a page would load from elsewhere."""
+    """A parser that collects the addresses on other machines that a page loads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,13 +200,13 @@ class _Fetched(HTMLParser):
 
 
 def of_style(text: str) -> list[str]:
-    """Return the addresses on other machines that a style sheet, or a part of one, loads."""
+    """Return the addresses on other machines that CSS code loads."""
     named = re.findall(r"""(?:@import\s+(?!url\()|\burl\(\s*)["']?([^)"'\s;]+)""", text, flags=re.IGNORECASE)
     return [address for address in named if ELSEWHERE.match(address)]
 
 
 def on_post_build(config: MkDocsConfig, **_: Any) -> None:
-    """Fail if a page, or a style sheet, loads anything from the network."""
+    """Raise PluginError if a page or a style sheet loads anything from the network."""
     for file in sorted(Path(config.site_dir).rglob("*")):
         found: list[str] = []
         if file.suffix in (".html", ".svg"):
