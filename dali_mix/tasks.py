@@ -24,8 +24,8 @@ class Task(ABC):
     """A kind of label, and the code that depends on it."""
 
     name: ClassVar[str]  # used in files and options
-    boxes: ClassVar[bool] = False  # labels are boxes
-    ignores: ClassVar[bool] = False  # -1 in a label means "ignore"
+    boxes: ClassVar[bool] = False  # True if labels are boxes
+    ignores: ClassVar[bool] = False  # True if -1 in a label means "ignore"
     target_kind: ClassVar[Literal["class", "multi-hot"] | None] = None  # for mixers and losses; None: unsupported
     metrics: ClassVar[str] = ""  # key in `engine.scores.SCORES`; "" if no model can be trained
     measured: ClassVar[tuple[str, ...]] = ()  # scores of an evaluation; the first selects the best model

@@ -54,7 +54,10 @@ class Step(ABC):
     def draw_from_boxes(
         self, sizes: np.ndarray, boxes: Sequence[np.ndarray], random: SampleRandom
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, depending on each image's boxes: (n, 4) x1, y1, x2, y2 in its pixels; n may be 0."""
+        """Draw like `draw`, depending on each image's boxes: (n, 4) x1, y1, x2, y2 in its pixels; n may be 0.
+
+        Steps with `draws_from_boxes` must override it.
+        """
         raise NotImplementedError
 
     @abstractmethod

@@ -89,7 +89,8 @@ class Pipeline:
     ) -> dict[str, np.ndarray]:
         """Draw like `draw`, depending on each record's boxes: (n, 4) x1, y1, x2, y2 in 0..1 of its size.
 
-        Loaders call it if `draws_from_boxes` is True and the set has boxes.
+        Loaders call it if `draws_from_boxes` is True and the set has boxes. Raise ValueError naming the step if draws,
+        windows, boxes or sizes that it returns are invalid.
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)
@@ -161,7 +162,7 @@ class Pipeline:
 
         Images are float32 if `normalizing` is set and the graph can normalize. `device` is "cpu" or "gpu"; the same
         code serves both. The decoder performs a `Crop` that is the first step, the padding operator a `Flip` that is
-        the last.
+        the last. Raise ValueError if there are no active steps.
         """
         if not self.steps:
             raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that returns image_size")

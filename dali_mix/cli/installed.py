@@ -86,7 +86,7 @@ def version_of(name: str) -> str | None:
 
 
 def check_packages(findings: Findings) -> None:
-    """Report each package that setup.py names: version, lowest version, and whether it imports."""
+    """Report each package that setup.py names, except DALI and development packages: versions, and if it imports."""
     findings.ok("python", f"{platform.python_version()} on {platform.platform()}")
     findings.ok("dali_mix", metadata.version("dali_mix"))
     missing: dict[str, list[str]] = {}

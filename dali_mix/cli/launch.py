@@ -33,7 +33,7 @@ from dali_mix.engine.distributed.environment import integer
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 25.0  # from the first failure until the other ranks are killed, since one may be saving
-_SAVE_SECONDS = 600.0  # the same if the first rank to end has saved: the others end after waiting for it
+_SAVE_SECONDS = 600.0  # the same if the first rank to end has saved (status 75): the others wait for the save
 
 
 def main(argv: list[str]) -> int:
@@ -69,7 +69,10 @@ def main(argv: list[str]) -> int:
 
 
 def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
-    """Return the environment variables common to this machine's ranks, and the first of these ranks."""
+    """Return the environment variables that this machine's ranks have in common, and the number of its first rank.
+
+    Raise ValueError for missing or invalid variables.
+    """
     nodes, node = integer(os.environ, "NNODES", 1, 1), 0
     address, port = "127.0.0.1", ""
     if nodes > 1:

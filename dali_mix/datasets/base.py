@@ -26,13 +26,13 @@ MAX_NUMBERED_CLASSES = 100_000  # the manifest lists numbered classes; a higher 
 class Options:
     """The options of `dali-mix pack` that a layout uses."""
 
-    list_file: Path | None = None  # lists files and labels
+    list_file: Path | None = None  # file of `--list`, which lists images and labels
     classes_file: Path | tuple[str, ...] | None = None  # class names in order, or a file of them, or "auto"
     task: str | None = None  # name of the task; None: chosen by the layout
-    years: tuple[str, ...] = ()  # for VOC and COCO
+    years: tuple[str, ...] = ()  # years to pack, for VOC and COCO
     unlabelled: str | None = None  # "keep" or "drop" images without labels; None: the layout's own rule
     scenes: int | None = None  # number of scenes, for digit-scenes
-    seed: int = 0  # for digit-scenes
+    seed: int = 0  # random seed, for digit-scenes
     split_folders: str = "auto"  # whether the root has one folder per split: "yes", "no" or "auto"
     val_share: float | None = None  # fraction of each class that is split "val"; the rest is "train"
     follow_links: bool = False  # symbolic links may leave the root
@@ -71,7 +71,7 @@ class Listing:
     source: str  # the layout's name
     split: str
     task: str = "classification"
-    ids: Sequence[int] | None = None  # unique; None: the index
+    ids: Sequence[int] | None = None  # unique record ids; None: the indices
     places: Sequence[str] | None = None  # file and line that list the name, for messages
     crops: Sequence[tuple[float, float, float, float]] | None = None  # part to store: x, y, width, height in pixels
     sizes: Sequence[tuple[int, int]] | None = None  # expected (height, width), which the labels refer to

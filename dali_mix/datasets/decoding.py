@@ -149,7 +149,10 @@ def _opencv_bgr(data: bytes, header: ImageHeader, height: int | None) -> np.ndar
 
 
 def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
-    """Decode strictly to (H, W, 3) uint8 RGB, without EXIF rotation (except a TIFF, which PIL always rotates)."""
+    """Decode strictly to (H, W, 3) uint8 RGB, without EXIF rotation (except a TIFF, which PIL always rotates).
+
+    Raise ValueError for an image that is damaged or not of the size in its header.
+    """
     parts = {"jpeg": image_segments, "png": pixel_chunks}.get(header.encoding, bytes)
     stored = (header.height, header.width)[:: -1 if header.orientation < 5 else 1]
     try:

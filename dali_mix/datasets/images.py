@@ -26,8 +26,8 @@ Box = tuple[float, float, float, float]
 class Transform:
     """How images are stored. They are never enlarged."""
 
-    resize: int | None = None  # the shorter side in pixels
-    max_side: int | None = None  # the longer side in pixels
+    resize: int | None = None  # length of the shorter side in pixels
+    max_side: int | None = None  # maximum length of the longer side in pixels
     quality: int = 95  # JPEG quality of re-encoded images
     encoding: str = "keep"  # "keep" keeps the file's format; "raw" is a binary PPM
     max_pixels: int = 100_000_000  # larger images are refused before they are decoded
@@ -83,7 +83,7 @@ class Transform:
 
     @property
     def passes_through(self) -> bool:
-        """True if no option changes images: all are stored unchanged, except those on which decoders may disagree."""
+        """True if no option changes or decodes images: all are stored unchanged, but for those decoders disagree on."""
         return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
 
     def size(self, height: int, width: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class Row:
 
     where: str  # file and line, for messages
     path: str
-    values: tuple[Any, ...]  # of the label, strings or numbers; one array of boxes (n, 6) for detection from JSON
+    values: tuple[Any, ...]  # label fields, strings or numbers; or one array of boxes (n, 6) from JSON
     id: int | None = None
     columns: tuple[str, ...] = ()  # column names of `values`, if the list has a header
 

@@ -81,7 +81,10 @@ class Mistakes:
         return found
 
     def settle(self, tree: Tree, names: Sequence[str], places: Sequence[str]) -> None:
-        """Add the missing images, then `check`. `places`: the file and line that list each name, for messages."""
+        """Add the missing images, then raise the mistakes like `check`.
+
+        `places` are the file and line that list each name, for messages.
+        """
         if self._images:
             for row in tree.missing(names):
                 with self:

@@ -99,7 +99,7 @@ class _Done:
     blocks: list[Block] = field(default_factory=list)
     images: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)  # "reencoded", "clipped_boxes", "turned": boxes, EXIF-rotated
+    counts: Counter[str] = field(default_factory=Counter)  # "reencoded", "clipped_boxes", "turned" (rotated by EXIF)
     odd: Counter[str] = field(default_factory=Counter)  # reason why decoders may differ → number of images
     targets: np.ndarray | int = 0  # (3, K), see `count_targets`; multi-label sets only
 

@@ -68,7 +68,10 @@ class _Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def pop(self, count: int | None) -> list[Any]:
-        """Remove and return the topmost `count` items, or with None those above the last mark."""
+        """Remove and return the topmost `count` items, or with None those above the last mark.
+
+        Raise IndexError if there are fewer items, or no mark.
+        """
         start = self.marks.pop() if count is None else len(self.stack) - count
         if start < 0:
             raise IndexError("the stack is empty")

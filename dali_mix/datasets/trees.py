@@ -42,7 +42,7 @@ class Tree(ABC):
         """Return the content of a file. Raise FileNotFoundError or ValueError naming it."""
 
     def read_needed(self, name: str) -> bytes:
-        """Read a required file; if it is missing, the error message says what to do."""
+        """Return the content of a required file. Raise the errors of `read`, with advice if the file is missing."""
         try:
             return self.read(name)
         except FileNotFoundError as error:

@@ -111,6 +111,9 @@ class Writer:
             classes: class names, by default `dataset.classes`.
             each: called as each(done, total) with numbers of images.
             options: keyword arguments of `Writer`.
+
+        Raises:
+            ValueError: not such a dataset, or no class names; and the errors of `Writer`.
         """
         if isinstance(dataset, (str, os.PathLike)):
             raise ValueError(
@@ -140,7 +143,7 @@ class Writer:
                     each(index + 1, total)
         return writer.info
 
-    _naming = naming_keywords(inspect.signature(__init__).parameters)  # name the options in error messages
+    _naming = naming_keywords(inspect.signature(__init__).parameters)  # errors name the keywords of `__init__`
 
     @_naming
     def __enter__(self) -> Writer:
@@ -170,6 +173,10 @@ class Writer:
                 x2, y2 in pixels after EXIF rotation, `labels` (n,), numbers from 0 or names, and optionally `difficult`
                 or `iscrowd` (n,).
             id: a unique record id; by default the index of the record.
+
+        Raises:
+            ValueError, FileNotFoundError: an invalid image or label, or a `Writer` that was not entered.
+            OSError: the set cannot be written.
         """
         if not self._open:
             raise ValueError(f"{self._where}: a Writer is a context: with dali_mix.Writer(…) as writer: …")
@@ -205,7 +212,10 @@ class Writer:
             self._block = self._set.spare_block()
 
     def _label(self, label: Any, data: bytes) -> Any:
-        """Convert a label to its stored form; `data` is the encoded image, whose size scales boxes."""
+        """Convert a label to its stored form; `data` is the encoded image, whose size scales boxes.
+
+        Raise ValueError for a label of another kind.
+        """
         task: Task = self._set.task
         if task.boxes:
             return self._boxes(label, data)

@@ -204,9 +204,10 @@ class Decoder:
         return dali
 
     def _recover(self, error: RuntimeError) -> None:
-        """Close the pipeline, which is unusable after one bad image, and note the bad records of the pending steps.
+        """Close the pipeline, which is unusable after an error, and note the bad records that caused it.
 
-        Raise `error` again if there are none, since it has another cause.
+        These are the bad records of the first pending step that has any. Raise `error` again if none has, since it then
+        has another cause.
         """
         under_way = list(self._feed.under_way)
         self.close()

@@ -67,9 +67,10 @@ def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_
     """Divide `remaining` records among `world_size` ranks, with at most `batch_size` per rank and step.
 
     All steps are full except at the end. A remainder with at least one record per rank becomes a last, smaller step. A
-    smaller remainder is combined with the previous step, and both are made equal in size. If that still leaves a rank
-    without a record (batch_size 1, or fewer records left than ranks), training drops the remainder; evaluation keeps
-    it, and ranks without a record take one step less. `drop_last` drops any incomplete step.
+    smaller remainder is combined with the previous step, and both are divided into two steps whose sizes differ by at
+    most one. If that still leaves a rank without a record (batch_size 1, or fewer records left than ranks), training
+    drops the remainder; evaluation keeps it, and ranks without a record take one step less. `drop_last` drops any
+    incomplete step.
     """
     full = batch_size * world_size
     steps, rest = divmod(remaining, full)

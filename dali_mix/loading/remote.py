@@ -29,14 +29,14 @@ from dali_mix.loading.source import Fetched, Source
 from dali_mix.loading.workers import NoWorkers, WorkerDied, WorkerLost, Workers
 from dali_mix.pipelines import Pipeline
 
-WINDOW = 4  # chunks in flight beyond those of the current step, or as many as a step has
+WINDOW = 4  # chunks in flight beyond those of the current step; at least as many as a step has
 PATIENCE = 1.0, 4.0  # a chunk is late after 1 s or 4 times the median latency, whichever is longer
 FIRST_PATIENCE = 15.0  # seconds until the first chunk is late: workers start their pipelines
 DEATHS = 4  # worker deaths per chunk until an error; from half of it on, the chunk is a suspect
 PAUSES = 0.1, 5.0  # minimum and maximum delay in seconds before a question is repeated
 SILENCE = 30.0  # seconds without any chunk until a warning
 ALONE = 10.0  # seconds without any chunk until this process decodes, if allowed
-PROBE = 10.0  # seconds to wait for one worker meanwhile, before another is probed
+PROBE = 10.0  # seconds, while this process decodes, until another worker is probed
 LATENCIES = 64  # number of latencies in the median
 WARNINGS = {
     False: "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`",
@@ -49,7 +49,7 @@ class _Piece:
     """A chunk of the current or a later step, requested or received."""
 
     question: Question
-    tickets: list[tuple[Any, float]] = dataclasses.field(default_factory=list)  # pending, with their times
+    tickets: list[tuple[Any, float]] = dataclasses.field(default_factory=list)  # pending, with the times they were sent
     tried: set[Hashable] = dataclasses.field(default_factory=set)  # workers that were asked
     asks: int = 0
     losses: int = 0
@@ -222,7 +222,10 @@ class RemoteSource(Source):
         return bool(piece.tickets)
 
     def _await(self, pieces: list[_Piece]) -> list[Chunk]:
-        """Wait for all chunks of `pieces` and return them."""
+        """Wait for all chunks of `pieces` and return them.
+
+        Raise InterruptedError if `interrupted` returns True, RuntimeError if no chunk arrives for `timeout` seconds.
+        """
         begun = heard = self._clock()
         reached, warned = True, False
         if any(piece.chunk is None for piece in pieces):

@@ -214,6 +214,7 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
 
     The new index equals the original byte for byte, unless the set was adopted with the index of another program, whose
     keys and order are stored nowhere else. Then it has the records' ids in file order, and the manifest is updated.
+    Raise ValueError if `paths` are not those of the set, or if its table has changed.
     """
     manifest = set_file(base, ".json")
     info = read_info(manifest)

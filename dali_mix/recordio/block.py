@@ -18,8 +18,8 @@ from dali_mix.recordio.image_headers.common import ImageHeader
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
 from dali_mix.tasks import Task
 
-_SMALLEST, _FULL = 1 << 21, 1 << 22  # bytes
-_MOST = 16  # records
+_SMALLEST, _FULL = 1 << 21, 1 << 22  # initial size of the buffer, and size of a full block, in bytes
+_MOST = 16  # records in a full block
 
 
 class Entry(NamedTuple):

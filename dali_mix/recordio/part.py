@@ -71,7 +71,7 @@ class Part:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError into one that names `path` and says what to do."""
+    """Raise OSErrors of the block (except FileExistsError) with a message that names `path` and says what to do."""
     try:
         yield
     except FileExistsError:

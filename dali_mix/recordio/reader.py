@@ -113,7 +113,7 @@ class RecordSet:
         return payload
 
     def checked_payload(self, row: int) -> memoryview:
-        """Return `payload(row)`. Raise ValueError also if its crc32 differs from the manifest's."""
+        """Return `payload(row)`. Also raise ValueError if its crc32 differs from that in the table."""
         payload = self.payload(row)
         found, expected = zlib.crc32(payload), int(self.table["crc32"][row])
         if found != expected:
@@ -204,7 +204,7 @@ def check_size(path: Path, size: int, advice: str = "copy it again, or pack the 
 
 
 def map_file(path: Path) -> memoryview:
-    """Memory-map a file read-only and return its bytes, empty for an empty file. No file descriptor stays open."""
+    """Memory-map a file read-only and return its bytes. No file descriptor stays open. Raise OSError on failure."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:

@@ -10,7 +10,7 @@ from dali_mix._text import printable
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
 from dali_mix.recordio.reader import RecordSet
 
-_SHOWN = 20  # classes in a line
+_SHOWN = 20  # entries of a dict in a line
 
 
 def summarize(records: RecordSet) -> dict[str, Any]:

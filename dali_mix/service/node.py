@@ -222,9 +222,10 @@ class Node:
 
 
 def store_bytes(wanted: int | None) -> int:
-    """Return the bytes of shared memory to use: `wanted`, or a quarter of the machine's memory if it fits.
+    """Return the bytes of shared memory to use.
 
-    Raise ValueError if /dev/shm has less free, or for less than `LEAST_STORE`.
+    That is `wanted`, or by default a quarter of the machine's memory, but at most 80 % of what is free in /dev/shm.
+    Raise ValueError if it is less than `LEAST_STORE` or more than is free.
     """
     system = os.statvfs("/dev/shm")
     free = system.f_bavail * system.f_frsize

@@ -74,7 +74,9 @@ class Worker:
             raise type(error)(f"on the pool's machine {socket.gethostname()}: {error}") from None
 
     def answer(self, key: str, spec: Spec, fingerprint: str, question: Question) -> tuple[Chunk, dict[str, Any]]:
-        """Decode a question; return the chunk, and its bytes, seconds, images and this process's pid.
+        """Decode the records of a question.
+
+        Return the chunk, and a dict of its bytes, the seconds taken, its number of images and this process's pid.
 
         Raise ValueError if the set, the versions or the pipeline's code differ from those in `key` and `fingerprint`.
         """

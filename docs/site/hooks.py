@@ -54,7 +54,10 @@ def on_startup(**_: Any) -> None:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Read the package, check that public names have docstrings, and add the API pages to the navigation."""
+    """Read the package and add its API pages to the navigation.
+
+    Raise PluginError if a public name has no docstring, or if `FRONT_DOOR` does not list the names of dali_mix.
+    """
     package = griffe.load("dali_mix", search_paths=[COPY], try_relative_path=False, resolve_aliases=True)
     assert isinstance(package, griffe.Module)
     _rooms.clear()

@@ -144,7 +144,7 @@ class ShorterSide(Resize):
         super().__init__(int(self.shorter.max()), antialias=antialias, fuse=fuse)
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw the target size (B, 2) int32."""
+        """Draw size (B, 2) int32, the height and width to resize to."""
         shorter = self.shorter[random.integers(0, len(self.shorter), 1)[:, 0]]
         factor = np.minimum(shorter / sizes.min(axis=1), self.longest / sizes.max(axis=1))
         return {"size": np.maximum(1, np.floor(sizes * factor[:, None] + 1e-9)).astype(np.int32)}

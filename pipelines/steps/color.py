@@ -20,7 +20,8 @@ from dali_mix.options import number
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
 # Luma and the two chrominance axes of YIQ; hue rotates the latter two.
 YIQ = np.array([GREY, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-# Covariance of ImageNet's colours (Krizhevsky et al. 2012), pixel values 0..1, as in the released fb.resnet.torch.
+# Eigenvalues and eigenvectors of the covariance of ImageNet's colours, 0..1 (Krizhevsky et al. 2012), as released in
+# fb.resnet.torch.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 

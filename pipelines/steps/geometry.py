@@ -188,7 +188,7 @@ class CentreCrop(Resize):
         self.covered = round(ratio * self.size[0]), round(ratio * self.size[1])
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw the target size (B, 2) float32, and anchor (B, 2) int32, the top left of the centre crop."""
+        """Draw size (B, 2) float32, height and width to resize to, and anchor (B, 2) int32, top left of the crop."""
         covering = np.maximum(self.covered, np.array(self.covered[::-1]) * sizes // sizes[:, ::-1])
         anchor = np.rint((covering - self.size) / 2)
         return {"size": covering.astype(np.float32), "anchor": anchor.astype(np.int32)}

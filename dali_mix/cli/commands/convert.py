@@ -84,7 +84,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
-    """Return the state dict of IN, and whether it is a checkpoint of a run of ours."""
+    """Return the state dict of IN, and True if it is a checkpoint of a dali_mix run.
+
+    Raise FileNotFoundError, or ValueError for another file with --ema.
+    """
     from dali_mix.engine.checkpoint.files import is_checkpoint
     from dali_mix.engine.checkpoint.trained import open_trained
     from dali_mix.models.weights.files import follow_pointer, read_weight_file

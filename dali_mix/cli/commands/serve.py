@@ -108,7 +108,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
-    """Run this machine's part of a pool until a signal, which is appended to `stopped`."""
+    """Run this machine's part of a pool until a signal is appended to `stopped`. Raise ValueError if the pool ends."""
     _check(args)
     from dali_mix.service.cluster import command
     from dali_mix.service.node import Node

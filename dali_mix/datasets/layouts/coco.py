@@ -112,7 +112,10 @@ def coco(root: Path, split: str, options: Options) -> Listing:
 
 
 def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[str, str]:
-    """Return the split's full name and its annotation file."""
+    """Return the split's full name and its annotation file.
+
+    Raise FileNotFoundError if there is none, ValueError for several years.
+    """
     if len(years) > 1:
         raise ValueError(f"coco packs one year at a time, not {', '.join(years)}")
     if years and not split.endswith(years[0]):
@@ -189,7 +192,10 @@ def _parent(content: Any, where: str) -> int | None:
 def _classes(
     content: Any, where: str, parent: int | None, mistakes: Mistakes
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
-    """Return the names and ids of the categories, sorted by id, without index `parent`, and a notice about that."""
+    """Return the names and ids of the categories, sorted by id, without index `parent`, and a notice about that.
+
+    Raise ValueError if there are none. Invalid or duplicate ids and names are mistakes, which are raised too.
+    """
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"
     ids = column(entries, "id", is_whole, "an integer", spot, mistakes)
@@ -203,7 +209,7 @@ def _classes(
         ids[parent] = names[parent] = None  # another may have the same name
     check_unique_field(ids, "id", spot, mistakes)
     check_unique_field(names, "name", spot, mistakes)
-    mistakes.check()  # annotations refer to them
+    mistakes.check()  # annotations refer to the categories
     name_of = {key: name for key, name in zip(ids, names, strict=True) if key is not None}
     return tuple(name_of[number] for number in sorted(name_of)), sorted(name_of), notices
 

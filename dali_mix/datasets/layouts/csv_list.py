@@ -77,7 +77,7 @@ def _head(names: list[str]) -> list[str]:
 
 
 def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and fields of each line that is not empty."""
+    """Yield the line number and fields of each line that is not empty. Raise ValueError for invalid quoting."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         for fields in reader:

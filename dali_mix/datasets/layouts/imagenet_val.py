@@ -24,7 +24,10 @@ _FOLDERS = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
 
 
 def imagenet_val(root: Path, split: str, options: Options) -> Listing:
-    """List the flat images of root, root/split or root/val with the labels of `--list` or a known file in the root."""
+    """List the flat images of root, root/split or root/val with the labels of `--list` or a known file in the root.
+
+    Raise FileNotFoundError or ValueError if there are no images or labels, or if they do not match.
+    """
     tree = open_tree(root, options.follow_links)
     folder = next((name for name in (split, "val", "ILSVRC2012_img_val") if name in tree.folders()), "")
     images = [name for name in tree.images(folder) if name.count("/") == folder.count("/") + bool(folder)]
@@ -46,7 +49,10 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels as indices of `names`: matched by name if these are wnids, else unchanged."""
+    """Return labels as indices of `names`: matched by name if these are wnids, else unchanged.
+
+    Raise ValueError if the number of names does not fit.
+    """
     wnids = not classes[0].isdigit()
     if wnids and set(classes) <= set(names):
         number_of = {name: number for number, name in enumerate(names)}
@@ -78,7 +84,10 @@ def _find(tree: Tree, *names: str) -> str | None:
 def _by_position(
     tree: Tree, images: list[str], where: str, lines: list[str], mistakes: Mistakes
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels and classes from a list with one wnid or ILSVRC2012_ID per image, in sorted order."""
+    """Return labels and classes from a list with one wnid or ILSVRC2012_ID per image, in sorted order.
+
+    Raise ValueError for a list of another length or format.
+    """
     if len(lines) != len(images):
         raise ValueError(f"{where}: {len(lines)} labels for {len(images)} images")
     values = [line.strip() for line in lines]
@@ -135,7 +144,10 @@ def _from_wnids(values: list[str], where: str, mistakes: Mistakes) -> tuple[list
 
 
 def _wnids_by_id(tree: Tree) -> dict[int, str]:
-    """Return ILSVRC2012_ID → wnid of the 1,000 leaf classes, from the development kit's meta.mat."""
+    """Return ILSVRC2012_ID → wnid of the 1,000 leaf classes, from the development kit's meta.mat.
+
+    Raise FileNotFoundError if there is no such file, ValueError if it cannot be read.
+    """
     found = _find(tree, "meta.mat")
     if found is None:
         raise FileNotFoundError(

@@ -143,7 +143,10 @@ def voc(root: Path, split: str, options: Options) -> Listing:
 
 
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return year and folder of each year to read."""
+    """Return (year, folder) of each year to read; ("", folder) if the root is the folder of a single year.
+
+    Raise FileNotFoundError or ValueError if a year is missing, or if one has to be chosen.
+    """
     for devkit in ("VOCdevkit/", "") if tree.exists("VOCdevkit") else ("",):
         folders = tree.folders(devkit.rstrip("/"))
         there = [name[3:] for name in folders if name.startswith("VOC") and name[3:].isdigit()]
@@ -151,7 +154,7 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
             break
     if not there:
         if tree.exists(f"{devkit}Annotations") and not asked:
-            return [("", devkit)]  # the root is one year's folder itself
+            return [("", devkit)]  # the root is the folder of one year
         raise FileNotFoundError(
             f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root is what holds VOCdevkit, the folders train"
             " and valid of a Roboflow export, Annotations and JPEGImages, or images with an .xml file next to each"
@@ -173,7 +176,10 @@ def _exported(tree: Tree) -> list[str]:
 
 
 def _beside(tree: Tree, split: str, exported: list[str], mistakes: Mistakes) -> list[_Image]:
-    """Return the images of a Roboflow export's split, each with the annotation in the same folder."""
+    """Return the images of a Roboflow export's split, each with the annotation in the same folder.
+
+    Raise FileNotFoundError if the split does not exist.
+    """
     if split not in exported:
         there = ", ".join(exported)
         raise FileNotFoundError(f"{tree.where(split)}: no annotations there; choose --split among {there}")
@@ -197,7 +203,10 @@ def _holds_xml(tree: Tree, folder: str) -> bool:
 
 
 def _paired(tree: Tree, image_folder: str, folder: str, mistakes: Mistakes) -> list[_Image]:
-    """Return the images of `image_folder`, each with the annotation of the same name in `folder`."""
+    """Return the images of `image_folder`, each with the annotation of the same name in `folder`.
+
+    Images without an annotation, and annotations without an image, are mistakes.
+    """
     there = "next to it" if folder == image_folder else f"of its name in {tree.where(folder)}"
 
     def key(name: str, base: str) -> str:

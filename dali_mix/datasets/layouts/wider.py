@@ -97,7 +97,7 @@ def _is_attribute(value: Any) -> bool:
 
 
 def _attributes(content: Any, where: str) -> tuple[str, ...]:
-    """Return the attribute names, by index."""
+    """Return the attribute names, by index. Raise ValueError unless there is one for each attribute."""
     names = content.get("attribute_id_map") if isinstance(content, dict) else None
     expected = {str(number) for number in range(ATTRIBUTES)}
     if not isinstance(names, dict) or set(names) != expected or not all(is_text(name) for name in names.values()):

@@ -91,7 +91,10 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
 
 
 def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
-    """Return the name and content of the set's config file; "" and {} if there is none and `named` is True."""
+    """Return the name and content of the set's config file; "" and {} if there is none and `named` is True.
+
+    Raise FileNotFoundError if there is none and `named` is False.
+    """
     for name in _YAML:
         if tree.exists(name):
             return name, read_mapping(tree, name)
@@ -108,7 +111,10 @@ def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
 
 
 def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names in data.yaml or, for darknet, in the file that obj.data refers to."""
+    """Return the class names in data.yaml or, for darknet, in the file that obj.data refers to.
+
+    Raise FileNotFoundError, or ValueError if there are none, one is a duplicate, or their number is not the stated one.
+    """
     where = tree.where(file)
     names: Any = config.get("names")
     if file == _DARKNET and is_text(names):
@@ -137,7 +143,10 @@ def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
 def _images(
     tree: Tree, file: str, config: dict[str, Any], split: str, folders: list[str], mistakes: Mistakes
 ) -> dict[str, str]:
-    """Return image → the folder, or the file and line, that lists it; append the folders searched to `folders`."""
+    """Return image → the folder, or the file and line, that lists it; append the folders searched to `folders`.
+
+    Raise FileNotFoundError if the split or one of its paths does not exist, ValueError if it is not a path or a list.
+    """
     keys = _ALIASES.get(split, (split,))
     if file:
         where = tree.where(file)

@@ -21,8 +21,8 @@ _ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # DALI fails on a frame header even wi
 
 class _Chunk(NamedTuple):
     kind: bytes
-    start: int  # of its length field
-    end: int  # of its crc
+    start: int  # offset of its length field
+    end: int  # offset of the byte after its CRC
 
     def content(self, data: bytes) -> bytes:
         return data[self.start + 8 : self.end - 4]

@@ -72,7 +72,7 @@ def _riff_chunk(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _webp_frame(data: bytes, at: int) -> tuple[int, int]:
-    """Return height and width of the image in the chunk at byte `at`."""
+    """Return height and width of the image in the chunk at byte `at`. Raise ValueError if its header is invalid."""
     if len(data) < at + 18:
         raise cut_short("WebP", data)
     if data[at : at + 4] == b"VP8L":
