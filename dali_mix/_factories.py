@@ -1,4 +1,4 @@
-"""Load classes and functions of other packages, by entry point or as "module:attribute"; list their options."""
+"""Load classes and functions of other packages, by entry point or as "module:attribute"; list their parameters."""
 
 from __future__ import annotations
 

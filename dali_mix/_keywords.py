@@ -1,4 +1,4 @@
-"""Rewrite messages that name command-line options to name the keywords of Python functions.
+"""Rewrite messages so that they name keywords of Python functions instead of command-line options.
 
 Functions shared by commands and the Python API write their messages with options (`--skip-bad`). While a command runs
 (`naming_options`), messages are unchanged. In a function called from Python, options become keywords (skip_bad=True):

@@ -66,7 +66,7 @@ class Task(ABC):
         return {}
 
     def describe(self, target: Any, classes: Sequence[str]) -> str:
-        """Describe one of `targets` as text."""
+        """Describe one item of the result of `targets` as text."""
         return str(target)
 
     def count(self, targets: Any) -> str:

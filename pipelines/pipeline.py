@@ -244,7 +244,7 @@ class Pipeline:
 
 
 def _check_inside(step: Step, sizes: np.ndarray, anchor: np.ndarray, shape: np.ndarray) -> None:
-    """Raise ValueError naming the step if a window is empty or extends outside its image; operators may not do so."""
+    """Raise ValueError naming the step if a window is empty or exceeds its image, which operators may not detect."""
     wrong = ((anchor < 0) | (shape < 1) | (anchor + shape > sizes)).any(axis=1)
     if wrong.any():
         at = int(wrong.argmax())

@@ -1,8 +1,8 @@
 """The console program `dali-mix`: run a subcommand and print user errors in one line.
 
-A subcommand is a module of `dali_mix.cli.commands` with `configure(parser)`, which adds its arguments, and `run(args)
--> int`, which returns the exit status. A module is imported only when its command is run, so that `dali-mix --help` is
-fast.
+A subcommand is a module of `dali_mix.cli.commands` with `configure(parser)`, which adds its arguments, and
+`run(args) -> int`, which returns the exit status. A module is imported only when its command is run, so that
+`dali-mix --help` is fast.
 
 Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 3 ended only because another rank has; 75 stopped
 by SIGTERM after saving a checkpoint, or before the first step; 130 interrupted (training has then saved a checkpoint,

@@ -22,7 +22,7 @@ def set_service(args: argparse.Namespace) -> None:
 
 
 def guarded(command: str, work: Callable[[], T]) -> T | None:
-    """Return the result of `work`, or None if its pool has ended; that message is then already printed.
+    """Return the result of `work`, or None if its pool has ended, in which case the error has already been printed.
 
     Ray may end the process at any time after its raylet has ended, so the message is printed immediately, and once.
     """

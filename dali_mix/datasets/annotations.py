@@ -125,7 +125,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Return True for a JSON value that is a non-empty string."""
+    """Return True for a JSON value that is a string other than blank."""
     return isinstance(value, str) and bool(value.strip())
 
 

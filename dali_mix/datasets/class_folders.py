@@ -198,7 +198,7 @@ def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
 
 
 def _has_images(tree: Tree, folder: str, direct: bool | None = None) -> bool:
-    """Return True if `folder` contains an image: directly (`direct` True), only in subfolders (False), or anywhere."""
+    """Return True if `folder` contains an image directly (`direct` True), in a subfolder (False) or anywhere (None)."""
     depth = folder.count("/") + 1
     return any(
         is_image(file) and (direct is None or direct == (file.count("/") == depth)) for file in tree.walk(folder)

@@ -226,9 +226,10 @@ def as_text(value: Any) -> str:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """Replace placeholders with their arrays; raise ValueError for names that were never called.
+    """Replace placeholders with their arrays.
 
-    done: results by id of the original, so that shared objects stay shared.
+    `done` has the results by id of the original, so that shared objects stay shared. Raise ValueError for names that
+    were never called and for arrays without data.
     """
     if id(value) in done:
         return done[id(value)]

@@ -103,7 +103,7 @@ class Tree(ABC):
         return False
 
     def where(self, name: str = "") -> str:
-        """Return a file's name for messages."""
+        """Return the path of file `name`, or of the root, for messages, with control characters escaped."""
         return printable(f"{self.root}/{name}" if name else self.root)
 
 

@@ -86,7 +86,7 @@ class Decoder:
         return cls(records, pipeline, seed, device=device, num_threads=num_threads, verify_crc=verify_crc, **own)
 
     def fetch(self, epoch: int, position: int, steps: Callable[[int, int], Iterator[Step]]) -> Fetched:
-        """Return the first of `steps(epoch, position)`; the following steps are prefetched.
+        """Decode and return the first of `steps(epoch, position)`; the following steps are prefetched.
 
         Raise ValueError naming file and record of a bad record, unless bad records are skipped.
         """

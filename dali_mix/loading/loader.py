@@ -162,7 +162,10 @@ class Loader:
         self.epoch, self.samples_seen, self._resuming = self.epoch + 1, 0, False
 
     def _fetch(self, epoch: int, position: int) -> Fetched | None:
-        """Return the first step from `position` on that has a readable record; None at the epoch's end."""
+        """Return the first step from `position` on that has a readable record; None at the end of the epoch.
+
+        Raise ValueError for a step without one if there are several ranks, since the others would wait for it.
+        """
         self._source.check_process()
         while self._source.steps_left(position):
             fetched = self._source.fetch(epoch, position)

@@ -127,7 +127,7 @@ def check_batch(findings: Findings) -> None:
 
 
 def check_set(findings: Findings, prefix: str) -> None:
-    """Open a packed set and load one batch of it."""
+    """Open a packed set, load one batch of it, and report their sizes."""
     from dali_mix.loading import build_loader
     from dali_mix.recordio import RecordSet
 

@@ -166,7 +166,7 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def report_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
-    """Print the files that could not be read to stderr; return the exit status, 1 if there are any."""
+    """Print to stderr which files could not be read; return the exit status, 1 if there are any."""
     status = 0
     for path, reason in unreadable:
         print(printable(f"dali-mix {command}: skipped {path}: {reason}"), file=sys.stderr)

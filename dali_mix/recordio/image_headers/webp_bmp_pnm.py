@@ -14,7 +14,7 @@ _ANIMATION, _EXIF = 0x02, 0x08  # flags of VP8X
 
 
 def read_webp(data: bytes) -> ImageHeader:
-    """Return the header of a WebP. Raise ValueError if it is truncated, animated, or contradicts its canvas size."""
+    """Return the header of a WebP. Raise ValueError if it is damaged, truncated or animated."""
     if len(data) < 30:
         raise cut_short("WebP", data)
     end = int.from_bytes(data[4:8], "little") + 8
