@@ -363,4 +363,4 @@ def test_notices_in_python_name_keywords(tmp_path, caplog):
     notices = []
     for note in (None, notices.append):
         pack("imagefolder", root=tmp_path / "in", out=tmp_path / "set", note=note, force=True)
-    assert "pass classes=FILE with a name per line in it" in notices[0] and notices[0] in caplog.text
+    assert "pass classes=FILE with the names in that order, one per line" in notices[0] and notices[0] in caplog.text

@@ -250,7 +250,7 @@ def test_a_box_a_little_over_the_border(tmp_path: Path, line: str, box: list[flo
         ("0 0.5 0.5 1 1 1 1 1", "8 numbers where a box has 5"),
         ("0 0.5 0.5 1 x", "'0 0.5 0.5 1 x': expected numbers separated by spaces"),
         ("0,0.5,0.5,1,1", "'0,0.5,0.5,1,1': expected numbers separated by spaces"),
-        ("cat 0.5 0.5 1 1", "'cat 0.5 0.5 1 1' is not numbers"),
+        ("cat 0.5 0.5 1 1", "'cat 0.5 0.5 1 1': expected numbers separated by spaces"),
         ("0 0.5 nan 1 1", "'0 0.5 nan 1 1' has a number that is not finite"),
         ("0 0.5 0.5 inf 1", "has a number that is not finite"),
         ("nan 0.5 0.5 1 1", "has a number that is not finite"),
