@@ -47,7 +47,7 @@ setup(
     extras_require={
         # `dali-mix embed-labels --from bert`
         "bert": ["transformers>=4.56.0"],
-        # COCO's measures: `metrics=dict(protocol="coco")`
+        # COCO metrics: `metrics=dict(protocol="coco")`
         "detection": ["pycocotools>=2.0.8"],
         # `dali-mix serve`, `build_loader(workers=...)`
         "service": ["ray>=2.52.0"],

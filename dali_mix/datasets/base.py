@@ -95,7 +95,7 @@ class Listing:
 
     @property
     def training(self) -> bool:
-        """True for a training split, which is shuffled by default."""
+        """Return True for a training split, which is shuffled by default."""
         return self.split.rstrip("0123456789") in TRAINING_SPLITS  # train2017 too
 
 

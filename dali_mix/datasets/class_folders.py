@@ -76,7 +76,7 @@ def class_folders(
 
 
 def _doubts(where: str, folders: list[str]) -> list[str]:
-    """Return a notice about a single class, or about numeric names that are not in numeric order, in a list."""
+    """Return a list with a notice on a single class, or on numeric names that are not in numeric order; else empty."""
     if len(folders) == 1:
         return [f"{where}: there is only one class, {folders[0]!r}; if it is not a class, correct --root or --split"]
     if all(name.isascii() and name.isdigit() for name in folders):
@@ -102,7 +102,7 @@ def _report(where: str, others: Counter[str], loose_images: int, notices: list[s
 
 
 def unread_images(suffixes: Counter[str]) -> list[str]:
-    """Return a notice that counts image files of unsupported formats by suffix, in a list; empty without any."""
+    """Return a list with a notice that counts image files of unsupported formats by suffix; empty if there are none."""
     unread = Counter({suffix: count for suffix, count in suffixes.items() if suffix in _UNREAD})
     left_out = "left out: images that cannot be read here; convert them to JPEG or PNG"
     return [f"{_counted(unread)} {left_out}"] if unread else []

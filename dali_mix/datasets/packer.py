@@ -130,9 +130,10 @@ def pack_listing(
     progress: Progress | None = None,
     machines: Machines | None = None,
 ) -> SetInfo:
-    """Pack `listing` as the set `prefix`; `progress` is called with the number of images done since the last call.
+    """Pack `listing` as the set `prefix` and return the set's manifest.
 
-    `machines`: pack one shard at a time on each, with `options.workers` threads (None: one), to the same bytes.
+    `progress` is called with the number of images done since the last call. `machines`: pack one shard at a time on
+    each, with `options.workers` threads (None: one), to the same bytes.
 
     Raise ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
     listed in the manifest's report instead), FileExistsError if the set exists, OSError if it cannot be written.

@@ -57,7 +57,7 @@ def adopt(
 ) -> SetInfo:
     """Write the manifest and table for the .rec files `recs`, in this order, and PREFIX.idx if it is missing.
 
-    The .rec files are never modified.
+    Return the manifest. The .rec files are never modified.
 
     Args:
         prefix: prefix of the set, in the folder of the .rec files; by default that of a single .rec file.
@@ -130,7 +130,11 @@ def adopt(
 
 
 class _Scan:
-    """The records of .rec files: table rows, labels as stored, and records without a readable image."""
+    """The records of .rec files: table rows, labels as stored, and records without a readable image.
+
+    Raise ValueError naming the file and record if one is invalid or, without `skip_bad`, has no readable image, or
+    naming the first file if there are no records.
+    """
 
     def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:
         self.rows: list[tuple[Any, ...]] = []
@@ -210,7 +214,7 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
 
 
 def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
-    """Replace the .idx of the set `base` unless it matches the manifest.
+    """Replace the .idx of the set `base` unless it matches the manifest. Return the manifest.
 
     The new index equals the original byte for byte, unless the set was adopted with the index of another program, whose
     keys and order are stored nowhere else. Then it has the records' ids in file order, and the manifest is updated.

@@ -36,8 +36,9 @@ _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 class Publication:
     """Write the files of the set `prefix`: `with Publication(prefix) as files: files.write(…); files.publish(…)`.
 
-    Raise FileExistsError if the set exists and `force` is not set, OSError if another packer is writing it. Leaving the
-    block without `publish` removes all partial files and leaves an existing set unchanged.
+    Raise ValueError if `prefix` is a folder, FileExistsError if the set exists and `force` is not set, OSError if the
+    folder cannot be created or another packer is writing the set. Leaving the block without `publish` removes all
+    partial files and leaves an existing set unchanged.
     """
 
     def __init__(self, prefix: str | os.PathLike[str], *, force: bool = False) -> None:

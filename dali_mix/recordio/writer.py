@@ -200,9 +200,9 @@ class SetWriter(RecordWriter):
         self._added.append((size, sha256))
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
-        """Write index, table and manifest, then publish the set.
+        """Write index, table and manifest, publish the set, and return its manifest, in which `report` is stored.
 
-        Raise ValueError if the set or a shard has no records.
+        Raise ValueError if the set or a shard has no records, or if two records have the same id.
         """
         table = self.table
         if not len(table):
@@ -270,8 +270,8 @@ def write_set(
 ) -> SetInfo:
     """Write `samples` (`Sample`, or tuples of its fields: encoded, label[, height, width]) as the set `prefix`.
 
-    For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise ValueError naming an
-    invalid sample.
+    Return the set's manifest. For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise
+    ValueError naming an invalid sample.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
     total = len(listed)

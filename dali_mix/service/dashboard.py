@@ -108,7 +108,8 @@ class Dashboard:
         host, port: address to listen on; ValueError if it cannot be used. Port 0 selects a free port, see the attribute
             `port`.
         address: address of the pool.
-        status: returns `pool.Pool.status`; requests get HTTP status 503 if it raises, since the pool does not answer.
+        status: called for each request; returns the result of `pool.Pool.status`. If it raises, because the pool does
+            not answer, the request gets HTTP status 503.
     """
 
     def __init__(self, host: str, port: int, address: str, status: Callable[[], Mapping[str, Any]]) -> None:
