@@ -83,7 +83,7 @@ class Transform:
 
     @property
     def passes_through(self) -> bool:
-        """True if no option changes or decodes images: all are stored unchanged, but for those decoders disagree on."""
+        """Return True if no option changes or decodes images; only those that decoders disagree on are re-encoded."""
         return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
 
     def size(self, height: int, width: int) -> tuple[int, int]:

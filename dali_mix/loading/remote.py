@@ -32,7 +32,7 @@ from dali_mix.pipelines import Pipeline
 WINDOW = 4  # chunks in flight beyond those of the current step; at least as many as a step has
 PATIENCE = 1.0, 4.0  # a chunk is late after 1 s or 4 times the median latency, whichever is longer
 FIRST_PATIENCE = 15.0  # seconds until the first chunk is late: workers start their pipelines
-DEATHS = 4  # worker deaths per chunk until an error; from half of it on, the chunk is a suspect
+DEATHS = 4  # worker deaths per chunk until an error; after half as many, the chunk is a suspect
 PAUSES = 0.1, 5.0  # minimum and maximum delay in seconds before a question is repeated
 SILENCE = 30.0  # seconds without any chunk until a warning
 ALONE = 10.0  # seconds without any chunk until this process decodes, if allowed
