@@ -91,7 +91,10 @@ def size_of(image_size: int | Sequence[int], low: int = 1, high: int = 8192) -> 
 
 
 def channels(option: str, values: Sequence[float]) -> tuple[float, float, float]:
-    """Return `values`, one per channel, as floats. Raise ValueError naming `option` unless they are 3 finite numbers."""
+    """Return `values`, one per channel, as floats.
+
+    Raise ValueError naming `option` unless they are three finite numbers.
+    """
     numbers = _several(values)
     if len(numbers) != 3 or not all(isinstance(value, Real) and math.isfinite(value) for value in numbers):
         raise ValueError(f"{option}={values!r}: must be three numbers (red, green, blue) in 0..1 units")
