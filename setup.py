@@ -47,7 +47,7 @@ setup(
     extras_require={
         # `dali-mix embed-labels --from bert`
         "bert": ["transformers>=4.56.0"],
-        # COCO's measures: `metrics=dict(protocol="coco")`
+        # COCO metrics: `metrics=dict(protocol="coco")`
         "detection": ["pycocotools>=2.0.8"],
         # `dali-mix serve`, `build_loader(workers=...)`
         "service": ["ray>=2.52.0"],
@@ -67,7 +67,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["dali-mix = dali_mix.cli.main:main"],
-        # Third parties add pipelines and steps of their own under these groups: NAME = module:Class.
+        # Groups in which other packages register pipelines and steps: NAME = module:Class.
         "dali_mix.pipelines": [],
         "dali_mix.pipeline_steps": [],
     },

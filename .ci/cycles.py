@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Exit with status 1 if files of the package import each other in a cycle; imports for type checkers count."""
+"""Exit with status 1 if modules of dali_mix import each other in a cycle; imports under TYPE_CHECKING count."""
 
 import sys
 from graphlib import CycleError, TopologicalSorter

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the lowest versions that setup.py allows, extras included, as a constraints file for pip."""
+"""Print the lowest versions that setup.py allows, extras included, as a constraints file for pip."""
 
 import ast
 from pathlib import Path
@@ -15,7 +15,7 @@ def requirements(source: str) -> list[str]:
             found += ast.literal_eval(node.value)
         elif isinstance(node, ast.keyword) and node.arg == "extras_require":
             found += [line for lines in ast.literal_eval(node.value).values() for line in lines]
-    return list(dict.fromkeys(found))  # an extra's may be the developers', too
+    return list(dict.fromkeys(found))  # an extra may repeat a requirement of another
 
 
 def floor(requirement: str) -> str:
@@ -29,5 +29,5 @@ def floor(requirement: str) -> str:
 if __name__ == "__main__":
     for line in map(floor, requirements(SETUP.read_text(encoding="utf-8"))):
         print(line)
-        if line.startswith("opencv-python=="):  # the same release without windows, where libGL is missing
+        if line.startswith("opencv-python=="):  # the same release without a GUI, for machines without libGL
             print(line.replace("opencv-python", "opencv-python-headless"))

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from dali_mix.engine.start import train as train
     from dali_mix.loading import build_loader as build_loader
 
-# The functions, by the module each is defined in.
-_FUNCTIONS = {
+# Public name -> module to import it from, relative to dali_mix.
+_PUBLIC = {
     "pack": "datasets",
     "Writer": "datasets",
     "build_loader": "loading",
@@ -42,7 +42,7 @@ _FUNCTIONS = {
     "evaluate": "engine.start",
     "Predictor": "engine",
 }
-_ROOMS = (
+_MODULES = (
     *("cli", "datasets", "engine", "loading", "losses", "metrics", "mixers"),
     *("models", "pipelines", "recipes", "recordio", "reports", "service", "tasks"),
 )
@@ -50,12 +50,12 @@ __all__ = ["Predictor", "Writer", "__version__", "build_loader", "evaluate", "lo
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(f"dali_mix.{_FUNCTIONS[name]}"), name)
-    if name in _ROOMS:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"dali_mix.{_PUBLIC[name]}"), name)
+    if name in _MODULES:
         return importlib.import_module(f"dali_mix.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_ROOMS, *(name for name in globals() if name.startswith("__"))})
+    return sorted({*__all__, *_MODULES, *(name for name in globals() if name.startswith("__"))})

@@ -1,4 +1,4 @@
-"""`python -m dali_mix`, `torchrun … -m dali_mix`: run the command `dali-mix`."""
+"""Run the command `dali-mix` for `python -m dali_mix` and `torchrun … -m dali_mix`."""
 
 import sys
 

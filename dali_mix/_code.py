@@ -1,4 +1,4 @@
-"""`code_digest`: the digest of source files; two commits of one version differ in it."""
+"""Digest of source files, which distinguishes commits that have the same version number."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 @cache
 def code_digest(*names: str) -> str:
-    """Return a shortened sha256 of the source files of packages and modules, as they are at the first call.
+    """Return "sha256 " and the first 16 hex digits of the SHA-256 of the source files of packages and modules.
 
-    It depends neither on where they are installed, nor on line endings, nor on what editors leave beside them.
+    The files are read at the first call. The digest does not depend on the installation path, on line endings, or on
+    files that cannot be imported, such as editors' lock files.
     """
     digest = hashlib.sha256()
     for module in names:
@@ -22,6 +23,6 @@ def code_digest(*names: str) -> str:
         files = [file] if spec.submodule_search_locations is None else sorted(file.parent.rglob("*.py"))
         for path in files:
             name = path.relative_to(file.parent).with_suffix("")
-            if all(part.isidentifier() for part in name.parts):  # else nothing can import it: ".#lock.py"
+            if all(part.isidentifier() for part in name.parts):  # skip files that cannot be imported: ".#lock.py"
                 digest.update(name.as_posix().encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))
     return f"sha256 {digest.hexdigest()[:16]}"

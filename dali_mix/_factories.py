@@ -1,4 +1,4 @@
-"""Load classes and functions of other packages, by entry point or as "module:attribute"; list their options."""
+"""Load classes and functions of other packages, by entry point or as "module:attribute"; list their parameters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def resolve(kind: str, what: str) -> Any:
 def installed(group: str, what: str, name: str, ours: Iterable[str], *others: str) -> tuple[Any, str]:
     """Return the object an installed package registers as `name` in an entry-point group, and its origin for messages.
 
-    Raise ValueError if no package registers it, listing `ours` and `others` too, or if it cannot be imported.
+    Raise ValueError if it cannot be imported, or if no package registers it. The message then lists the registered
+    names, `ours` and `others`.
     """
     offered = {point.name: point for point in entry_points(group=group)}
     if name not in offered:
@@ -57,7 +58,7 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
-    """Return the named arguments of a class or function; for one with **kwargs, also those of its base classes."""
+    """Return the named parameters of a class or function; for one with **kwargs, also those of its base classes."""
     found: dict[str, inspect.Parameter] = {}
     for part in factory.__mro__[:-1] if isinstance(factory, type) else (factory,):
         if isinstance(part, type) and "__init__" not in vars(part):

@@ -13,7 +13,8 @@ from typing import IO, Any
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a new, empty file in the folder of `path`; it is renamed to `path` when the block ends.
 
-    If the block fails, the new file is removed and an existing `path` is left unchanged. OSErrors then name `path`.
+    If the block fails, the new file is removed and an existing `path` is left unchanged. An OSError is raised
+    again with a message that names `path`.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -39,12 +40,12 @@ def sync(path: Path) -> None:
 def open_new(path: str | os.PathLike[str], mode: str = "wb", encoding: str | None = None) -> IO[Any]:
     """Open a new file for writing. An existing file of that name is removed, and a symbolic link is never followed.
 
-    Raises OSError if it cannot be created, FileExistsError if another process creates it at the same time.
+    Raise OSError if it cannot be created, FileExistsError if another process creates it at the same time.
     """
     return os.fdopen(new_descriptor(path), mode, encoding=encoding)
 
 
 def new_descriptor(path: str | os.PathLike[str]) -> int:
-    """Like `open_new`, but return a file descriptor for `os.write`."""
+    """Create a file like `open_new` and return its descriptor, opened for reading and writing."""
     Path(path).unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

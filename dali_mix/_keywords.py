@@ -1,7 +1,8 @@
-"""Functions that a command calls too: in Python what they say names keywords, where the command's name options.
+"""Rewrite messages so that they name keywords of Python functions instead of command-line options.
 
-Messages are written with options. While a command runs (`naming_options`) they stay so; in a function called from
-Python they are changed: errors by `naming_keywords`, what is logged by `in_keywords`.
+Functions shared by commands and the Python API write their messages with options (`--skip-bad`). While a command runs
+(`naming_options`), messages are unchanged. In a function called from Python, options become keywords (skip_bad=True):
+in errors by `naming_keywords`, in log messages by `in_keywords`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from dali_mix.options import did_you_mean
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Keywords that are called otherwise than their options.
+# Option -> keyword, where the names differ.
 _RENAMED = {"out": "prefix", "cluster": "machines", "class_file": "classes", "cfg_options": "options"}
-# Parameters of the function of Python that runs; None: a command does.
+# Parameters of the Python function that is running; None while a command runs.
 _known: ContextVar[Mapping[str, inspect.Parameter] | None] = ContextVar("_known", default=MappingProxyType({}))
 
 
 def keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Return `function` with messages in its keywords: `--skip-bad` becomes skip_bad=True. Unknown ones get a
-    suggestion.
+    """Wrap `function` so that its messages name keywords instead of options (skip_bad=True for `--skip-bad`).
+
+    An unknown keyword raises a TypeError that suggests similar ones.
     """
     known = inspect.signature(function).parameters
 
@@ -42,7 +44,11 @@ def keywords(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def suggesting(**instead: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Return a decorator: for an unknown keyword, the TypeError suggests similar ones, or what `instead` says of it."""
+    """Return a decorator that adds a hint to the TypeError for an unknown keyword.
+
+    The hint for keyword `name` is `instead[name]` if that exists, else similar keywords. Functions with **kwargs are
+    unchanged.
+    """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         known = inspect.signature(function).parameters
@@ -64,7 +70,7 @@ def suggesting(**instead: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 @contextmanager
 def naming_keywords(known: Mapping[str, inspect.Parameter]) -> Iterator[None]:
-    """Change what is said inside, unless a command runs: options of a command become the keywords `known`."""
+    """Replace options with the keywords `known` in messages of ValueErrors and OSErrors, unless a command runs."""
     if _known.get() is None:
         yield
         return
@@ -81,7 +87,7 @@ def naming_keywords(known: Mapping[str, inspect.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def naming_options() -> Iterator[None]:
-    """Leave what is said inside as it is: a command runs."""
+    """Mark that a command runs: messages in the block keep their options."""
     before = _known.set(None)
     try:
         yield
@@ -90,24 +96,24 @@ def naming_options() -> Iterator[None]:
 
 
 def from_python() -> bool:
-    """Return False while a command runs."""
+    """Return True unless a command runs (see `naming_options`)."""
     return _known.get() is not None
 
 
 def in_keywords(text: str) -> str:
-    """Return `text` with the keywords of the function that runs in place of options; unchanged in a command."""
+    """Replace options in `text` with keywords of the running Python function; unchanged while a command runs."""
     known = _known.get()
     return _pattern().sub(lambda found: _keyword(found, known), text) if known else text
 
 
 @functools.cache
 def _pattern() -> re.Pattern[str]:
-    from dali_mix.tasks import TASKS  # late, since it brings numpy with it, which `dali-mix --help` does not need
+    from dali_mix.tasks import TASKS  # imported here because it imports numpy, which `dali-mix --help` does not need
 
-    # A command in backquotes stays as it is, and so does what only looks like an option, in a path or a class's name,
-    # where no space, bracket or backquote is before it, or a letter or slash behind it.
+    # Commands in backquotes are left unchanged. An option begins the text or follows a space, opening bracket or
+    # backquote, and no letter or slash follows it, so that parts of paths and class names do not match.
     option = r"(?<![^\s(\[`])--([a-z][a-z-]+)(?![\w/])"
-    # After "=" or a space: a word in capitals or a number.
+    # A value after "=" or a space: a word in capitals, a number, or one of a few lowercase words.
     value = rf"[A-Z]+\b|\d[\d.]*|(?:auto|apply|ignore|{'|'.join(TASKS)})\b"
     return re.compile(rf"`dali-mix [^`]*`|--cfg-options (?=[a-z_.]+[=:])|{option}(?:([= ])({value}))?")
 

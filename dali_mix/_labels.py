@@ -13,18 +13,18 @@ _HEADER = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
 
 
 def check_class(label: Any) -> None:
-    """Raise ValueError unless `label` is a whole number from 0 to 2^24, exact as a float32."""
+    """Raise ValueError unless `label` is an integer from 0 to 2^24, all of which are exact as float32."""
     value = float(label)
-    if not 0 <= value <= MAX_CLASS or value != int(value):  # false of NaN
-        wanted = f"classes are whole numbers from 0 to {MAX_CLASS} (exact as float32)"
+    if not 0 <= value <= MAX_CLASS or value != int(value):  # False for NaN
+        wanted = f"classes are integers from 0 to {MAX_CLASS} (exact as float32)"
         raise ValueError(f"label {label} is not a class: {wanted}")
 
 
 def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     """Return the boxes (n, 6) float32 of a detection label in mxnet's layout.
 
-    That is header width A, object width B, A - 2 floats, then n × B floats; a missing sixth float (difficult) counts as
-    0. Raise ValueError, beginning with `where`, for any other layout.
+    The layout is header width A, object width B, A - 2 floats, then n × B floats: class, x1, y1, x2, y2, difficult, ….
+    A missing difficult counts as 0. Raise ValueError, prefixed by `where`, for any other layout.
     """
     wrong = f"{where}: not a detection label"
     if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
@@ -54,7 +54,11 @@ def label_of(objects: np.ndarray) -> np.ndarray:
 
 
 def check_boxes(label: np.ndarray, num_classes: int) -> None:
-    """Raise ValueError unless `label` (2 + 6n,) is 2, 6, then class, x1 < x2, y1 < y2 in 0..1, difficult 0/1."""
+    """Raise ValueError unless `label` is a detection label (2 + 6n,) of valid objects.
+
+    An object is valid if its numbers are finite, its class is an integer from 0 to `num_classes` - 1, x1 < x2 and
+    y1 < y2 are in 0..1, and difficult is 0 or 1.
+    """
     for number, (kind, x1, y1, x2, y2, difficult) in enumerate(objects_of(label).tolist(), start=1):
         if not np.isfinite([kind, x1, y1, x2, y2, difficult]).all():
             raise ValueError(f"object {number}: not a finite number among {[kind, x1, y1, x2, y2, difficult]}")
@@ -73,7 +77,7 @@ def count_targets(labels: np.ndarray) -> np.ndarray:
 
 
 def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Return a set's report on the counts (3, K) of its targets: totals, and a notice on classes without a 0."""
+    """Return a report on target counts (3, K): totals, and a notice if a class has -1 entries but no 0."""
     positive, negative, ignored = counts.sum(axis=1).tolist()
     targets = {"1 (positive)": positive, "0 (negative)": negative, "-1 (ignored)": ignored}
     report: dict[str, Any] = {"targets": targets}
@@ -88,16 +92,17 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
 
 
 def leaving(boxes: np.ndarray, height: Any, width: Any) -> np.ndarray:
-    """Return which of the boxes (n, 4), x1, y1, x2, y2 in 0..1, leave their image by more than a pixel and 1 %.
+    """Return a mask (n,) bool of boxes (n, 4) that exceed their image by more than one pixel and more than 1 %.
 
-    `height`, `width`: of the image, or of each box's (n,); NaN where unknown: then a box leaves nothing.
+    Boxes are x1, y1, x2, y2 in 0..1. `height` and `width` are those of one image for all boxes, or (n,); a box for
+    which they are NaN (unknown) is never marked.
     """
     reach = np.maximum(0.01, 1 / np.stack([width, height, width, height], axis=-1)) + 1e-6
     return np.asarray(np.any((boxes < -reach) | (boxes > 1 + reach), axis=-1))
 
 
 def bad_box_text(box: np.ndarray, height: int, width: int) -> str:
-    """Say what is wrong with one of `bad_boxes`."""
+    """Return a message that says why `bad_boxes` marks the box (4,)."""
     corners = np.round(box * np.array([width, height, width, height], dtype=np.float64), 2).tolist()
     text = f"the box {corners} (x1, y1, x2, y2 in pixels)"
     if leaving(box, height, width):
@@ -106,20 +111,20 @@ def bad_box_text(box: np.ndarray, height: int, width: int) -> str:
 
 
 def bad_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return which of the boxes (n, 4), x1, y1, x2, y2 in 0..1, are `leaving`, or have no area inside the image."""
+    """Return a mask (n,) bool of boxes (n, 4) in 0..1 that `leaving` marks or that have no area in the image."""
     return leaving(boxes, height, width) | ~has_area(np.clip(boxes, 0, 1))
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:
-    """Return which of the boxes (n, 4) have x1 < x2 and y1 < y2, as float32, which they are stored in."""
+    """Return a mask (n,) bool of boxes (n, 4) with x1 < x2 and y1 < y2 after rounding to float32, as stored."""
     stored = boxes.astype(np.float32)
     return np.all(stored[:, :2] < stored[:, 2:], axis=1)
 
 
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
-    """Clip the boxes of a detection label (2 + 6n,) float32 to the image; return it and how many were clipped.
+    """Return a copy of a detection label (2 + 6n,) float32 with boxes clipped to 0..1, and how many were clipped.
 
-    A box may exceed the image by one pixel or 1 %. Raise ValueError if it exceeds it by more.
+    Raise ValueError if a box exceeds the image by more than one pixel and more than 1 % (see `leaving`).
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]

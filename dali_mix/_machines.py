@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from dali_mix._code import code_digest
 
-TICK = 0.5  # seconds from one word on progress to the next
+TICK = 0.5  # seconds between progress reports
 _CODE = ("dali_mix.datasets", "dali_mix.recordio", "dali_mix.tasks", "dali_mix._labels")
 _PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "pillow")
 
@@ -30,12 +30,12 @@ class Machines(Protocol):
         sees: Mapping[Path, str],
         progress: Progress | None = None,
     ) -> Generator[Any]:
-        """Yield `work(*arguments(n), tell)` for n from 0 to `count` - 1, in order; raise the error of the lowest n that
-        fails. Work lost with a process or machine is repeated, so it may run twice, even concurrently.
+        """Yield `work(*arguments(n), report)` for n from 0 to `count` - 1, in order.
 
-        `tell` and `progress` are called with the amount done since the last call. Raise ValueError if a machine cannot
-        access the files or folders in `sees`, path → its name in the message. Relative paths are resolved against the
-        current folder on every machine.
+        Raise the error of the lowest n that fails. Work lost with a process or machine is repeated, so it may run
+        twice, even concurrently. `work` calls `report` with the amount done since its last call; `progress` is called
+        here with such amounts. Raise ValueError if a machine cannot access the files or folders in `sees` (path → its
+        name in the message). Relative paths are resolved against this process's current folder on every machine.
         """
         ...
 
@@ -52,7 +52,10 @@ def pixel_versions() -> dict[str, str]:
 
 
 def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], list[str]]:
-    """Return this machine's name and versions, and the names of the paths it cannot access from `folder`."""
+    """Return this machine's name, `pixel_versions()` and the names of the paths in `sees` it cannot access.
+
+    Change to `folder` first, which relative paths refer to; if that fails, only `folder` is returned as inaccessible.
+    """
     try:
         os.chdir(folder)
     except OSError:
@@ -61,7 +64,10 @@ def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], li
 
 
 def run(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Run `work` as `Machines.map` does. Yield progress increments, then the result in a 1-tuple."""
+    """Run `work` in `folder` as `Machines.map` does.
+
+    Yield (amount done since the last yield, ()) every `TICK` seconds, and finally (amount, (result,)).
+    """
     os.chdir(folder)
     done: list[int] = []  # the worker thread appends to it
 

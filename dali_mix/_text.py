@@ -1,4 +1,4 @@
-"""Make names safe for messages, tables and logs: control characters and invalid text become escapes."""
+"""Format text for messages, tables and logs; control characters and invalid text become escapes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ADVICE = {
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return `text` with control characters as escapes such as \x1b, except those in `keep`."""
+    r"""Return `text` with control, direction and invalid characters as escapes such as \x1b, except those in `keep`."""
 
     def escape(found: re.Match[str]) -> str:
         return found[0] if found[0] in keep else found[0].encode("unicode_escape").decode("ascii")

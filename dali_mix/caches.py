@@ -18,8 +18,8 @@ from pathlib import Path
 def fallback() -> Path | None:
     """Return a per-user folder below the temporary folder, or None if no safe one can be created.
 
-    Cached code is executed when loaded, so a folder that another user owns, or that others may write or list, is
-    refused.
+    Cached code is executed when loaded, so the folder must belong to this user, and other users must have no access
+    to it.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"dali_mix-{os.geteuid()}"
@@ -45,14 +45,17 @@ def writable(folder: str | Path) -> bool:
 def for_matplotlib() -> None:
     """Move matplotlib's settings and font list to `fallback()` if its usual folders cannot be written.
 
-    Call it before matplotlib is imported, which otherwise warns and lists the fonts in every process.
+    Call it before matplotlib is imported, which otherwise warns and lists the fonts again in every process.
     """
     bases = (("XDG_CONFIG_HOME", "~/.config"), ("XDG_CACHE_HOME", "~/.cache"))
     _divert("MPLCONFIGDIR", [Path(os.environ.get(variable) or base, "matplotlib") for variable, base in bases])
 
 
 def for_triton() -> None:
-    """Move Triton's compiled kernels to `fallback()` if its usual folder cannot be written. Call it before a launch."""
+    """Move Triton's compiled kernels to `fallback()` if its usual folder cannot be written.
+
+    Call it before a kernel is launched.
+    """
     _divert("TRITON_CACHE_DIR", [Path(os.environ.get("TRITON_HOME") or "~", ".triton/cache")])
 
 

@@ -1,8 +1,7 @@
-"""Functions compiled by numba and cached on disk: next to their file, in the user's cache folder, or in
-`caches.fallback()`.
+"""Functions compiled by numba and cached on disk.
 
-numba's cache detects changes only in the file that defines a function, so a compiled function may only call functions
-of its own file.
+The cache is next to their file, in the user's cache folder, or in `caches.fallback()`. numba's cache detects changes
+only in the file that defines a function, so a compiled function may only call functions of its own file.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> 
         with contextlib.suppress(RuntimeError):  # "cannot cache function": no writable folder
             return decorator(*signature, cache=True, **options)(function)
         if (folder := caches.fallback()) is not None:
-            # Only for this function; others may have their own folder.
+            # Set only while this function is compiled; others may use their own folder.
             usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder / "numba")
             try:
                 with contextlib.suppress(RuntimeError):
@@ -44,5 +43,5 @@ def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> 
 # Compiled at the first call for each dtype; releases the GIL.
 jit = compiled(numba.njit, nogil=True, error_model="numpy")
 
-# The C library's memcpy(to, from, bytes): a fifth faster than a compiled loop over a plane.
+# The C library's memcpy(to, from, bytes): a fifth faster than a compiled loop for copying a plane.
 memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_MMAP_THRESHOLDS = (1 << 30, 1 << 25)  # bytes; older versions refuse more than 32 MiB
+_MMAP_THRESHOLDS = (1 << 30, 1 << 25)  # bytes; older glibc versions refuse more than 32 MiB
 _TRIM_THRESHOLD = (1 << 31) - 1
 
 

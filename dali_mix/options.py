@@ -39,7 +39,7 @@ def is_finite(value: Any) -> bool:
 
 
 def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
-    """Return `value` as a float. Raise ValueError unless it is a number; with `low`, a finite one in [low, high]."""
+    """Return `value` as a float. Raise ValueError unless it is a number and, with `low`, finite and in [low, high]."""
     real: Any = value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r:.40}: must be a number")
@@ -56,12 +56,12 @@ def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= integer <= high:
         wanted = f"from {low} to {high}" if high != _LONGEST else f"of at least {low}"
         beyond = " and below 2^63" if high == _LONGEST and isinstance(value, int) and value > high else ""
-        raise ValueError(f"{name}={integer!r:.40}: must be a whole number {wanted}{beyond}")
+        raise ValueError(f"{name}={integer!r:.40}: must be an integer {wanted}{beyond}")
     return int(integer)
 
 
 def set_whole(options: Any, name: str, low: int, high: int = _LONGEST, *, optional: bool = False) -> None:
-    """Check field `name` of a frozen dataclass like `whole`, and set it to the int. If `optional`, it may be None."""
+    """Check field `name` of a frozen dataclass like `whole`, and store it as an int. If `optional`, it may be None."""
     value = getattr(options, name)
     if not (optional and value is None):
         object.__setattr__(options, name, whole(name, value, low, high))
@@ -83,7 +83,7 @@ def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
 
 
 def check_keys(name: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError naming the first unknown key, and the known ones."""
+    """Raise ValueError, prefixed by `name`, for the first key in `given` that is not in `known`."""
     known = sorted(known)
     for key in given:
         if key not in known:

@@ -24,20 +24,20 @@ class Task(ABC):
     """A kind of label, and the code that depends on it."""
 
     name: ClassVar[str]  # used in files and options
-    boxes: ClassVar[bool] = False  # labels are boxes
-    ignores: ClassVar[bool] = False  # -1 in a label means "ignore"
+    boxes: ClassVar[bool] = False  # True if labels are boxes
+    ignores: ClassVar[bool] = False  # True if -1 in a label means "ignore"
     target_kind: ClassVar[Literal["class", "multi-hot"] | None] = None  # for mixers and losses; None: unsupported
     metrics: ClassVar[str] = ""  # key in `engine.scores.SCORES`; "" if no model can be trained
     measured: ClassVar[tuple[str, ...]] = ()  # scores of an evaluation; the first selects the best model
     chart: ClassVar[tuple[str, dict[str, str]]]  # title, and names of the scores drawn by `dali-mix curves`
     model_types: ClassVar[tuple[str, ...]] = ()  # types of models that are for this task only
-    probabilities: ClassVar[methodcaller]  # of logits (B, K)
-    threshold: ClassVar[float | None] = None  # minimum score of predicted classes
+    probabilities: ClassVar[methodcaller]  # converts logits (B, K) to probabilities
+    threshold: ClassVar[float | None] = None  # default: predict classes or boxes with a score above it
     top_k: ClassVar[int | None] = None  # maximum number of predicted classes
 
     @abstractmethod
     def check(self, label: Any, num_classes: int) -> None:
-        """Raise ValueError naming the field for an invalid label, a number or floats (n,)."""
+        """Raise ValueError naming the wrong field unless `label`, a number or floats (n,), is valid."""
 
     def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
         """Raise ValueError for an invalid label read from a record.
@@ -45,7 +45,7 @@ class Task(ABC):
         Args:
             label: (n,) floats.
             info: the set's manifest, of which `num_classes` and `label_width` are used.
-            where: what error messages call the label.
+            where: name of the label in error messages.
         """
         self.check(label, info.num_classes)
 
@@ -54,7 +54,7 @@ class Task(ABC):
         """Return the number of floats per label, 0 if it varies."""
 
     def scalar(self, label: Any) -> float:
-        """Return the label for the record table, NaN if it is not a class."""
+        """Return the label as stored in the record table: the class, or NaN if the task has no single class."""
         return math.nan
 
     @abstractmethod
@@ -62,19 +62,19 @@ class Task(ABC):
         """Return the targets of `rows` (B,) of a `RecordSet`. Raise ValueError for an invalid label."""
 
     def figures(self, records: Any) -> dict[str, Any]:
-        """Return the task-specific figures of a `RecordSet`, for `inspect` and the end of packing."""
+        """Return task-specific statistics of a `RecordSet`, for `dali-mix inspect` and the summary after packing."""
         return {}
 
     def describe(self, target: Any, classes: Sequence[str]) -> str:
-        """Describe one of `targets` as text."""
+        """Describe one item of the result of `targets` as text."""
         return str(target)
 
     def count(self, targets: Any) -> str:
-        """Return `doctor`'s remark on the targets of a batch, or ""."""
+        """Return a count of labels in the targets of a batch, such as "12 boxes", for `dali-mix doctor`; else ""."""
         return ""
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:
-        """Return the indices of the labels that contain a class."""
+        """Return the indices of the labels that are not empty: with a positive class, or with a box."""
         return list(range(len(labels)))
 
     def fits(self, labels: Sequence[np.ndarray]) -> bool:
@@ -87,7 +87,7 @@ class Task(ABC):
 
 
 class Classification(Task):
-    """One class for each image: an integer."""
+    """One class per image: an integer."""
 
     name = "classification"
     target_kind = "class"
@@ -146,7 +146,7 @@ class Classification(Task):
 
 
 class MultiLabel(Task):
-    """For each image and class 1, 0 or -1 (ignore)."""
+    """One value per class: 1, 0 or -1 (ignore)."""
 
     name = "multilabel"
     ignores = True
@@ -208,7 +208,7 @@ class MultiLabel(Task):
 
 
 class Detection(Task):
-    """Boxes: for each object class, x1, y1, x2, y2 (0 to 1), difficult."""
+    """Boxes. An object is class, x1, y1, x2, y2 (0 to 1) and difficult (0 or 1)."""
 
     name = "detection"
     boxes = True
@@ -285,14 +285,14 @@ def guess(labels: Sequence[np.ndarray]) -> Task:
             return task
     first = labels[0].size
     raise ValueError(
-        "the labels are neither classes, nor equally many of 1, 0, -1, nor boxes in mxnet's layout (the first has"
-        f" {first} float{'s' * (first != 1)}); if the first float of each is its class, as in insightface's sets, pass"
-        " --task classification"
+        "the labels are neither classes, nor rows of equal length with 1, 0, -1, nor boxes in mxnet's layout (the first"
+        f" has {first} float{'s' * (first != 1)}); if the first float of each is its class, as in insightface's sets,"
+        " pass --task classification"
     )
 
 
 def _counted(kinds: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count each class in `kinds` (N,) floats: (K,) int64. Other numbers are ignored."""
+    """Return the count of each class in `kinds` (N,) floats, (K,) int64. Values outside 0..K-1 are ignored."""
     return np.bincount(kinds[(kinds >= 0) & (kinds < num_classes)].astype(np.int64), minlength=num_classes)
 
 

@@ -1,4 +1,4 @@
-"""Pipelines: the random draws of a task and its DALI graph.
+"""Pipelines: random draws for each record, and the DALI graph that uses them.
 
 `get(name)` finds a bundled pipeline class, one that an installed package registers as an entry point of the group
 "dali_mix.pipelines" (NAME = module:Class), or "module:Class"; `build(name, train, options)` constructs it.

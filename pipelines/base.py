@@ -1,4 +1,4 @@
-"""`Step`, the building block of pipelines, and checks of options."""
+"""`Step`, the building block of pipelines, and helpers to check options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Step(ABC):
         conditional: whether `graph` uses `if` on drawn values.
         draws_from_boxes: whether `draw_from_boxes` is called instead of `draw`.
         moves: False for a step that does not change positions, such as a colour change. Other steps must override
-            `map_boxes`, or sets with boxes are refused.
+            `map_boxes`, or sets with boxes are rejected.
     """
 
     active: bool = True
@@ -44,21 +44,25 @@ class Step(ABC):
         return step
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw for a batch: (B, 2) int32 sizes (height, width) of the input images → name → (B, …) array.
+        """Draw random values for a batch; return name → (B, …) array.
 
-        Names, dtypes and ranks must be the same for every batch; draws are private to the step.
+        `sizes` (B, 2) int32 are the height and width of each input image. Names, dtypes and ranks must be the same for
+        every batch; draws are private to the step.
         """
         return {}
 
     def draw_from_boxes(
         self, sizes: np.ndarray, boxes: Sequence[np.ndarray], random: SampleRandom
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, given each image's boxes: (n, 4) x1, y1, x2, y2 in its pixels, n may be 0."""
+        """Draw like `draw`, depending on each image's boxes: (n, 4) x1, y1, x2, y2 in its pixels; n may be 0.
+
+        Steps with `draws_from_boxes` must override it.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Build the DALI graph: a uint8 HWC image and its draws → uint8 HWC. `device` is "cpu" or "gpu"."""
+        """Build the DALI graph: from a uint8 HWC image and its draws to uint8 HWC. `device` is "cpu" or "gpu"."""
 
     def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the output sizes (…, 2) for input images of `sizes` (…, 2)."""
@@ -87,7 +91,10 @@ def size_of(image_size: int | Sequence[int], low: int = 1, high: int = 8192) -> 
 
 
 def channels(option: str, values: Sequence[float]) -> tuple[float, float, float]:
-    """Return three finite numbers, one per channel. Raise ValueError naming the option."""
+    """Return `values`, one per channel, as floats.
+
+    Raise ValueError naming `option` unless they are three finite numbers.
+    """
     numbers = _several(values)
     if len(numbers) != 3 or not all(isinstance(value, Real) and math.isfinite(value) for value in numbers):
         raise ValueError(f"{option}={values!r}: must be three numbers (red, green, blue) in 0..1 units")
@@ -95,7 +102,7 @@ def channels(option: str, values: Sequence[float]) -> tuple[float, float, float]
 
 
 def interval(option: str, values: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    """Return two numbers low ≤ a ≤ b ≤ high. Raise ValueError naming the option."""
+    """Return `values` as two floats a, b. Raise ValueError naming `option` unless low ≤ a ≤ b ≤ high."""
     pair = _several(values)
     if len(pair) != 2 or not all(isinstance(value, Real) for value in pair) or not low <= pair[0] <= pair[1] <= high:
         raise ValueError(f"{option}={values!r}: must be two numbers, the smaller first, from {low:g} to {high:g}")

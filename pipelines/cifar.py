@@ -1,4 +1,4 @@
-"""`cifar`: small images, decoded once and kept as uint8; pad-and-crop and flip per batch."""
+"""`cifar`: small images, decoded once and kept as uint8, then cropped and flipped per batch."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ class Cifar(CachedPipeline):
         return self.fixed_size
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw for training: anchor (B, 2) int64, top and left of the crop in the padded image, and mirror (B,)
-        bool.
+        """Draw anchor (B, 2) int64, top and left of the crop in the padded image, and mirror (B,) bool.
+
+        Evaluation draws nothing.
         """
         if not self.train:
             return {}
@@ -67,11 +68,11 @@ class Cifar(CachedPipeline):
         return Resize(self.cached_size).graph(decode(encoded, device), {}, device)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Pad images (N, 3, h, w) uint8 with black: (N, 3, h + 2 padding, w + 2 padding) uint8."""
+        """Return images (N, 3, h, w) uint8 padded with black to (N, 3, h + 2 padding, w + 2 padding)."""
         return torch.nn.functional.pad(images, [self.padding] * 4).contiguous()
 
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """Return the images `ids` of the cache, cropped and flipped: (B, 3, h, w) uint8."""
+        """Return the images `ids` (B,) of the cache, cropped and flipped, (B, 3, h, w) uint8."""
         count = len(ids)
         anchor = draws.get("anchor", np.zeros((count, 2), dtype=np.int64))
         mirror = draws.get("mirror", np.zeros(count, dtype=bool))
@@ -84,9 +85,10 @@ class Cifar(CachedPipeline):
 def gather_numpy(
     cache: np.ndarray, ids: np.ndarray, anchor: np.ndarray, mirror: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Cut windows out of cached images (N, 3, H, W) uint8: (B, 3, h, w) uint8.
+    """Return windows of cached images (N, 3, H, W) uint8 as a batch (B, 3, h, w) uint8.
 
-    All possible windows form one strided view, so that numpy copies a row of pixels at a time, much faster than torch's
+    `ids` (B,) are indices of images, `anchor` (B, 2) the top and left of each window, `mirror` (B,) bool flips it. All
+    possible windows form one strided view, so that numpy copies a row of pixels at a time, much faster than torch's
     indexing.
     """
     windows = np.lib.stride_tricks.sliding_window_view(cache, size, axis=(2, 3))
@@ -96,7 +98,10 @@ def gather_numpy(
 
 
 def gather_torch(cache: torch.Tensor, packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Do the same on any device, without synchronizing. packed: (B, 4) int64 id, top, left, mirror."""
+    """Do the same as `gather_numpy`, on any device, without synchronizing.
+
+    `packed` (B, 4) int64 has id, top, left and mirror of each image.
+    """
     _, colours, height, width = cache.shape
     ids, top, left, mirror = packed[:, :, None, None, None].unbind(1)
     rows = torch.arange(size[0], device=cache.device)[:, None]

@@ -21,9 +21,9 @@ class Detection(Pipeline):
 
     Args:
         train: True for training. Evaluation ignores the options that only training uses.
-        shorter: the shorter side, pixels, or several to draw one from for each image.
-        longest: the maximum of the longer side, pixels.
-        flip, zoom_out, iou_crop, photometric: the share of images changed by `Flip`, `ZoomOut`, `IoUCrop` and
+        shorter: length of the shorter side in pixels, or several to draw one from for each image.
+        longest: maximum length of the longer side in pixels.
+        flip, zoom_out, iou_crop, photometric: the probability of `Flip`, `ZoomOut`, `IoUCrop` and
             `PhotometricDistort`.
         mean, std: per channel, 0..1 units.
         fuse: on a CPU, resize, flip, normalize and pad in one operator.

@@ -12,7 +12,7 @@ from dali_mix.pipelines.steps import AutoAugment, CentreCrop, Color, Erasing, Fl
 
 from dali_mix.options import choice
 
-# name → (filter where an axis shrinks, filter where it grows, antialias, decode only the window)
+# name → (filter for an axis that shrinks, filter for one that grows, antialias, decode only the window)
 PRESETS = {
     "default": ("linear", "linear", True, True),
     "parity": ("linear", "linear", True, False),
@@ -28,11 +28,12 @@ class ImageNet(Pipeline):
         image_size: pixels, 32 to 512, or (height, width).
         preset: "default"; "parity": matches torchvision and PIL within one grey level, except for the outermost row and
             column, where DALI's antialiasing repeats the edge (slower: it decodes full images and does not fuse);
-            "resizemix": the filters of the released ResizeMix (triangular where an axis shrinks, Lanczos3 where it
-            grows).
+            "resizemix": the filters of the released ResizeMix (triangular for an axis that shrinks, Lanczos3 for one
+            that grows).
         min_filter, mag_filter, antialias: override the preset's, see `Resize`.
         mean, std: per channel, 0..1 units.
         steps: more steps for training, before the flip, on images of `image_size`: see `plugins.build_steps`.
+        fuse: on a CPU, resize, flip, normalize and pad in one operator where possible.
         others: see the step that uses them.
     """
 

@@ -13,7 +13,7 @@ from dali_mix import compiled
 
 @functools.cache
 def factors(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return float32 scale and shift (3,): (x / 255 - mean) / std = x · scale + shift. mean, std: in 0..1 units."""
+    """Return scale and shift (3,) float32 such that (x / 255 - mean) / std = x · scale + shift; mean, std in 0..1."""
     deviation = np.asarray(std, np.float64)
     return (1 / (255 * deviation)).astype(np.float32), (-np.asarray(mean, np.float64) / deviation).astype(np.float32)
 
@@ -48,8 +48,8 @@ def normalize(
         if sizes is not None:
             height, width = torch.from_numpy(sizes.astype(np.int64)).to(out.device, non_blocking=True).unbind(1)
             below = torch.arange(out.shape[2], device=out.device) >= height[:, None]
-            beside = torch.arange(out.shape[3], device=out.device) >= width[:, None]
-            out.masked_fill_((below[:, :, None] | beside[:, None, :])[:, None], 0.0)
+            right = torch.arange(out.shape[3], device=out.device) >= width[:, None]
+            out.masked_fill_((below[:, :, None] | right[:, None, :])[:, None], 0.0)
         return out
     out = torch.empty(images.shape, dtype=torch.float32)
     normalize_into(out.numpy(), images.numpy(), mean, std)
@@ -63,7 +63,7 @@ def normalize(
 def normalize_into(out: np.ndarray, levels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:
     """Normalize images uint8 (B, 3, H, W) into `out` float32, of the same shape, on one thread.
 
-    torch would use several, which synchronize at every operation and take cores that DALI needs.
+    torch would use several threads, which synchronize at every operation and occupy cores that DALI needs.
     """
     scale, shift = factors(tuple(mean), tuple(std))
     if compiled.available():

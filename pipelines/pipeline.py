@@ -87,9 +87,10 @@ class Pipeline:
     def draw_from_boxes(
         self, rows: np.ndarray, random: SampleRandom, boxes: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, given the boxes of each record: (n, 4) x1, y1, x2, y2 in 0..1 of its size.
+        """Draw like `draw`, depending on each record's boxes: (n, 4) x1, y1, x2, y2 in 0..1 of its size.
 
-        Loaders call it if `draws_from_boxes` is True and the set has boxes.
+        Loaders call it if `draws_from_boxes` is True and the set has boxes. Raise ValueError naming the step if draws,
+        windows, boxes or sizes that it returns are invalid.
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)
@@ -107,7 +108,7 @@ class Pipeline:
                         f"step {type(step).__name__}: draw's {name!r} has shape {np.shape(value)} for {len(rows)}"
                         f" images: must be ({len(rows)}, ...)"
                     )
-            # Here, not in methods that a subclass could override: the resampling operator relies on it.
+            # Checked here, not in methods that a subclass could override, since the resampling operator relies on it.
             if isinstance(step, Crop) and type(step).graph is Crop.graph:
                 _check_inside(step, sizes, own["anchor"], own["shape"])
             if isinstance(step, CentreCrop) and type(step).graph is CentreCrop.graph:
@@ -147,8 +148,9 @@ class Pipeline:
 
     @property
     def may_take_pixels(self) -> bool:
-        """Return True if `graph` works without a decoder: neither the subclass nor a step overrides decoding, and all
-        windows are checked.
+        """Return True if `graph` can start from decoded pixels.
+
+        That is the case if the pipeline overrides neither drawing nor the graph, and its first step not the decoding.
         """
         first, methods = self.steps[0] if self.steps else None, ("draw", "draw_from_boxes", "graph")
         if isinstance(first, Crop) and type(first).decode is not Crop.decode:
@@ -156,11 +158,11 @@ class Pipeline:
         return all(getattr(type(self), name) is getattr(Pipeline, name) for name in methods)
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Build the DALI graph: encoded bytes and one sample's draws → uint8 images, CHW or HWC (the node's layout).
+        """Build the DALI graph from encoded bytes and draws to uint8 images, CHW or HWC (see the node's layout).
 
         Images are float32 if `normalizing` is set and the graph can normalize. `device` is "cpu" or "gpu"; the same
-        code serves both. The decoder performs a `Crop` at the start of the list, the padding operator a `Flip` at its
-        end.
+        code serves both. The decoder performs a `Crop` that is the first step, the padding operator a `Flip` that is
+        the last. Raise ValueError if there are no active steps.
         """
         if not self.steps:
             raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that returns image_size")
@@ -221,15 +223,15 @@ class Pipeline:
                     f"step {type(step).__name__} does not define how boxes move: add `map_boxes`,"
                     " or, if it moves nothing, `moves = False`"
                 )
-        if self.steps:  # a step that cannot raises its own error
+        if self.steps:  # a step that cannot transform boxes raises ValueError
             rows = np.full(1, 256, [("height", np.int32), ("width", np.int32)])
             self.map_boxes(np.empty((0, 4)), rows[0], self.draw(rows, SampleRandom(0, 0, np.arange(1))), 0)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Transform one image's boxes (n, 4) x1, y1, x2, y2 from 0..1 of the record's size to pixels in the batch.
 
-        Results are not clipped to the image; boxes that a step dropped have no area. A pipeline without steps is
-        refused for detection sets.
+        Results are not clipped to the image; boxes that a step dropped have no area. A pipeline without steps raises
+        ValueError unless it overrides this method.
         """
         if not self.steps:
             self.check_boxes()
@@ -242,7 +244,7 @@ class Pipeline:
 
 
 def _check_inside(step: Step, sizes: np.ndarray, anchor: np.ndarray, shape: np.ndarray) -> None:
-    """Raise ValueError naming the step if a window is empty or extends outside its image; operators may not check."""
+    """Raise ValueError naming the step if a window is empty or exceeds its image, which operators may not detect."""
     wrong = ((anchor < 0) | (shape < 1) | (anchor + shape > sizes)).any(axis=1)
     if wrong.any():
         at = int(wrong.argmax())
@@ -253,7 +255,7 @@ def _check_inside(step: Step, sizes: np.ndarray, anchor: np.ndarray, shape: np.n
 
 
 def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array of n boxes."""
+    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array like `boxes` (n, 4)."""
     mapped = step.map_boxes(boxes, size, draws)
     if isinstance(mapped, np.ndarray) and mapped.shape == boxes.shape and math.isfinite(mapped.sum()):
         return mapped
@@ -269,7 +271,7 @@ def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str,
 def _padding(canvas: DataNode, mirror: Any) -> dict[str, Any]:
     """Return the options of `crop_mirror_normalize` that pad on the right and below.
 
-    The operator mirrors the padded image, so for mirrored images `crop_pos_x` first aligns the image right.
+    The operator mirrors the padded image, so for mirrored images `crop_pos_x` first aligns the image on the right.
     """
     size = canvas.shape(dtype=types.FLOAT)
     right = fn.cast(mirror, dtype=types.FLOAT) if isinstance(mirror, DataNode) else 0.0
@@ -283,7 +285,7 @@ def _padding(canvas: DataNode, mirror: Any) -> dict[str, Any]:
 
 
 def sizes_of(rows: np.ndarray) -> np.ndarray:
-    """Return (B, 2) int32 height and width of records."""
+    """Return the height and width of records, (B, 2) int32."""
     return np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)
 
 
@@ -292,7 +294,7 @@ def _own(draws: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 class CachedPipeline(Pipeline, ABC):
-    """A pipeline for small sets: `graph` decodes images once, to uint8 (H, W, 3) of one size; `apply` does the rest."""
+    """A pipeline for small sets: `graph` decodes images once, to uint8 (H, W, 3) of one size; `apply` makes batches."""
 
     @property
     @abstractmethod
@@ -301,7 +303,7 @@ class CachedPipeline(Pipeline, ABC):
 
     @abstractmethod
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the data to cache for the decoded set (N, H, W, 3) uint8, e.g. padded images."""
+        """Return the tensor to cache for the decoded set (N, 3, H, W) uint8, e.g. padded images."""
 
     @abstractmethod
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:

@@ -1,5 +1,6 @@
-"""Pipelines and steps by name: bundled, from installed packages (entry points NAME = module:Class), or
-"module:Class".
+"""Construct pipelines and steps by name.
+
+A name is a bundled one, an entry point of an installed package (NAME = module:Class), or "module:Class".
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ BUILTIN = {
     "detection": "dali_mix.pipelines.detection:Detection",
     "multilabel": "dali_mix.pipelines.multilabel:MultiLabel",
 }
-"""The bundled pipelines: name to module:Class."""
+"""The bundled pipelines: name → "module:Class"."""
 
 
 def get(name: str) -> type[Pipeline]:
-    """Return the class of a pipeline. Raise ValueError if the name is unknown or cannot be imported."""
+    """Return the class of a pipeline. Raise ValueError if it is unknown, cannot be imported, or is not a `Pipeline`."""
     return _find("pipeline", BUILTIN.get(name, name), Pipeline)
 
 
@@ -35,7 +36,7 @@ def build(name: str, train: bool, options: Mapping[str, Any] | None = None) -> P
 
 
 def build_steps(steps: Sequence[Step | Mapping[str, Any]]) -> list[Step]:
-    """Construct a user's steps from objects or dicts of `type` and options, each on its own branch.
+    """Return a user's steps, each on its own branch, from `Step` objects or dicts of `type` and options.
 
     Raise ValueError like `build`.
     """
@@ -61,14 +62,14 @@ def _find(what: str, name: str, base: type) -> Any:
     return found
 
 
-def _construct(what: str, kind: Any, options: Mapping[str, Any], **given: bool) -> Any:
-    known = [option for option in inspect.signature(kind).parameters if option not in given]
+def _construct(what: str, kind: Any, options: Mapping[str, Any], **fixed: bool) -> Any:
+    known = [option for option in inspect.signature(kind).parameters if option not in fixed]
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known)
             raise ValueError(f"{what} has no option {option!r}{hint}: its options are {', '.join(known)}")
     try:
-        inspect.signature(kind).bind(**given, **options)
+        inspect.signature(kind).bind(**fixed, **options)
     except TypeError as error:
         raise ValueError(f"{what}: {error}; it takes {', '.join(known)}") from None
-    return kind(**given, **options)
+    return kind(**fixed, **options)

@@ -1,8 +1,8 @@
-"""Random numbers that depend on (seed, epoch, record) only, drawn for a whole batch at once.
+"""Random numbers that depend only on (seed, epoch, record), drawn for all records of a batch at once.
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a keyed bijection of 128-bit
-counters. The counter identifies the number, so there is no state between calls, and any record's numbers can be
-computed at any time.
+counters. A counter identifies each random number, so there is no hidden state, and the numbers of any record
+can be computed at any time.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ class SampleRandom:
 
     Each call draws from the next stream, so the same sequence of calls returns the same numbers.
 
-    Counter words: block, epoch, low 32 bits of the record number, its high 16 bits with the stream's number below them.
+    The counter words are the block, the epoch, the low 32 bits of the record number, and its high 16 bits above the 16
+    bits of the stream number.
 
     Args:
         seed: 0 to 2^64 - 1, the key.
         epoch: 0 to 2^32 - 1.
         ids: (B,) record numbers, 0 to 2^48 - 1.
+        stream: number of the first stream.
     """
 
     def __init__(self, seed: int, epoch: int, ids: np.ndarray, stream: int = 0) -> None:
@@ -64,7 +66,7 @@ class SampleRandom:
     def words(self, k: int) -> np.ndarray:
         """Draw (B, k) uint32, uniform over all values; k is a multiple of 4.
 
-        Raise ValueError after 65,536 calls, of any method.
+        Raise ValueError if streams are used up: their numbers are below 65,536, and every call of any method uses one.
         """
         if self._stream >= 1 << 16:
             raise ValueError("more than 65,536 draws for one record: draw several numbers in one call")
@@ -84,9 +86,9 @@ class SampleRandom:
         return ((high << np.uint64(26) | low)[:, :k]).astype(np.float64) * 2.0**-53
 
     def integers(self, low: int | np.ndarray, high: int | np.ndarray, k: int) -> np.ndarray:
-        """Draw (B, k) int64, uniform from `low` to `high` - 1, which are numbers or arrays that broadcast to (B, k).
+        """Draw (B, k) int64, uniform from `low` to `high` - 1, each an integer or an array that broadcasts to (B, k).
 
-        The bias for an interval of m numbers is below m / 2^53.
+        The bias for an interval of m integers is below m / 2^53. Raise ValueError unless `high` is above `low`.
         """
         low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
         if (high <= low).any():

@@ -39,7 +39,7 @@ recipe=$1
 processes=$2
 shift 2
 if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
-    echo "train_dist.sh: NPROC must be a whole number of at least 1, not '$processes'" >&2
+    echo "train_dist.sh: NPROC must be an integer of at least 1, not '$processes'" >&2
     exit 2
 fi
 exec "${PYTHON:-python}" -m dali_mix.cli.launch --nproc "$processes" -- train "$recipe" "$@"

@@ -1,3 +1,3 @@
 """The command `dali-mix`: one module per subcommand."""
 
-__all__: list[str] = []  # a program, no library
+__all__: list[str] = []  # a program, not a library

@@ -12,12 +12,12 @@ from dali_mix.options import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` with suggestions; abbreviated options are refused.
+    """`argparse.ArgumentParser` with suggestions and without abbreviated options.
 
     A subcommand reports unknown arguments itself, with its own usage, instead of leaving them to the parent parser.
 
     Attributes:
-        instead_of_word: the option to suggest for a word that stands where none is expected.
+        instead_of_word: the option to suggest for an unexpected positional argument.
     """
 
     instead_of_word: str | None = None
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, extra
 
     def _unknown_options(self, words: Iterable[str]) -> list[str]:
-        """Return the words that look like options but are not options of this parser, without their values."""
+        """Return the words before "--" that look like options, without values, but are not options of this parser."""
         names = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
         return [name for name in names if re.match(r"--?[A-Za-z]", name) and name not in self._option_string_actions]
 

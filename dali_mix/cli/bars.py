@@ -8,14 +8,15 @@ from tqdm import tqdm
 
 
 class Bar(tqdm):
-    """A context manager that shows a progress bar over `total` items (None if not known yet); `leave` keeps it on
-    screen.
+    """A progress bar over `total` items (None if not known yet).
+
+    It is hidden unless `shown`, and stays on screen after it is closed if `leave`.
     """
 
     def __init__(
         self, what: str, unit: str, total: int | None = None, *, shown: bool = True, leave: bool = False
     ) -> None:
-        off = None if shown else True  # None: unless the error stream is a terminal
+        off = None if shown else True  # None: disabled unless stderr is a terminal
         super().__init__(total=total, desc=what, unit=unit, dynamic_ncols=True, leave=leave, disable=off)
 
     def reach(self, done: int, total: int) -> None:
@@ -24,7 +25,7 @@ class Bar(tqdm):
         self.update(done - self.n)
 
     def line(self, text: str) -> None:
-        """Print a line to stdout, and count one more as done."""
+        """Print a line to stdout and advance the bar by one."""
         with tqdm.external_write_mode(file=sys.stdout):
             print(text)
         self.update()

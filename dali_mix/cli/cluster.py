@@ -10,7 +10,7 @@ from dali_mix.cli.pools import guarded
 
 
 def add_cluster(add: Callable[..., object], what: str) -> None:
-    """Add the option; `what` is the verb that begins its help text ("pack", "verify")."""
+    """Add the option; `what` is the verb that begins its help text ("write", "check")."""
     text = (
         f"{what} the shards on the machines of a pool (`dali-mix serve`) that share a file system: HOST:PORT, or auto"
     )
@@ -18,13 +18,13 @@ def add_cluster(add: Callable[..., object], what: str) -> None:
 
 
 def with_cluster(command: str, args: argparse.Namespace, work: Callable[[Machines | None], int]) -> int:
-    """Return the status of `work`, which gets the machines of --cluster, None without; 1 if their pool has ended.
+    """Call `work` with the machines of --cluster, or None without the option, and return its exit status.
 
-    Raise ValueError as `service.connect`.
+    Return 1 if the pool ends meanwhile. Raise ValueError like `service.connect`.
     """
     if args.cluster is None:
         return work(None)
-    from dali_mix.service import RayMachines, connect  # Ray, an extra, is imported where a command asks for it
+    from dali_mix.service import RayMachines, connect  # imports Ray, which is optional
 
     status = guarded(command, lambda: work(RayMachines(connect(args.cluster))))
     return 1 if status is None else status

@@ -11,10 +11,10 @@ from typing import TextIO
 
 
 class _Sink(io.FileIO):
-    """A file descriptor that turns into /dev/null at the first failed write.
+    """A stream on a file descriptor that is redirected to /dev/null at the first failed write.
 
-    The descriptor itself is replaced, so that writes of C libraries, of child processes and of Python's own flush at
-    exit succeed as well.
+    The descriptor itself is replaced, so later writes by C libraries, child processes and Python's flush at exit
+    succeed as well.
     """
 
     def __init__(self, number: int, name: str) -> None:
@@ -23,7 +23,7 @@ class _Sink(io.FileIO):
 
     def write(self, data) -> int:  # type: ignore[no-untyped-def]  # any buffer
         try:
-            while (written := super().write(data)) is None:  # a full pipe that does not block
+            while (written := super().write(data)) is None:  # a full non-blocking pipe
                 select.select([], [self], [])
             return written
         except OSError as error:
@@ -34,7 +34,7 @@ class _Sink(io.FileIO):
 
 
 def install() -> None:
-    """Replace the process's own `sys.stdout` and `sys.stderr` by streams whose writes never raise OSError.
+    """Replace the process's own `sys.stdout` and `sys.stderr` with streams whose writes never raise OSError.
 
     Standard descriptors that are closed (`2>&-`) are opened on /dev/null, so that no other file gets their number.
     Characters missing from the console's encoding are written as backslash escapes. Streams that other code has

@@ -15,8 +15,8 @@ from dali_mix import caches
 
 DALI = "nvidia-dali-cuda"
 BUILDS = ("110", "120", "130")
-# Every build of DALI and every codec that a build loads. Builds for CUDA 12 and 13 share folders and files, so after
-# `pip uninstall` of one the other is broken: all are removed before one is installed.
+# Every build of DALI and every codec that a build loads. Builds for CUDA 12 and 13 share folders and files, so
+# `pip uninstall` of one breaks the other: all are removed before one is installed.
 SHARED = (
     "nvidia-dali-cuda120 nvidia-nvimgcodec-cu12 nvidia-nvjpeg-cu12 nvidia-nvjpeg2k-cu12 nvidia-nvtiff-cu12 "
     "nvidia-libnvcomp-cu12 nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg nvidia-nvjpeg2k-cu13 "
@@ -46,12 +46,12 @@ class Findings:
         """Run a check; report any exception as a finding, so that the remaining checks still run."""
         try:
             check(self)
-        except Exception as error:  # a broken installation can raise any error, which is reported
+        except Exception as error:  # a broken installation can raise any error
             self.bad(what, f"{type(error).__name__}: {error}")
 
 
 def switch_dali(cuda: str) -> str:
-    """Return the command that replaces all builds of DALI by the one for CUDA 12 ("120") or 13 ("130")."""
+    """Return the command that replaces all builds of DALI with the one for CUDA 12 ("120") or 13 ("130")."""
     return f'pip uninstall -y {SHARED} && pip install "{DALI}{cuda}{dali_floor()}"'
 
 
@@ -75,8 +75,9 @@ def extra_of(need: Requirement) -> str:
 
 
 def version_of(name: str) -> str | None:
-    """Return the version of an installed distribution, or of another that provides the same module; None if neither is
-    installed.
+    """Return the version of an installed distribution, or of another that provides the same module (see `ALSO`).
+
+    Return None if none is installed.
     """
     for each in (name, *ALSO.get(name, ())):
         with suppress(metadata.PackageNotFoundError):
@@ -85,14 +86,14 @@ def version_of(name: str) -> str | None:
 
 
 def check_packages(findings: Findings) -> None:
-    """Report each package that setup.py names: version, lowest version, and whether it imports."""
+    """Report each package that setup.py names, except DALI and development packages: versions, and if it imports."""
     findings.ok("python", f"{platform.python_version()} on {platform.platform()}")
     findings.ok("dali_mix", metadata.version("dali_mix"))
     missing: dict[str, list[str]] = {}
     caches.for_matplotlib()
     for need in requirements():
         extra = extra_of(need)
-        if need.name.startswith(DALI) or extra in ("dev", "docs"):  # for development
+        if need.name.startswith(DALI) or extra in ("dev", "docs"):  # see `check_dali`; development only
             continue
         version, wanted = version_of(need.name), f'pip install "{need.name}{need.specifier}"'
         if version is None and extra:
@@ -119,12 +120,12 @@ def failed_import(module: str) -> str:
 
 
 def dali_builds() -> list[str]:
-    """Return the CUDA suffixes ("120", "130") of the DALI builds that are installed."""
+    """Return the CUDA suffixes ("110", "120", "130") of the installed DALI builds."""
     return [cuda for cuda in BUILDS if version_of(f"{DALI}{cuda}") is not None]
 
 
 def check_dali(findings: Findings) -> None:
-    """Report whether there is one build of DALI, recent enough, with its own codecs only, for the CUDA of torch."""
+    """Report whether exactly one DALI build is installed, supported, with matching codecs, for the CUDA of torch."""
     builds = dali_builds()
     if len(builds) != 1:
         names = " and ".join(f"{DALI}{cuda}" for cuda in builds)
@@ -152,8 +153,9 @@ def check_dali(findings: Findings) -> None:
 
 
 def codecs(cuda: str) -> list[str]:
-    """Return the problems with the libraries that DALI's build for `cuda` loads: missing, outdated, or for another CUDA
-    version.
+    """Return the problems with the libraries that DALI's build for `cuda` loads.
+
+    They may be missing, outdated, or for another CUDA version.
     """
     wrong = []
     for need in (need for need in requirements(f"{DALI}{cuda}") if need.name.startswith("nvidia-")):

@@ -1,11 +1,10 @@
-"""Launcher for `scripts/train_dist.sh`: one process per rank on this machine, a single message and a common exit
-status.
+"""Launcher for `scripts/train_dist.sh`: one process per rank on this machine, one message and one exit status.
 
 `python -m dali_mix.cli.launch --nproc N -- train RECIPE …`; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT come from
 the environment.
 
     launcher  starts the ranks, each in a separate session, so that Ctrl-C reaches only the launcher;
-              forwards SIGTERM and SIGINT; after the first failure sends SIGTERM, and SIGKILL when the grace is over
+              forwards SIGTERM and SIGINT; after the first failure sends SIGTERM, then SIGKILL after a grace period
     rank      runs `cli.main`; writes (status, message) to FOLDER/RANK.json; is killed by Linux if the launcher ends
     outcome   reads these files and the exit statuses, in order of precedence: a rank killed by the system, an error of
               a rank, "saved" (75), "asked to stop". An error that only reports the loss of another rank never hides
@@ -34,7 +33,7 @@ from dali_mix.engine.distributed.environment import integer
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 25.0  # from the first failure until the other ranks are killed, since one may be saving
-_SAVE_SECONDS = 600.0  # the same if the first rank to end has saved, since the others wait for it before they end
+_SAVE_SECONDS = 600.0  # the same if the first rank to end has saved (status 75): the others wait for the save
 
 
 def main(argv: list[str]) -> int:
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- train RECIPE …")
     args = parser.parse_args(argv)
     command = args.command[args.command[:1] == ["--"] :]
-    parse(command)  # wrong usage ends here, with one message
+    parse(command)  # exits here on wrong usage, with one message instead of one per rank
     try:
         shared, first = _shared_environment(args.nproc)
     except (ValueError, OSError) as error:
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> int:
                 ranks.start(first + local, command, {**shared, "RANK": str(first + local), "LOCAL_RANK": str(local)})
             ended = ranks.wait()
         finally:
-            ranks.send(signal.SIGKILL)  # only after an error are ranks still running
+            ranks.send(signal.SIGKILL)  # ranks are still running only after an error
         status, message = outcome(rank.read(Path(folder)), ended, ranks.asked, command[0])
         if message:
             print(message, file=sys.stderr)
@@ -70,7 +69,10 @@ def main(argv: list[str]) -> int:
 
 
 def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
-    """Return the environment variables common to this machine's ranks, and the first of these ranks."""
+    """Return the environment variables that this machine's ranks have in common, and the number of its first rank.
+
+    Raise ValueError for missing or invalid variables.
+    """
     nodes, node = integer(os.environ, "NNODES", 1, 1), 0
     address, port = "127.0.0.1", ""
     if nodes > 1:
@@ -93,16 +95,20 @@ def _free_port() -> int:
 
 
 class _Ranks:
-    """The processes of this machine's ranks. asked: the signal this process received and forwarded to them."""
+    """The processes of this machine's ranks.
+
+    Attributes:
+        asked: the first signal this process received and forwarded to them, or None.
+    """
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, number: int, command: list[str], environment: dict[str, str]) -> None:
-        """Start a rank in a separate session, so that Ctrl-C in a terminal reaches it only once, from here.
+        """Start a rank in a separate session, so that it receives Ctrl-C only once, from this process.
 
-        It starts with SIGINT blocked, since its imports could end in a traceback; `rank.main` unblocks it.
+        It starts with SIGINT blocked, since Ctrl-C during its imports would print a traceback; `rank.main` unblocks it.
         """
         arguments = [sys.executable, "-m", rank.__name__, *command]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -114,7 +120,11 @@ class _Ranks:
             self._processes[number].send_signal(self.asked)
 
     def wait(self) -> dict[int, int]:
-        """Wait until all have ended; return rank → exit status of those that ended before the others were stopped."""
+        """Wait until all ranks have ended. Return rank → exit status of those that failed first.
+
+        After the first failure the others get SIGTERM, and SIGKILL after a grace period. If the first to end have saved
+        (status 75), the others get only SIGKILL, after a longer one.
+        """
         first: dict[int, int] = {}
         deadline = None
         while any(process.poll() is None for process in self._processes.values()):
@@ -150,9 +160,10 @@ def outcome(
         reports: rank → how it ended, for the ranks that were able to write it.
         ended: rank → nonzero exit status (negative for a signal) of the ranks that ended first.
         asked: the signal this launcher received.
+        command: the name of the subcommand, for messages and the status after SIGTERM.
     """
     for number, code in sorted(ended.items()):
-        if code < 0 and code not in (-signal.SIGTERM, -signal.SIGINT):  # the other errors are consequences
+        if code < 0 and code not in (-signal.SIGTERM, -signal.SIGINT):  # other errors are its consequences
             why = "; out of memory?" if code == -signal.SIGKILL else ""
             name = signal.Signals(-code).name
             return 1, f"dali-mix {command}: error: rank {number} was ended by {name}{why}, and with it the others"

@@ -1,7 +1,8 @@
 """The console program `dali-mix`: run a subcommand and print user errors in one line.
 
-A subcommand is a module of this package with `configure(parser)`, which adds its arguments, and `run(args) -> int`,
-which returns the exit status. A module is imported only when its command is run, so that `dali-mix --help` is fast.
+A subcommand is a module of `dali_mix.cli.commands` with `configure(parser)`, which adds its arguments, and
+`run(args) -> int`, which returns the exit status. A module is imported only when its command is run, so that
+`dali-mix --help` is fast.
 
 Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 3 ended only because another rank has; 75 stopped
 by SIGTERM after saving a checkpoint, or before the first step; 130 interrupted (training has then saved a checkpoint,
@@ -31,23 +32,23 @@ from dali_mix.cli.arguments import Parser
 COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("dali_mix.cli.commands.pack", "pack a dataset into RecordIO with a manifest"),
     "verify": ("dali_mix.cli.commands.verify", "check every byte of a packed set against its manifest"),
-    "inspect": ("dali_mix.cli.commands.inspect", "show what a packed set holds"),
-    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for .rec files of other programs"),
-    "train": ("dali_mix.cli.commands.train", "train a recipe, or resume it"),
+    "inspect": ("dali_mix.cli.commands.inspect", "show the contents of a packed set"),
+    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for .rec files written by other software"),
+    "train": ("dali_mix.cli.commands.train", "train from a recipe, or resume a run"),
     "serve": ("dali_mix.cli.commands.serve", "decode for trainers: start a pool of workers, or join one"),
     "evaluate": ("dali_mix.cli.commands.evaluate", "evaluate a checkpoint, using each record exactly once"),
     "predict": ("dali_mix.cli.commands.predict", "predict the classes or boxes of image files"),
     "detect": ("dali_mix.cli.commands.detect", "train, evaluate and predict with detectors (same as without detect)"),
-    "attention": ("dali_mix.cli.commands.attention", "draw heat maps: where a model sees each class in image files"),
+    "attention": ("dali_mix.cli.commands.attention", "draw heat maps that show where a model sees each class"),
     "convert": ("dali_mix.cli.commands.convert", "convert published checkpoints to ours and back"),
     "recipes": ("dali_mix.cli.commands.recipes", "list the recipes, or print one"),
     "gallery": ("dali_mix.cli.commands.gallery", "draw mixed images from a packed set"),
-    "profile": ("dali_mix.cli.commands.profile", "show where the time of a loader or a run goes"),
+    "profile": ("dali_mix.cli.commands.profile", "show where a loader or a run spends its time"),
     "curves": ("dali_mix.cli.commands.curves", "draw the learning curves of a run"),
     "embed-labels": ("dali_mix.cli.commands.embed_labels", "write label embeddings for SGRE"),
     "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU and disk, and run one batch"),
 }
-# What a command is in Python, for runs of objects, which a command cannot be given.
+# The Python call to suggest for runs built from objects, which commands cannot load.
 IN_PYTHON = {
     "train": "dali_mix.train(RECIPE, DIR, resume=True, {}=…)",
     "evaluate": "dali_mix.evaluate(RECIPE, CHECKPOINT, {}=…)",
@@ -57,7 +58,7 @@ IN_PYTHON = {
 LOST = 3  # lower than 75, since srun returns the highest status of its tasks
 
 
-Tell = Callable[..., None]  # (message, *, lost=False); lost: the error is only that another rank has ended
+Tell = Callable[..., None]  # (message, *, lost=False); lost: the only error is that another rank has ended
 
 
 def _to_stderr(message: str, *, lost: bool = False) -> None:
@@ -66,8 +67,9 @@ def _to_stderr(message: str, *, lost: bool = False) -> None:
 
 
 def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
-    """Run `dali-mix` with `argv` (default: the process's arguments) and return the exit status; `tell` is called with
-    errors.
+    """Run `dali-mix` with `argv` (default: the process's arguments) and return the exit status.
+
+    `tell` is called with each error message (default: print it to stderr).
     """
     console.install()
     _spin_briefly()
@@ -86,7 +88,7 @@ def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
 
 
 def _decided(ends: bool) -> None:
-    """Ignore SIGTERM from now on if the process `ends`, so that its exit status is kept."""
+    """Ignore SIGTERM from now on if the process is about to end (`ends`), so that its exit status is kept."""
     if ends:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -99,7 +101,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
-        # add_help is off if the module is not loaded: its own parser handles --help.
+        # Only the chosen command is loaded, and only its parser handles --help.
         wanted = bool(arguments) and arguments[0] == name
         sentence = f"{summary[0].upper()}{summary[1:]}."
         subparser = subparsers.add_parser(name, help=summary, add_help=wanted, description=sentence)
@@ -111,8 +113,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _spin_briefly() -> None:
     """Make torch's CPU threads spin for microseconds, not milliseconds, before they sleep.
 
-    Longer spinning takes cores that other threads need (figures: docs/decisions.md). libgomp reads this when torch is
-    loaded.
+    Longer spinning occupies cores that other threads need (figures: docs/decisions.md). libgomp reads GOMP_SPINCOUNT
+    when torch is loaded.
     """
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         os.environ["GOMP_SPINCOUNT"] = "1000"

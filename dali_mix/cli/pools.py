@@ -1,4 +1,4 @@
-"""Common code of commands that can decode in a pool."""
+"""Options and error handling for commands that can decode in a pool of workers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def add_service(parser: argparse.ArgumentParser) -> None:
 
 
 def set_service(args: argparse.Namespace) -> None:
-    """Convert --service to a recipe value."""
+    """Append --service to `args.cfg_options` as the recipe value `service`."""
     if args.service is not None:
         args.cfg_options.append(f"service={args.service}")
 
 
 def guarded(command: str, work: Callable[[], T]) -> T | None:
-    """Return the result of `work`, or None if its pool has ended, which is then already printed.
+    """Return the result of `work`, or None if its pool has ended, in which case the error has already been printed.
 
     Ray may end the process at any time after its raylet has ended, so the message is printed immediately, and once.
     """

@@ -15,19 +15,19 @@ from dali_mix._files import replacing
 from dali_mix.cli import main as program
 
 FOLDER = "DALI_MIX_RANKS"  # the environment variable that names the launcher's folder
-LAUNCHER = "DALI_MIX_LAUNCHER"  # and its process id
+LAUNCHER = "DALI_MIX_LAUNCHER"  # the environment variable that holds the launcher's process id
 _PR_SET_PDEATHSIG = 1
 
 
 class Ended(NamedTuple):
-    """How a rank ended; status as in `cli.main`."""
+    """How a rank ended: its exit status, as in `cli.main`, and its error message or ""."""
 
     status: int
     message: str
 
 
 def main() -> int:
-    """Run `dali-mix` and write its exit status and its error message to the launcher's folder."""
+    """Run `dali-mix`, write its status and error messages to the launcher's folder, and return the status."""
     end_with_parent(int(os.environ[LAUNCHER]))
     messages: list[str] = []
 
@@ -51,12 +51,12 @@ def main() -> int:
 def end_with_parent(parent: int) -> None:
     """Have Linux kill this process when its `parent` process ends for any reason."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # ended before the call
+    if os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def read(folder: Path) -> dict[int, Ended]:
-    """Return rank → how it ended, for every rank that wrote its result."""
+    """Return rank → `Ended`, for every rank that wrote its result."""
     return {int(path.stem): Ended(*json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")}
 
 

@@ -27,7 +27,7 @@ from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.tasks import TASKS, Task
 
-OR_TREAT = " (--bad-boxes clips or drops such boxes)"  # in messages on boxes that `treat_boxes` treats
+OR_TREAT = " (--bad-boxes clips or drops such boxes)"  # appended to errors about boxes that `treat_boxes` can handle
 
 
 def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
@@ -40,9 +40,10 @@ def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
 
 
 def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
-    """Read a JSON file, skipping the fields named in `unused`: in COCO's files these take most of the memory.
+    """Read a JSON file, dropping the fields named in `unused`, which take most of the memory in COCO's files.
 
-    Raise FileNotFoundError, or ValueError with the position of invalid JSON or (without `unused`) of a duplicate key.
+    Raise FileNotFoundError, or ValueError for invalid JSON (with its position), JSON that does not fit into memory, or
+    (without `unused`) a duplicate key in an object.
     """
     where = tree.where(name)
     data = tree.read_needed(name)
@@ -53,7 +54,7 @@ def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
         return found
 
     collecting = gc.isenabled()
-    gc.disable()  # what is read here holds no cycles, and searching it over and over for some takes most of the time
+    gc.disable()  # the objects form no cycles, and repeated collections would take most of the time
     try:
         if unused:
             return json.loads(data, object_hook=without_unused)
@@ -73,12 +74,12 @@ def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs) and (double := first_double([key for key, _ in pairs])):
-        raise ValueError(f"{pairs[double[0]][0]!r} is twice in one object")
+        raise ValueError(f"{pairs[double[0]][0]!r} occurs twice in one object")
     return found
 
 
 def entries_of(content: Any, key: str, where: str) -> list[Any]:
-    """Return the list `key` of a JSON object. Raise ValueError if it is missing."""
+    """Return the list `key` of a JSON object. Raise ValueError, prefixed by `where`, if it has none."""
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise ValueError(f"{where}: no list {key!r} in it; is it the right file?")
@@ -94,7 +95,10 @@ def column(
     mistakes: Mistakes,
     missing: Any = None,
 ) -> list[Any]:
-    """Return field `key` of each entry; an invalid one is added to `mistakes` and returned as None."""
+    """Return field `key` of each entry, `missing` if it has none.
+
+    A value that does not satisfy `fits` is added to `mistakes`, as not `expected`, and returned as None.
+    """
     values = []
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
@@ -116,23 +120,24 @@ def check_unique_field(values: list[Any], key: str, where: str, mistakes: Mistak
 
 
 def is_whole(value: Any) -> bool:
-    """Return True for a JSON value that is a non-negative integer of at most 64 bits."""
+    """Return True for a JSON value that is an integer from 0 to 2^63 - 1."""
     return type(value) is int and 0 <= value < 1 << 63
 
 
 def is_text(value: Any) -> bool:
-    """Return True for a JSON value that is a non-empty string."""
+    """Return True for a JSON value that is a string other than blank."""
     return isinstance(value, str) and bool(value.strip())
 
 
 def boxes_of(entries: list[Any], key: str, where: str, mistakes: Mistakes, signed: bool = False) -> np.ndarray:
-    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. An invalid box is added to `mistakes`
-    and returned as a row of NaN. `signed`: width and height may be negative.
+    """Return field `key` of each entry as boxes (N, 4) float64: x, y, width, height.
+
+    An invalid box is added to `mistakes` and returned as a row of NaN. If `signed`, width and height may be negative.
     """
     least = -math.inf if signed else 0
-    given: list[Any] = [entry.get(key) if isinstance(entry, dict) else None for entry in entries]
-    if all(map(_has_four, given)):
-        flat = list(chain.from_iterable(given))
+    values: list[Any] = [entry.get(key) if isinstance(entry, dict) else None for entry in entries]
+    if all(map(_has_four, values)):
+        flat = list(chain.from_iterable(values))
         if set(map(type, flat)) <= {int, float}:
             with suppress(OverflowError):  # an integer with hundreds of digits
                 boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
@@ -154,14 +159,14 @@ def _is_box(value: Any, least: float) -> bool:
 
 
 def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
-    """Read a YAML file of `key: value` lines: strings, and lists and dicts of them.
+    """Read a YAML file of `key: value` lines. All scalars are returned as strings.
 
-    Raise FileNotFoundError, or ValueError with the position of invalid YAML, or if the file has no keys.
+    Raise FileNotFoundError, or ValueError for invalid YAML (with its line) or a file without keys.
     """
     where = tree.where(name)
     text = "\n".join(decode_lines(tree.read_needed(name), where))
     try:
-        # BaseLoader knows no other types, whatever the tags say: no code runs, and a class called `no` stays a string
+        # BaseLoader ignores tags and types: no code runs, and a class called `no` stays a string
         content = yaml.BaseLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -179,25 +184,25 @@ class _Doctype(Exception):
 
 class _NoDoctype(ElementTree.TreeBuilder):
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise _Doctype("has a DOCTYPE, which annotations do not need and which can be made to fill the memory")
+        raise _Doctype("has a DOCTYPE, which annotations do not need and which can be used to exhaust memory")
 
 
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
     """Read an XML file whose root element is `root`.
 
-    Raise FileNotFoundError, or ValueError with the position of malformed XML. A DOCTYPE is refused too, so no
-    entities are ever expanded.
+    Raise FileNotFoundError, or ValueError for malformed XML (with its position), another root element, or a DOCTYPE.
+    Entities are therefore never expanded.
     """
     where = tree.where(name)
     data = tree.read(name)
     try:
         found = ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDoctype()))
     except ElementTree.ParseError as error:
-        decode_lines(data, where)  # which says so where it is not UTF-8
+        decode_lines(data, where)  # raises a clearer error if the text is not UTF-8
         raise ValueError(f"{where}: not well-formed XML: {error}; fetch it again") from None
     except _Doctype as error:
         raise ValueError(f"{where}: {error}; remove it") from None
-    except (ValueError, LookupError) as error:  # an encoding that does not exist, or of several bytes a character
+    except (ValueError, LookupError) as error:  # an unknown encoding, or an unsupported multi-byte one
         raise ValueError(f"{where}: its encoding cannot be read: {error}; save the file as UTF-8") from None
     if found.tag != root:
         raise ValueError(f"{where}: its outermost element is <{found.tag}>, expected <{root}>")
@@ -205,7 +210,10 @@ def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
 
 
 def xml_number(element: ElementTree.Element, path: str, where: str, missing: float | None = None) -> float:
-    """Return the finite number in the child `path`. Raise ValueError naming the field."""
+    """Return the number in the child element `path`, or `missing` (if set) without such a child.
+
+    Raise ValueError naming the field unless it is a finite number.
+    """
     text = element.findtext(path)
     if text is None and missing is not None:
         return missing
@@ -223,7 +231,7 @@ def treat_boxes(
 ) -> np.ndarray:
     """Handle boxes marked in `bad` (n,) bool according to `--bad-boxes`; return a mask (n,) bool of boxes to keep.
 
-    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. "error": add each bad box to the mistakes, with the text `wrong(row)`.
+    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. "error": add each bad box to the mistakes, with the message `wrong(row)`.
     "clip": clip it to the image, in place, and drop it if no area remains. "drop": drop it. `counts` is updated.
     """
     rows = np.flatnonzero(bad)
@@ -255,16 +263,17 @@ def report_bad_boxes(counts: Counter[str]) -> dict[str, Any]:
 
 
 def image_size(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
-    """Return height and width, after EXIF rotation unless `stored`. Raise FileNotFoundError or ValueError naming
-    the file.
+    """Return an image's height and width, after EXIF rotation unless `stored`.
+
+    Raise FileNotFoundError or ValueError naming the file.
     """
     data = tree.read(name)
     try:
         header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
     except ValueError as error:
         raise ValueError(f"{tree.where(name)}: {error}") from None
-    turned = stored and header.orientation >= 5
-    return (header.width, header.height) if turned else (header.height, header.width)
+    swapped = stored and header.orientation >= 5
+    return (header.width, header.height) if swapped else (header.height, header.width)
 
 
 def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
@@ -294,11 +303,10 @@ def without_repeats(listing: Listing) -> Listing:
 
 
 def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
-    """Return the listing without duplicate boxes. Unlabelled images are kept or dropped according to
-    `--unlabelled`, by default according to `keep`.
+    """Return the listing without duplicate boxes, and without unlabelled images unless these are kept.
 
-    An image is unlabelled if it has no positive class (multi-label) or no object (detection). Raise ValueError if
-    no image is left.
+    `--unlabelled` decides whether unlabelled images are kept; if it is not set, `keep` does. An image is unlabelled if
+    it has no positive class (multi-label) or no object (detection). Raise ValueError if no image is left.
     """
     listing = without_repeats(listing)
     if options.unlabelled is not None:
@@ -316,7 +324,7 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
 
 
 def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:
-    """Return a report with a notice if the split's size differs from the published one."""
+    """Return a report, with a notice if `count` differs from the published size of the split."""
     if published is None or count == published:
         return {}
-    return {"notices": [f"{what} has {count:,} {unit} here, {published:,} as published: a part of it?"]}
+    return {"notices": [f"{what} has {count:,} {unit} here, {published:,} as published: is it a subset?"]}

@@ -1,4 +1,4 @@
-"""Trees inside archives: .zip and .tar files, read without unpacking them; and `open_tree`, which opens any tree."""
+"""Trees of .zip and .tar files, and `open_tree`, which opens a folder or an archive."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _ArchiveTree(Tree):
                 f" {printable(tidy)}): a decompression bomb; unpack it yourself if you trust it"
             )
         if tidy in self._known:
-            raise ValueError(f"{self.path}: {printable(tidy)} is in it twice; pack the archive again, or unpack it")
+            raise ValueError(f"{self.path}: {printable(tidy)} occurs twice; pack the archive again, or unpack it")
         self._known.add(tidy)
         if found := no_data_in(tidy):
             self._no_data[found[0]] = found[1]
@@ -58,7 +58,7 @@ class _ArchiveTree(Tree):
         return tidy
 
     def _found(self, name: str) -> str:
-        """Return the file called `name`, in any Unicode normalization. Raise FileNotFoundError without one."""
+        """Return the stored name of file `name`, in any Unicode normalization. Raise FileNotFoundError if missing."""
         found = name if name in self._known else self._alike_one(name)
         if found is None:
             raise FileNotFoundError(f"{self.where(name)}: not in the archive")
@@ -79,18 +79,18 @@ class _ArchiveTree(Tree):
     def walk(self, name: str = "") -> Iterator[str]:
         start = f"{name}/" if name else ""
         self.left_out |= {path: kind for path, kind in self._no_data.items() if path.startswith(start)}
-        self._files.sort()  # at once where they are sorted already
+        self._files.sort()  # fast if they are already sorted
         return (file for file in self._files if file.startswith(start))
 
 
 class ZipTree(_ArchiveTree):
-    """A .zip file, read member by member from several threads."""
+    """A .zip file; several threads can read members at the same time."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
             self._zip = zipfile.ZipFile(path)
-        except Exception as error:  # of a damaged file: struct.error, IndexError, UnicodeDecodeError, …
+        except Exception as error:  # damaged files raise struct.error, IndexError, UnicodeDecodeError, …
             raise ValueError(f"{path}: not a readable zip file: {_reason(error)}; fetch it again") from None
         weakref.finalize(self, self._zip.close)
         self._members: dict[str, zipfile.ZipInfo] = {}
@@ -115,16 +115,16 @@ class ZipTree(_ArchiveTree):
         try:
             with self._zip.open(member) as file:
                 data = file.read(member.file_size + 1)
-        except Exception as error:  # each codec has errors of its own: zlib.error, LZMAError, IndexError, …
+        except Exception as error:  # each codec raises its own errors: zlib.error, LZMAError, IndexError, …
             advice = "unpack it yourself with its password" if member.flag_bits & 1 else "fetch the archive again"
             raise ValueError(f"{self.where(name)}: cannot be unpacked: {_reason(error)}; {advice}") from None
         if len(data) != member.file_size:
-            raise ValueError(f"{self.where(name)}: unpacks to another size than the archive says; fetch it again")
+            raise ValueError(f"{self.where(name)}: unpacks to a different size than the archive states; fetch it again")
         return data
 
 
 def _stated_count(path: Path) -> int:
-    """Return the member count in a zip file's end record, modulo 2^16; 0xFFFF if absent. zipfile ignores it."""
+    """Return the member count (modulo 2^16) in a zip file's end record, which zipfile ignores; 0xFFFF if absent."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
         tail = file.read()
@@ -139,7 +139,7 @@ class _StrictInfo(tarfile.TarInfo):
     def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictInfo:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # blocks of zeros: the end
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zero blocks mark the end
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"cut short or damaged at byte {tar.offset:,}: {error}") from None
@@ -169,7 +169,7 @@ class TarTree(_ArchiveTree):
                     self._spool_member(tar, member, self._register(member.name, member.size))
             with self._spooling():
                 self._spool.flush()
-        except Exception as error:  # of a damaged file: zlib.error, LZMAError, EOFError, IndexError, …
+        except Exception as error:  # damaged files raise zlib.error, LZMAError, EOFError, IndexError, …
             with suppress(OSError):
                 self._spool.close()
             if str(error).startswith(f"{path}: "):
@@ -221,7 +221,10 @@ def check_slices(path: Path) -> None:
 
 
 def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:
-    """Return the tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file. `follow_links`: see `FolderTree`."""
+    """Return the tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file. `follow_links`: see `FolderTree`.
+
+    Raise FileNotFoundError if `root` does not exist, ValueError for a damaged archive or any other file.
+    """
     path = Path(root)
     if path.is_file():
         if follow_links:

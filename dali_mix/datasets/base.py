@@ -1,4 +1,4 @@
-"""What a layout returns to the packer: the files of one split, their labels, and where to read them."""
+"""Interface between layouts and the packer: `Options` and `Listing`, and helpers to read lists and class names."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ MAX_NUMBERED_CLASSES = 100_000  # the manifest lists numbered classes; a higher 
 class Options:
     """The options of `dali-mix pack` that a layout uses."""
 
-    list_file: Path | None = None  # lists files and labels
+    list_file: Path | None = None  # file of `--list`, which lists images and labels
     classes_file: Path | tuple[str, ...] | None = None  # class names in order, or a file of them, or "auto"
-    task: str | None = None
-    years: tuple[str, ...] = ()  # for VOC and COCO
+    task: str | None = None  # name of the task; None: chosen by the layout
+    years: tuple[str, ...] = ()  # years to pack, for VOC and COCO
     unlabelled: str | None = None  # "keep" or "drop" images without labels; None: the layout's own rule
     scenes: int | None = None  # number of scenes, for digit-scenes
-    seed: int = 0  # for digit-scenes
+    seed: int = 0  # random seed, for digit-scenes
     split_folders: str = "auto"  # whether the root has one folder per split: "yes", "no" or "auto"
-    val_share: float | None = None  # this share of each class is split "val", the rest "train"
+    val_share: float | None = None  # fraction of each class that is split "val"; the rest is "train"
     follow_links: bool = False  # symbolic links may leave the root
     exif: str | None = None  # as in `PackOptions`
     bad_boxes: str = "error"  # for boxes that exceed their image or have no area in it, see `BAD_BOXES`
@@ -71,7 +71,7 @@ class Listing:
     source: str  # the layout's name
     split: str
     task: str = "classification"
-    ids: Sequence[int] | None = None  # unique; None: the index
+    ids: Sequence[int] | None = None  # unique record ids; None: the indices
     places: Sequence[str] | None = None  # file and line that list the name, for messages
     crops: Sequence[tuple[float, float, float, float]] | None = None  # part to store: x, y, width, height in pixels
     sizes: Sequence[tuple[int, int]] | None = None  # expected (height, width), which the labels refer to
@@ -86,7 +86,7 @@ class Listing:
         assert len(self.names) == len(self.labels)
 
     def only(self, rows: Sequence[int]) -> Listing:
-        """Return a copy of the listing that contains only the given rows."""
+        """Return a copy of the listing with only the items at the indices `rows`."""
         columns = {name: getattr(self, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
         kept: dict[str, Any] = {
             name: [values[row] for row in rows] for name, values in columns.items() if values is not None
@@ -95,7 +95,7 @@ class Listing:
 
     @property
     def training(self) -> bool:
-        """True for a training split, which is shuffled by default."""
+        """Return True for a training split, which is shuffled by default."""
         return self.split.rstrip("0123456789") in TRAINING_SPLITS  # train2017 too
 
 
@@ -147,10 +147,10 @@ def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
 def listed_paths(
     tree: Tree, name: str, base: str, mistakes: Mistakes, *, last_part: bool = False, may_be_empty: bool = False
 ) -> dict[str, str]:
-    """Return the paths in a list of files, one per line, or the last part of each, with file and line for messages.
+    """Read a list of files, one path per line; return path → "FILE: line N" for messages.
 
-    A path that is outside `base` or a duplicate is added to `mistakes`. Raise FileNotFoundError, or ValueError for an
-    empty list unless it `may_be_empty`.
+    With `last_part`, only the last component of each path is used. A path that is outside `base` or a duplicate is
+    added to `mistakes`. Raise FileNotFoundError, or ValueError for an empty list unless `may_be_empty`.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):
@@ -166,7 +166,7 @@ def listed_paths(
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Return class names, one per line. Raise ValueError for an empty line or a duplicate name."""
+    """Read class names, one per line. Raise ValueError for an empty file, an empty line or a duplicate name."""
     names = [line.strip() for line in read_lines(path, "--classes")]
     for number, name in enumerate(names, start=1):
         if not name:
@@ -204,7 +204,7 @@ def first_of(names: Sequence[str], most: int = 6) -> str:
 
 
 def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
-    """Return the classes "0" to `highest`. Raise ValueError for more classes than are plausible without names."""
+    """Return the classes "0" to `highest`. Raise ValueError if `highest` is at least 100,000."""
     if highest >= MAX_NUMBERED_CLASSES:
         raise ValueError(
             f"{where}: label {highest} would make {highest + 1:,} classes; name them with --classes FILE if so"
@@ -222,6 +222,6 @@ def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
     for pattern in patterns:
         found = sorted(path.name for path in archives if re.search(pattern, path.name.lower()))
         if len(found) > 1:
-            raise ValueError(f"{root}: {' and '.join(found)} both fit; give one of them as --root")
+            raise ValueError(f"{root}: {' and '.join(found)} both match; pass one of them as --root")
         if found:
             yield open_tree(root / found[0])

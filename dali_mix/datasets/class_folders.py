@@ -23,9 +23,11 @@ _UNREAD = frozenset((
 def class_folders(
     tree: Tree, base: str, classes: tuple[str, ...] | None, mistakes: Mistakes
 ) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
-    """Return the images of `base`/class/…: names, labels, classes (sorted unless given), and a report on other files.
+    """Return the names, labels and classes of the images in `base`/CLASS/…, and a report on other files.
 
-    A class without images (unless `classes` is given) and a folder that is not in `classes` are added to `mistakes`.
+    Without `classes`, the sorted folder names are the classes, and a class without images is a mistake. With `classes`,
+    a folder that is not among them is a mistake. Mistakes are raised at the end. Raise ValueError if there are no class
+    folders.
     """
     where = tree.where(base)
     folders = tree.folders(base)
@@ -36,12 +38,12 @@ def class_folders(
     given = classes is not None
     classes = tuple(folders) if classes is None else classes
     notices = [] if given else _doubts(where, folders)
-    # Names in `classes` may differ from the folders in Unicode normalization, and in nothing else.
+    # Names in `classes` may differ from the folder names only in Unicode normalization.
     same = composed if given else str
     number_of = {same(name): number for number, name in enumerate(classes)}
     for folder in folders:
         if same(folder) not in number_of:
-            wrong = f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes"
+            wrong = f"{where}/{folder}: not among the {len(classes)} classes of --classes; correct one"
             mistakes.add(ValueError(wrong))
     images: dict[str, list[str]] = {folder: [] for folder in folders}
     others: dict[str, Counter[str]] = {folder: Counter() for folder in folders}
@@ -74,16 +76,16 @@ def class_folders(
 
 
 def _doubts(where: str, folders: list[str]) -> list[str]:
-    """Return a notice about classes that are probably not what the user expects."""
+    """Return a list with a notice on a single class, or on numeric names that are not in numeric order; else empty."""
     if len(folders) == 1:
-        return [f"{where}: there is one class only, {folders[0]!r}; if it is none, correct --root or --split"]
+        return [f"{where}: there is only one class, {folders[0]!r}; if it is not a class, correct --root or --split"]
     if all(name.isascii() and name.isdigit() for name in folders):
         by_number = sorted(folders, key=int)
         for label, name in enumerate(folders):
             if name != by_number[label]:
                 return [
-                    f"{where}: classes are in the order of text, so label {label} is class {name!r}, not"
-                    f" {by_number[label]!r}; for the order of numbers, pass --classes FILE with a name per line in it"
+                    f"{where}: classes are sorted as text: label {label} is class {name!r}, not {by_number[label]!r};"
+                    " to sort them as numbers, pass --classes FILE with the names in that order, one per line"
                 ]
     return []
 
@@ -100,7 +102,7 @@ def _report(where: str, others: Counter[str], loose_images: int, notices: list[s
 
 
 def unread_images(suffixes: Counter[str]) -> list[str]:
-    """Return a notice that counts image files of unsupported formats by suffix; empty if there are none."""
+    """Return a list with a notice that counts image files of unsupported formats by suffix; empty if there are none."""
     unread = Counter({suffix: count for suffix, count in suffixes.items() if suffix in _UNREAD})
     left_out = "left out: images that cannot be read here; convert them to JPEG or PNG"
     return [f"{_counted(unread)} {left_out}"] if unread else []
@@ -115,15 +117,15 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
 
     It is the folder named after the split, or the root if the tree has no split folders. Folders named after splits
     count as classes if there are sibling folders with images, unless at least two of them hold class folders;
-    `split_folders` "yes" or "no" overrides this. A single outer folder of an archive is skipped. Raise ValueError if
-    other splits exist but not this one, or if a custom name looks like a mistyped split.
+    `split_folders` "yes" or "no" overrides this. A single outer folder, as in many archives, is skipped. Raise
+    ValueError if other splits exist but not this one, or if a custom name looks like a mistyped split.
     """
     base = ""
     while True:
         folders = tree.folders(base)
         match = next((name for name in (split, *folders) if name in folders and name.lower() == split.lower()), None)
         named = [name for name in folders if name.lower() in SPLIT_NAMES or name == match]
-        free = match is not None and match.lower() not in SPLIT_NAMES  # asked for by a name of its own, such as fold1
+        free = match is not None and match.lower() not in SPLIT_NAMES  # a custom split name, such as fold1
         is_split, notices = _are_splits(tree, base, folders, named, free, split_folders)
         if is_split and match is not None:
             return _unwrapped(tree, _join(base, match), match), notices
@@ -176,7 +178,7 @@ def _unwrapped(tree: Tree, base: str, split: str) -> str:
 
 
 def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
-    """Return a notice if the folders look like splits under other names: all have the same subfolders."""
+    """Return a notice if the folders look like splits: all have the same subfolders, or one is NAME/NAME/CLASS."""
     for name in folders:
         doubled = _join(base, f"{name}/{name}")
         if tree.exists(doubled) and _unwrapped(tree, _join(base, name), name) != _join(base, name):
@@ -196,7 +198,7 @@ def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
 
 
 def _has_images(tree: Tree, folder: str, direct: bool | None = None) -> bool:
-    """Return True if `folder` contains an image: directly (`direct` True), only in subfolders (False), or anywhere."""
+    """Return True if `folder` contains an image directly (`direct` True), in a subfolder (False) or anywhere (None)."""
     depth = folder.count("/") + 1
     return any(
         is_image(file) and (direct is None or direct == (file.count("/") == depth)) for file in tree.walk(folder)

@@ -24,8 +24,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them
 _TEXT_PNM = (b"P1", b"P2", b"P3", b"P4")
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in scan data: all but stuffed bytes, fill and restarts
-# Scan data, for the restart interval that is cut, then for any that may follow it.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # any marker but stuffed zeros, fill bytes, restarts
+# Arbitrary scan data: for the restart interval that is cut short, then for those that may follow.
 _FILLER = bytes(range(1, 241)) + b"".join(bytes([0xFF, 0xD0 + number, *range(1, 65)]) for number in range(8))
 _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
 
@@ -39,7 +39,7 @@ def needs_conversion(data: bytes | memoryview) -> bool:
 
 
 def converted_header(data: bytes | memoryview) -> ImageHeader:
-    """Return format and size of an image for which `needs_conversion` is True, without decoding it."""
+    """Return the header of an image for which `needs_conversion` is True. Raise ValueError if it cannot be read."""
     try:
         with _opened(data) as image:
             width, height = image.size
@@ -48,30 +48,29 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
             return ImageHeader(encoding, height, width, odd=odd)
     except MemoryError:
         raise
-    except Exception as error:  # of PIL's parsers: struct.error, KeyError, TypeError, zlib.error, …
+    except Exception as error:  # PIL's parsers raise struct.error, KeyError, TypeError, zlib.error, …
         raise ValueError(f"cannot be read: {_reason(error)}") from None
 
 
 def has_alpha(data: bytes) -> bool:
-    """Return True if the header declares transparency. Also False for an image that PIL cannot open."""
-    if data[:2] == b"\xff\xd8":  # a JPEG, which has none, and of whose EXIF block PIL would warn
+    """Return True if the header declares transparency, False also for an image that PIL cannot open."""
+    if data[:2] == b"\xff\xd8":  # JPEGs have none, and PIL may warn about their EXIF block
         return False
     try:
         with _opened(data) as image:
             return image.has_transparency_data
     except MemoryError:
         raise
-    except Exception:  # as in `converted_header`; whoever reads the image reports the reason
+    except Exception:  # as in `converted_header`; decoding the image reports the reason
         return False
 
 
 def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, strict: bool = False) -> np.ndarray:
-    """Decode an image to (H, W, 3) uint8 BGR, rotated by EXIF; as in DALI, alpha is dropped and 16 bits become the
-    upper 8.
+    """Decode an image to (H, W, 3) uint8 BGR, rotated by EXIF.
 
-    `height` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 scale if the result is at least that high. `strict` also
-    raises for damage that OpenCV ignores. Raise ValueError for an image that cannot be decoded, or whose size differs
-    from its header's.
+    As in DALI, alpha is dropped and 16 bits are reduced to the upper 8. `height` allows a JPEG to be decoded at 1/2,
+    1/4 or 1/8 scale if the result is at least that high. `strict` also raises for damage that OpenCV ignores. Raise
+    ValueError for an image that cannot be decoded, or whose size differs from its header's.
     """
     if strict:
         {"jpeg": _check_scans, "png": check_pixels}.get(header.encoding, bytes)(data)
@@ -89,8 +88,10 @@ def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, s
 
 
 def decoded_size(encoded: bytes | memoryview | np.ndarray) -> tuple[int, int]:
-    """Decode a plain image strictly; return its height and width after rotation. Raise ValueError if it cannot be
-    decoded, or is a JPEG with a marker that is invalid within scan data (decoders ignore these).
+    """Decode a plain image strictly; return its height and width after rotation.
+
+    Raise ValueError if it cannot be decoded, or is a JPEG with a marker that is invalid within scan data (which
+    decoders ignore).
     """
     data = bytes(encoded)
     height, width = decode_bgr(data, read_image_header(data), strict=True).shape[:2]
@@ -104,27 +105,28 @@ def _check_scans(data: bytes) -> None:
         marker = data[found + 1]
         if marker == 0xD9 or (scanning and (0xE0 <= marker <= 0xEF or marker == 0xFE)):
             _check_end(data, found)
-            return  # any bytes after it are not part of the picture
+            return  # any bytes after it are not part of the image
         if scanning and marker not in _BETWEEN_SCANS:
-            raise ValueError(f"cannot be decoded: its picture data is damaged at byte {found:,}; fetch the file again")
+            raise ValueError(f"cannot be decoded: its image data is damaged at byte {found:,}; fetch the file again")
         scanning |= marker == 0xDA
         at = found + 2 + int.from_bytes(data[found + 2 : found + 4], "big")
 
 
 def _check_end(data: bytes, end: int) -> None:
-    """Raise ValueError if the scan data ends (at `end`) before the picture is complete: decoders leave the rest grey.
+    """Raise ValueError if the scan data ends (at `end`) before the image is complete: decoders leave the rest grey.
 
-    Decoders skip extra bytes before the end marker, but use them as pixel data if the picture is incomplete.
+    Decoders skip extra bytes before the end marker, but use them as pixel data if the image is incomplete. `_FILLER`
+    inserted there therefore changes the pixels only of an incomplete image.
     """
     if _small(data) != _small(data[:end] + _FILLER + data[end:]):
-        raise ValueError("cannot be decoded: its picture data ends before the picture; fetch the file again")
+        raise ValueError("cannot be decoded: its image data ends before the image is complete; fetch the file again")
 
 
 def _small(data: bytes) -> bytes:
     """Return the pixels of a JPEG, at 1/8 scale if that includes all scans; empty if it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(image_segments(data)), formats=("JPEG",)) as image:
-            if not image.info.get("progressive"):  # whose last scans have no effect at reduced scale
+            if not image.info.get("progressive"):  # at reduced scale its last scans have no effect
                 image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             return image.tobytes()
     except MemoryError:
@@ -147,7 +149,10 @@ def _opencv_bgr(data: bytes, header: ImageHeader, height: int | None) -> np.ndar
 
 
 def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
-    """Decode strictly to (H, W, 3) uint8 RGB, without EXIF rotation (except a TIFF, which PIL always rotates)."""
+    """Decode strictly to (H, W, 3) uint8 RGB, without EXIF rotation (except a TIFF, which PIL always rotates).
+
+    Raise ValueError for an image that is damaged or not of the size in its header.
+    """
     parts = {"jpeg": image_segments, "png": pixel_chunks}.get(header.encoding, bytes)
     stored = (header.height, header.width)[:: -1 if header.orientation < 5 else 1]
     try:
@@ -168,14 +173,17 @@ def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
 
 
 def _opened(data: bytes | memoryview) -> Image.Image:
-    """Open an image with PIL's reader of its format, without the limit of Image.open: `max_pixels` decides."""
+    """Open an image with PIL's reader for its format, without Image.open's size limit; `max_pixels` is used instead.
+
+    Raise UnidentifiedImageError if no reader accepts it.
+    """
     Image.init()
     for name in _FORMATS:
         factory, accept = Image.OPEN[name]
         if accept is not None and accept(bytes(data[:16])) is True:
             try:
                 return factory(io.BytesIO(data), "")
-            except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open
+            except (SyntaxError, IndexError, TypeError, struct.error):  # as in Image.open
                 break
     raise UnidentifiedImageError
 
@@ -192,6 +200,6 @@ def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # whose text is the address of a buffer
+    if isinstance(error, UnidentifiedImageError):  # its text is only the address of a buffer
         return "its header is damaged"
     return str(error) if isinstance(error, (OSError, ValueError, SyntaxError)) else f"{type(error).__name__}: {error}"

@@ -26,10 +26,10 @@ Box = tuple[float, float, float, float]
 class Transform:
     """How images are stored. They are never enlarged."""
 
-    resize: int | None = None  # the shorter side in pixels
-    max_side: int | None = None  # the longer side in pixels
-    quality: int = 95  # of JPEGs that are encoded
-    encoding: str = "keep"  # "keep" leaves the format; "raw" is a binary PPM
+    resize: int | None = None  # length of the shorter side in pixels
+    max_side: int | None = None  # maximum length of the longer side in pixels
+    quality: int = 95  # JPEG quality of re-encoded images
+    encoding: str = "keep"  # "keep" keeps the file's format; "raw" is a binary PPM
     max_pixels: int = 100_000_000  # larger images are refused before they are decoded
     decode: bool = False  # decode every image once, as a check
 
@@ -43,12 +43,15 @@ class Transform:
     def __call__(
         self, data: bytes | memoryview, crop: Box | None = None, stored: bool = False
     ) -> tuple[bytes | memoryview, ImageHeader, str]:
-        """Return the bytes to store (`data` itself if nothing changes), their header with the file's orientation, and
-        the reason for re-encoding: "" if not re-encoded, `AS_ASKED` if the options require it, else why decoders may
-        disagree on the image. Such an image is stored losslessly as PNG, unless the options re-encode it anyway.
+        """Convert an encoded image; return the bytes to store, their header, and the reason for re-encoding.
 
-        `crop`: the part to store, x, y, width, height in pixels (before EXIF rotation if `stored`), as JPEG unless
-        `encoding` is set. Raise ValueError for truncated or non-image data.
+        The bytes are `data` itself if nothing changes. The header keeps the file's orientation, even if the stored
+        pixels are already rotated. The reason is "" if not re-encoded, `AS_ASKED` if the options require it, else why
+        decoders may disagree on the image. Such an image is stored losslessly as PNG, unless the options re-encode it
+        anyway.
+
+        `crop` is the part to store: x, y, width, height in pixels, before EXIF rotation if `stored`. It is encoded as
+        JPEG unless `encoding` is set. Raise ValueError for truncated or non-image data.
         """
         converted = self.encoding != "keep" and needs_conversion(data)
         header = converted_header(data) if converted else read_image_header(data, plain=False)
@@ -56,7 +59,7 @@ class Transform:
         if pixels > self.max_pixels:
             raise ValueError(
                 f"{header.width}x{header.height} is {pixels:,} pixels, more than --max-pixels"
-                f" {self.max_pixels:,}: raise it if the image is meant"
+                f" {self.max_pixels:,}: raise the limit if the image is intended"
             )
         target = {"keep": header.encoding, "raw": "pnm"}.get(self.encoding, self.encoding)
         if crop is not None:
@@ -80,7 +83,7 @@ class Transform:
 
     @property
     def passes_through(self) -> bool:
-        """Return True if every image is stored unchanged, without being decoded."""
+        """Return True if no option changes or decodes images; only those that decoders disagree on are re-encoded."""
         return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
@@ -101,7 +104,7 @@ def _cut(image_bgr: np.ndarray, crop: Box) -> np.ndarray:
     cut = image_bgr[top:bottom, left:right]
     if not cut.size:
         height, width = image_bgr.shape[:2]
-        raise ValueError(f"the box {list(crop)} (x, y, width, height) shows nothing of the {width}x{height} image")
+        raise ValueError(f"the box {list(crop)} (x, y, width, height) contains no pixel of the {width}x{height} image")
     return np.ascontiguousarray(cut)
 
 
@@ -117,7 +120,7 @@ def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
     }
     try:
         done, encoded = cv2.imencode("." + encoding, image_bgr, options[encoding])
-    except cv2.error:  # what older versions of OpenCV do
+    except cv2.error:  # older versions of OpenCV raise instead of returning False
         done = False
     if not done:
         raise ValueError(f"cannot encode {width}x{height} pixels as {encoding}")

@@ -1,4 +1,4 @@
-"""Labels of a list file: guess the task, and convert the values of a row."""
+"""Labels of a list file: guess the task and convert rows to labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from dali_mix.recordio.header import Label
 from dali_mix.tasks import CLASSIFICATION, DETECTION, MULTILABEL, Task
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # as programs write a value that is missing
-
-_TRUTH = {"true": "1", "false": "0"}  # as pandas writes columns of yes and no
+_MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # spellings of a missing value
+_TRUTH = {"true": "1", "false": "0"}  # how pandas writes boolean columns
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Row:
 
     where: str  # file and line, for messages
     path: str
-    values: tuple[Any, ...]  # of the label, strings or numbers; one array of boxes (n, 6) for detection from JSON
+    values: tuple[Any, ...]  # label fields, strings or numbers; or one array of boxes (n, 6) from JSON
     id: int | None = None
     columns: tuple[str, ...] = ()  # column names of `values`, if the list has a header
 
@@ -39,12 +38,16 @@ def read_id(text: str, where: str) -> int:
     """Parse a record id. Raise ValueError, prefixed by `where`, unless it is in 0..2^64 - 1."""
     value = text.strip()
     if not (value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 20 and int(value[-20:]) < 1 << 64):
-        raise ValueError(f"{where}: id {text!r:.60} is not a whole number from 0 to 2^64 - 1")
+        raise ValueError(f"{where}: id {text!r:.60} is not an integer from 0 to 2^64 - 1")
     return int(value[-20:])
 
 
 def guess_task(rows: list[Row]) -> Task:
-    """Guess the task from the rows."""
+    """Guess the task from the rows.
+
+    An array of boxes means detection, and mostly one value per row classification. Otherwise it is detection if at
+    least half of the first 100 rows are in mxnet's layout of boxes, else multi-label.
+    """
     if any(isinstance(value, np.ndarray) for row in rows for value in row.values):
         return DETECTION
     if 2 * sum(len(row.values) == 1 for row in rows) > len(rows):
@@ -60,7 +63,7 @@ def _has_boxes(row: Row) -> bool:
         return False
 
 
-Labels = list[Label | None]  # None: a mistake
+Labels = list[Label | None]  # one per row; None if the row is a mistake
 
 
 def _classes(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes) -> tuple[Labels, tuple[str, ...]]:
@@ -74,8 +77,8 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes)
     numbers = [text for text in written if _is_number(text)]
     classes = tuple(sorted(set(written).difference(numbers))) if given is None else given
     number_of = {name: number for number, name in enumerate(classes)}
-    # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class indices. Among
-    # labels of both kinds, the rarer kind is the mistake.
+    # Numeric labels are class names if `classes` has them all ("1", "2"), else class indices. If numbers and other
+    # names are mixed, the rarer kind is the mistake.
     unknown = sum(text not in number_of for text in numbers)
     numbered = 2 * unknown > len(written) or (unknown > 0 and len(numbers) == len(written))
     if given is None:
@@ -91,7 +94,7 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes)
             elif text in number_of and not numbered:
                 label = number_of[text]
             elif given is not None and text not in number_of and not (numbered and _is_number(text)):
-                hint = did_you_mean(text, given) if mistakes.still_shown else ""  # it is slow
+                hint = did_you_mean(text, given) if mistakes.still_shown else ""  # slow
                 unknown_names.add(text)
                 more = also(counts[text] - 1, "row")
                 raise ValueError(f"{row.where}: class {text!r:.60} is not among the {len(given)} classes{more}{hint}")
@@ -221,7 +224,7 @@ def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
     ]
 
 
-# For each task: how rows become labels, and the notice to give if there are no class names.
+# Task -> function that converts rows to labels and classes, functions that return notices if --classes is not set.
 LABELS: dict[Task, tuple[Callable[..., tuple[Labels, tuple[str, ...]]], tuple[Callable[..., list[str]], ...]]] = {
     CLASSIFICATION: (_classes, (_missing_values, _joined_names, _empty_numbers)),
     MULTILABEL: (_multilabel, ()),
@@ -230,7 +233,7 @@ LABELS: dict[Task, tuple[Callable[..., tuple[Labels, tuple[str, ...]]], tuple[Ca
 
 
 def _float32(values: Any) -> np.ndarray:
-    with np.errstate(over="ignore"):  # becomes inf, which is refused
+    with np.errstate(over="ignore"):  # becomes inf, which is rejected later
         return np.asarray(values).astype(np.float32)
 
 
@@ -246,7 +249,7 @@ def _floats(row: Row, advice: str = "; several labels are 1, 0 or -1 for each cl
 
 def _number(value: Any, where: str, advice: str = "") -> float:
     try:
-        if isinstance(value, str) and ("_" in value or not value.isascii()):  # which float() reads
+        if isinstance(value, str) and ("_" in value or not value.isascii()):  # float() would accept these
             raise ValueError
         number = float(value)
     except (TypeError, ValueError):

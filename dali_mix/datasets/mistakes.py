@@ -15,10 +15,11 @@ SHOWN = 20  # mistakes listed in a message; the rest are counted
 
 
 class Mistakes:
-    """Errors in individual lines, boxes or images. Inside `together` they are collected and raised as one error;
-    outside of it the first is raised immediately.
+    """A collector of errors in individual lines, boxes or images.
 
-        with mistakes.together():
+    Inside `together` errors are collected and raised as one; outside of it the first is raised immediately.
+
+        with mistakes.together(images=True):
             for line in lines:
                 with mistakes:  # a ValueError or FileNotFoundError in this block is one mistake; the loop goes on
                     labels.append(parse(line))
@@ -30,7 +31,7 @@ class Mistakes:
     def __init__(self) -> None:
         self.count = 0
         self._first: list[Exception] = []
-        self._seen: set[int] = set()  # hashes of messages: several passes over the same files find the same
+        self._seen: set[int] = set()  # hashes of messages, since several passes over a file may find the same mistake
         self._collecting = self._images = False
 
     @contextmanager
@@ -41,7 +42,7 @@ class Mistakes:
             yield
         except (ValueError, OSError):
             if not self.count:
-                raise  # else it may be the consequence of a mistake, which comes first
+                raise  # otherwise it may be a consequence of the mistakes, which are raised instead
         finally:
             self._collecting = False
         self.check()
@@ -72,7 +73,7 @@ class Mistakes:
         return len(self._first) < SHOWN
 
     def each(self, read: Callable[..., T], items: Iterable[tuple[object, ...]]) -> list[T]:
-        """Return `read(*item)` for each item without a mistake."""
+        """Return the results of `read(*item)`, without the items for which it raises a mistake."""
         found = []
         for item in items:
             with self:
@@ -80,7 +81,10 @@ class Mistakes:
         return found
 
     def settle(self, tree: Tree, names: Sequence[str], places: Sequence[str]) -> None:
-        """Add the missing images, then `check`. `places`: the file and line that list each name, for messages."""
+        """Add the missing images, then raise the mistakes like `check`.
+
+        `places` are the file and line that list each name, for messages.
+        """
         if self._images:
             for row in tree.missing(names):
                 with self:

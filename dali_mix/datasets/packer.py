@@ -1,5 +1,6 @@
-"""The parallel packer: each thread reads, checks, encodes, hashes and writes its own images. The output bytes do not
-depend on the number of threads.
+"""The parallel packer: each thread reads, checks, encodes, hashes and writes its own images.
+
+The output bytes do not depend on the number of threads.
 
 A job is about sixteen images. A thread runs all steps of its job, so that the images stay in one core's cache. Only the
 middle step, which assigns offsets and updates the file's sha256, runs in the order of the jobs:
@@ -7,9 +8,9 @@ middle step, which assigns offsets and updates the file's sha256, runs in the or
     thread 1   make job 0 ──── place 0 ─ store 0 ── make job 2 ──── place 2 ─ store 2
     thread 2   make job 1 ─────────────── place 1 ─ store 1 ── make job 3 ──────────── …
 
-Invariant of the ordering: between job n and job n + 1 there is a queue that receives exactly one item once n has been
-placed or has failed: whether n + 1 may be placed. So nothing is placed after a failed job, and a waiting thread is
-always woken.
+Invariant of the ordering: between job n and job n + 1 there is a queue that receives exactly one item, True once n has
+been placed or False once it has failed. Therefore nothing is placed after a failed job, and a waiting thread is always
+woken.
 
 On many machines each shard is a job of the same kind (`_pack_shard`), which writes its own file and returns its rows:
 
@@ -98,7 +99,7 @@ class _Done:
     blocks: list[Block] = field(default_factory=list)
     images: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)  # "reencoded", "clipped_boxes", "turned": rotated, with boxes
+    counts: Counter[str] = field(default_factory=Counter)  # "reencoded", "clipped_boxes", "turned" (rotated by EXIF)
     odd: Counter[str] = field(default_factory=Counter)  # reason why decoders may differ → number of images
     targets: np.ndarray | int = 0  # (3, K), see `count_targets`; multi-label sets only
 
@@ -129,13 +130,14 @@ def pack_listing(
     progress: Progress | None = None,
     machines: Machines | None = None,
 ) -> SetInfo:
-    """Pack `listing` as the set `prefix`; `progress` is called with the number of images done since the last call.
+    """Pack `listing` as the set `prefix` and return the set's manifest.
 
-    `machines`: pack one shard at a time on each, with `options.workers` threads (None: one), to the same bytes.
+    `progress` is called with the number of images done since the last call. `machines`: pack one shard at a time on
+    each, with `options.workers` threads (None: one), to the same bytes.
 
     Raise ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
     listed in the manifest's report instead), FileExistsError if the set exists, OSError if it cannot be written.
-    Nothing is published then.
+    In all of these cases nothing is published.
     """
     count = len(listing.names)
     task = tasks.get(listing.task)
@@ -184,12 +186,12 @@ def pack_listing(
 def _pack_here(
     writer: RecordWriter, listing: Listing, options: PackOptions, order: np.ndarray, progress: Progress | None
 ) -> Generator[_Done]:
-    """Write the images of `listing` in the given order. Yield a `_Done` per job."""
+    """Write the images of `listing` in the order of the indices `order`. Yield a `_Done` per job."""
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, len(order), _CHUNK))
     keep_freed_memory()
     threads_before = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the images are the parallelism: OpenCV's own threads would fight ours for the cores
+    cv2.setNumThreads(1)  # images are already processed in parallel; OpenCV's threads would compete for the cores
     try:
         for done in _in_turn(_work, lambda done: [writer.place(block) for block in done.blocks], jobs, workers):
             yield done
@@ -207,7 +209,7 @@ def _pack_there(
     order: np.ndarray,
     progress: Progress | None,
 ) -> Generator[_Done]:
-    """Write the images of `listing` in the given order on `machines`. Yield a `_Done` per shard."""
+    """Write the images of `listing` in the order of the indices `order` on `machines`. Yield a `_Done` per shard."""
     count, shards = len(order), options.shards
     opening, pack_id = listing.tree.opening(), secrets.token_hex(8)
     options = replace(options, workers=options.workers or 1)
@@ -237,7 +239,7 @@ def _pack_shard(
     partial_file: Path,
     progress: Progress,
 ) -> _Shard:
-    """Write one .rec file of a set; the listing is in the order of its records."""
+    """Write one .rec file of a set; `columns` are the fields of its `Listing`, in the order of the records."""
     listing = Listing(_open_once(*opening, pack_id), **columns)
     path, count, done = new_try(partial_file), len(listing.names), _Done()
     with RecordWriter(listing.task, listing.classes, count, [path]) as writer:
@@ -263,9 +265,10 @@ def _in_turn(
     jobs: Iterator[tuple[Any, ...]],
     workers: int,
 ) -> Iterator[_Done]:
-    """Run `make`, `place` and the functions `place` returns for each job, on `workers` threads; `place` runs in job
-    order. Yield the results of `make` in order; raise the error of the first failed job. Only a few jobs are in
-    flight, so memory stays small.
+    """Run each job on one of `workers` threads; yield the results in order, or raise the error of the first failed job.
+
+    A job runs `make`, then `place` on its result, then the functions that `place` returns. `place` runs in job order.
+    Only a few jobs are in flight, so memory use stays small.
     """
     # No executor: Ctrl-C inside a future's Python code leaves its lock held, and shutting down the pool deadlocks. A
     # SimpleQueue is one C call.
@@ -337,7 +340,7 @@ def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: i
             crop = None if listing.crops is None else listing.crops[source]
             if options.transform.passes_through and crop is None:
                 content = listing.tree.read_into(name, partial(block.room, label=label))
-            else:  # do not grow the block by a large file that becomes a small image
+            else:  # do not grow the block to the size of a file that becomes smaller
                 content = listing.tree.read(name)
             data, header, why = options.transform(content, crop, options.exif == "ignore")
             if listing.sizes is not None:
@@ -382,7 +385,7 @@ def _turned(label: Label, orientation: int) -> np.ndarray:
 
 
 def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOptions) -> None:
-    """Raise ValueError if the image does not have the size in its annotation (after `options.transform`)."""
+    """Raise ValueError unless the image has the size `annotated` (height, width), resized by `options.transform`."""
     if header.orientation >= 5 and options.exif == "ignore":
         annotated = annotated[::-1]
     height, width = options.transform.size(*annotated)
@@ -390,11 +393,11 @@ def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOp
         return
     resized = (annotated != (height, width)) * f", so {width}x{height} here,"
     if header.orientation >= 5 and (width, height) == (header.height, header.width):
-        drawn = "the turned picture" if options.exif == "ignore" else "the pixels as stored"
+        drawn = "the rotated image" if options.exif == "ignore" else "the pixels as stored"
         choice = "apply" if options.exif == "ignore" else "ignore"
-        reason = f"EXIF turns it; if its boxes were drawn on {drawn}, pack with --exif {choice}"
+        reason = f"EXIF rotates it; if its boxes were drawn on {drawn}, pack with --exif {choice}"
     else:
-        reason = "turned or resized since? use the original image, or correct the annotation"
+        reason = "rotated or resized since? use the original image, or correct the annotation"
     raise ValueError(
         f"its annotation is for {annotated[1]}x{annotated[0]} pixels{resized} but it has"
         f" {header.width}x{header.height}: {reason}"

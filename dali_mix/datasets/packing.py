@@ -76,8 +76,9 @@ def layout_names() -> list[str]:
 
 
 def find_layout(name: str) -> Layout:
-    """Return a layout by name, bundled ones first. Raise ValueError if it is unknown, cannot be imported, or is
-    not callable.
+    """Return a layout by name, bundled ones first.
+
+    Raise ValueError if it is unknown, cannot be imported, or is not callable.
     """
     if name in LAYOUTS:
         return LAYOUTS[name]
@@ -185,13 +186,13 @@ def pack(
     if bad_boxes and not tasks.get(listing.task).boxes:
         raise ValueError(f"--bad-boxes is for boxes, and {listing.task} labels have none: leave it out")
 
-    def tell(notice: str) -> None:
+    def notify(notice: str) -> None:
         text = in_keywords(notice)
         note(text) if note else _log.warning("%s", text)
 
     notices = listing.report.get("notices", [])
     for notice in notices:
-        tell(notice)
+        notify(notice)
     if shuffle is None and listing.training:
         how = replace(how, shuffle=0)
     done, total = 0, len(listing.names)
@@ -204,12 +205,12 @@ def pack(
 
     info = pack_listing(listing, out, how, progress, machines)
     for notice in info.report.get("notices", [])[len(notices) :]:
-        tell(notice)
+        notify(notice)
     return info
 
 
 def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return class names. Raise ValueError if there are none, or a name is duplicated."""
+    """Return class names as a tuple. Raise ValueError if there are none, or one is a duplicate or not a string."""
     if classes is None:
         return None
     names = tuple(classes) if isinstance(classes, Iterable) else ()

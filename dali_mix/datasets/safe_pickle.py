@@ -68,7 +68,10 @@ class _Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def pop(self, count: int | None) -> list[Any]:
-        """Remove and return the topmost `count` items, or with None those above the last mark."""
+        """Remove and return the topmost `count` items, or with None those above the last mark.
+
+        Raise IndexError if there are fewer items, or no mark.
+        """
         start = self.marks.pop() if count is None else len(self.stack) - count
         if start < 0:
             raise IndexError("the stack is empty")
@@ -78,8 +81,9 @@ class _Machine:
 
 
 def load_plain(data: bytes, where: str) -> Any:
-    """Return the object in the pickle `data`: arrays as numpy arrays, Python 2 strings as str (latin-1), array buffers
-    as bytes.
+    """Return the object in the pickle `data`.
+
+    Arrays are numpy arrays, Python 2 strings are str (latin-1), and array buffers are bytes.
 
     Raise ValueError, prefixed by `where`, for a damaged pickle, or one with calls other than those of numpy arrays.
     """
@@ -182,7 +186,7 @@ _ADDITIONS: dict[str, tuple[int | None, Callable[[Any, list[Any]], None]]] = {
 
 def _call(name: Any, arguments: Any) -> Any:
     if not isinstance(name, _Name) or not isinstance(arguments, tuple):
-        raise _Refused("a call of something that is no name")
+        raise _Refused("a call of something that is not a name")
     called = (name.module, name.name)
     if called in _RECONSTRUCT:
         return _Array()
@@ -222,9 +226,10 @@ def as_text(value: Any) -> str:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """Replace placeholders with their arrays; raise ValueError for names that were never called.
+    """Replace placeholders with their arrays.
 
-    done: results by id of the original, so that shared objects stay shared.
+    `done` has the results by id of the original, so that shared objects stay shared. Raise ValueError for names that
+    were never called and for arrays without data.
     """
     if id(value) in done:
         return done[id(value)]

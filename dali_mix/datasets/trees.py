@@ -1,8 +1,7 @@
-"""Sources of a dataset's files: a folder, an archive (`archives`) or memory; files are read by relative name, never
-outside the root.
+"""Sources of a dataset's files: a folder, an archive (`archives`) or memory.
 
-A name that points outside the root (by `..`, an absolute path or a symbolic link) is refused, and so are decompression
-bombs.
+Files are read by relative name. A name that points outside the root (by `..`, an absolute path or a symbolic link) is
+rejected, and so are decompression bombs.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Tree(ABC):
     none.
     """
 
-    root: str  # in messages
+    root: str  # name of the tree in messages
 
     def __init__(self) -> None:
         self.left_out: dict[str, str] = {}  # files and folders that are not data: path → category
@@ -43,7 +42,7 @@ class Tree(ABC):
         """Return the content of a file. Raise FileNotFoundError or ValueError naming it."""
 
     def read_needed(self, name: str) -> bytes:
-        """Read a required file; if it is missing, the error message says what to do."""
+        """Return the content of a required file. Raise the errors of `read`, with advice if the file is missing."""
         try:
             return self.read(name)
         except FileNotFoundError as error:
@@ -54,8 +53,9 @@ class Tree(ABC):
         return self.read(name)
 
     def opening(self) -> tuple[Path, bool]:
-        """Return the arguments of `open_tree` that reopen this tree on another machine. Raise ValueError if that is
-        impossible.
+        """Return the arguments of `open_tree` that reopen this tree on another machine.
+
+        Raise ValueError if that is impossible.
         """
         raise ValueError(f"{self.root}: these images are made in memory here: pack them without --cluster")
 
@@ -64,7 +64,7 @@ class Tree(ABC):
         return False
 
     def missing(self, names: Sequence[str]) -> list[int]:
-        """Return the indices of `names` without a file, whatever the Unicode normalization."""
+        """Return the indices of `names` that match no file in any Unicode normalization."""
         return []
 
     def folders(self, name: str = "") -> list[str]:
@@ -103,7 +103,7 @@ class Tree(ABC):
         return False
 
     def where(self, name: str = "") -> str:
-        """Return a file's name for messages."""
+        """Return the path of file `name`, or of the root, for messages, with control characters escaped."""
         return printable(f"{self.root}/{name}" if name else self.root)
 
 
@@ -129,8 +129,10 @@ def check_name(name: str, root: str, where: str = "") -> str:
 
 
 class FolderTree(Tree):
-    """A folder on disk. Symbolic links are followed if their target is inside the folder, or anywhere with
-    `follow_links`; link cycles are detected.
+    """A folder on disk.
+
+    Symbolic links are followed if their target is inside the folder, or anywhere with `follow_links`; link cycles are
+    detected.
     """
 
     def __init__(self, root: str | os.PathLike[str], follow_links: bool = False) -> None:
@@ -216,7 +218,7 @@ class FolderTree(Tree):
             try:
                 with os.scandir(f"{self.root}/{folder}") as entries:
                     there = frozenset(entry.name for entry in entries)
-            except OSError:  # it may still be allowed to open its files
+            except OSError:  # files in it may still be readable
                 there = frozenset()
             found += [row for row in rows if names[row].rpartition("/")[2] not in there and self._lacks(names[row])]
         return sorted(found)
@@ -247,7 +249,7 @@ class FolderTree(Tree):
 
     def walk(self, name: str = "") -> Iterator[str]:
         self._check_real(f"{self.root}/{name}")
-        # a link to any parent folder is a loop: its images belong to that folder, not to this one
+        # a link to a parent folder is a cycle; its images belong to that folder, not to this one
         parts = name.split("/") if name else []
         above = [Path(self.root, *parts[:depth]).stat() for depth in range(len(parts))]
         yield from self._walk(name, frozenset((status.st_dev, status.st_ino) for status in above))
@@ -276,7 +278,7 @@ class FolderTree(Tree):
             self._check_real(entry.path)
 
     def _check_folder(self, name: str) -> None:
-        """Check each folder once; a file that is itself a link is checked when it is opened."""
+        """Check, once per folder, that the folder of `name` is inside the root. `read_into` checks links to files."""
         folder = name.rpartition("/")[0]
         if folder not in self._checked_folders:
             check_name(name, self.root)
@@ -291,7 +293,7 @@ class FolderTree(Tree):
             self._check_dangling(path)
             raise ValueError(
                 f"{printable(path)}: a symbolic link that leaves {self.root}; copy the files in, choose another"
-                " --root, or pass --follow-links if what it leads to is meant"
+                " --root, or pass --follow-links if its target is intended"
             )
 
     def _check_dangling(self, path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 CHOICES = ("apply", "ignore")
-_MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # which orientations flip x or y, after swapping them from 5 on
+_MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # orientations that flip x or y, after swapping them if >= 5
 
 
 def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
@@ -32,8 +32,8 @@ def turn_crop(
 
 
 def turned_notice(count: int) -> str:
-    """Return the notice about images with boxes and an EXIF orientation, for when `--exif` is not set."""
+    """Return the notice that `count` images with boxes are rotated by EXIF, shown unless `--exif` is set."""
     return (
-        f"{count:,} images with boxes are turned by EXIF; the boxes are taken for the turned picture, as viewers show"
-        " it. If they were drawn on the pixels as stored, pack with --exif ignore, else with --exif apply"
+        f"{count:,} images with boxes are rotated by EXIF; boxes are assumed to refer to the rotated image, as viewers"
+        " show it. If they were drawn on the pixels as stored, pack with --exif ignore, else with --exif apply"
     )

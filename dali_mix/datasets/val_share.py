@@ -1,9 +1,9 @@
 """Divide one folder or list into splits "train" and "val" by the hash of each image's name.
 
 In each class (multi-label and detection: in the set), images are ordered by the sha256 of their name; the first `share`
-of them are "val". So the splits are disjoint and complete, the same on every machine, and stratified by class. When
-files are added, only a few others move to the other split: those near the boundary of their class. Both splits must
-then be packed again.
+of them are "val". The splits are therefore disjoint and complete, the same on every machine, and stratified by class.
+When files are added, only a few others change their split, those near the boundary in their class; pack both splits
+again then.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def shared_split(options: Options, split: str) -> str:
 
 
 def of_share(listing: Listing, options: Options, base: str = "") -> Listing:
-    """Return the part of `listing` that `--val-share` assigns to its split; all of it if not set. Names are hashed
-    relative to folder `base`.
+    """Return the part of `listing` that `--val-share` assigns to its split, or all of it if the option is not set.
 
-    A class with a single image is in "train" only, any other class in both. Raise ValueError if the tree has a folder
-    "val" next to `base`, or a part would be empty.
+    Names are hashed relative to folder `base`. A class with a single image is in "train" only, any other class in both.
+    Raise ValueError if the tree has a folder "val" next to `base` or next to one of its parents, or if the part is
+    empty.
     """
     share = options.val_share
     if share is None:

@@ -40,7 +40,7 @@ class Writer:
         encoding: "keep", "jpeg", "png" or "raw".
         quality: JPEG quality, for images that are encoded.
         resize, max_side: limits in pixels for the shorter and for the longer side; larger images are shrunk.
-        max_pixels: images with more pixels are refused.
+        max_pixels: images with more pixels are rejected.
         force: replace an existing set.
 
     Attributes:
@@ -48,7 +48,7 @@ class Writer:
         info: the manifest, set when the block ends.
 
     Raises:
-        ValueError: an invalid image or label, named in the message. It is not written; you can go on writing.
+        ValueError: an invalid image or label, named in the message. That image is not written; the next one can be.
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written.
     """
@@ -111,6 +111,9 @@ class Writer:
             classes: class names, by default `dataset.classes`.
             each: called as each(done, total) with numbers of images.
             options: keyword arguments of `Writer`.
+
+        Raises:
+            ValueError: not such a dataset, or no class names; and the errors of `Writer`.
         """
         if isinstance(dataset, (str, os.PathLike)):
             raise ValueError(
@@ -140,7 +143,7 @@ class Writer:
                     each(index + 1, total)
         return writer.info
 
-    _naming = naming_keywords(inspect.signature(__init__).parameters)  # name the options in error messages
+    _naming = naming_keywords(inspect.signature(__init__).parameters)  # errors name the keywords of `__init__`
 
     @_naming
     def __enter__(self) -> Writer:
@@ -163,13 +166,17 @@ class Writer:
         """Append an image and its label.
 
         Args:
-            image: a file path; encoded bytes; a PIL image; or uint8 pixels in RGB, as a numpy array (H, W, 3) or
-                (H, W), or as a torch tensor (3, H, W) or (1, H, W).
+            image: a file path; encoded bytes; a PIL image; or uint8 pixels in RGB, as a numpy array (H, W, 3),
+                (H, W, 1) or (H, W), or as a torch tensor (3, H, W) or (1, H, W).
             label: classification: the index or the name of a class. Multi-label: the names of the positive classes,
                 or 1, 0 or -1 (ignore) for each class. Detection: a dict in torchvision's format, `boxes` (n, 4) x1, y1,
                 x2, y2 in pixels after EXIF rotation, `labels` (n,), numbers from 0 or names, and optionally `difficult`
                 or `iscrowd` (n,).
             id: a unique record id; by default the index of the record.
+
+        Raises:
+            ValueError, FileNotFoundError: an invalid image or label, or a `Writer` that was not entered.
+            OSError: the set cannot be written.
         """
         if not self._open:
             raise ValueError(f"{self._where}: a Writer is a context: with dali_mix.Writer(…) as writer: …")
@@ -205,7 +212,10 @@ class Writer:
             self._block = self._set.spare_block()
 
     def _label(self, label: Any, data: bytes) -> Any:
-        """Convert a label to its stored form; `data` is the image its boxes refer to."""
+        """Convert a label to its stored form; `data` is the encoded image, whose size scales boxes.
+
+        Raise ValueError for a label of another kind.
+        """
         task: Task = self._set.task
         if task.boxes:
             return self._boxes(label, data)
@@ -249,8 +259,8 @@ class Writer:
         for number, (x1, y1, x2, y2) in enumerate(boxes.tolist(), start=1):
             if x2 <= x1 or y2 <= y1:
                 raise ValueError(
-                    f"object {number}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} is empty or turned round: give x1, y1,"
-                    " x2, y2 in pixels with x1 < x2 and y1 < y2, not width and height"
+                    f"object {number}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} is empty or has swapped corners: give"
+                    " x1, y1, x2, y2 in pixels with x1 < x2 and y1 < y2, not width and height"
                 )
         header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
         sides = np.array([header.width, header.height] * 2)

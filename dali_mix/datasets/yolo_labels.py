@@ -31,8 +31,8 @@ def read_boxes(
     that slightly exceed the image are kept for the packer to clip; boxes without area and duplicate lines are dropped.
     `counts` is updated with the number of each case.
 
-    A box that exceeds the image, of height and width `size()`, by more than one pixel and 1 %, or has a negative side,
-    is treated by `treat_boxes`. Any other error is added to `options.mistakes`, with file and line.
+    A box that exceeds the image, of height and width `size()`, by more than one pixel and more than 1 %, or has a
+    negative side, is handled by `treat_boxes`. Any other error is added to `options.mistakes`, with file and line.
     """
     rows: dict[tuple[float, ...], None] = {}
     for spot, line in numbered_lines(data, where):
@@ -48,7 +48,7 @@ def read_boxes(
     objects = np.array([(*row, 0) for row in rows], dtype=np.float64).reshape(-1, 6)
     good = has_area(np.clip(objects[:, 1:5], 0, 1))
     counts["boxes_without_area"] += int(np.count_nonzero(~good))
-    with np.errstate(over="ignore"):  # of an image that cannot be read, which the packer refuses or leaves out
+    with np.errstate(over="ignore"):  # huge boxes of an unreadable image, which the packer reports or skips
         return label_of(objects[good])
 
 
@@ -56,7 +56,7 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
     try:
         kind, *numbers = map(float, line.split())
     except ValueError:
-        raise ValueError(f"{where}: {line.strip()[:60]!r} is not numbers with spaces between; correct it") from None
+        raise ValueError(f"{where}: {line.strip()[:60]!r}: expected numbers separated by spaces; correct it") from None
     if not all(map(math.isfinite, (kind, *numbers))):
         raise ValueError(f"{where}: {line.strip()[:60]!r} has a number that is not finite; correct it")
     if not 0 <= kind < num_classes or kind != int(kind):
@@ -87,12 +87,12 @@ def _treated(
     boxes = np.array([box])
     turned = box[0] > box[2] or box[1] > box[3]
     height = width = 0
-    with suppress(FileNotFoundError, ValueError):  # the packer says what is wrong with the image, or leaves it out
+    with suppress(FileNotFoundError, ValueError):  # the packer reports the unreadable image, or skips it
         height, width = size()
     if not turned and not (height and leaving(boxes, height, width).any()):
         return box
     sides = f"width {box[2] - box[0]:g} and height {box[3] - box[1]:g}"
-    text = f"{where}: {sides}: sizes are not negative; correct it{OR_TREAT}"
+    text = f"{where}: {sides}: sizes must not be negative; correct it{OR_TREAT}"
     if not turned:
         corners = ", ".join(f"{side:g}" for side in box)
         hint = ": if these are pixels, divide them by width and height" if max(box) > 2 else OR_TREAT

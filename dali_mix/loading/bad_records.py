@@ -1,4 +1,4 @@
-"""`BadRecords`: track records that cannot be used, and raise or skip them."""
+"""`BadRecords`: keep track of records that cannot be used; raise an error for them, or skip them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class BadRecords:
     """The bad records found so far in the set at `prefix`; a bad record either raises or is skipped from then on.
 
     Attributes:
-        prefix, skip: as in the constructor.
+        prefix: prefix of the set.
+        skip: True to skip bad records, False to raise an error.
         skipped: (record number, reason) pairs in the order found.
     """
 
@@ -27,7 +28,7 @@ class BadRecords:
     def found(self, row: int, reason: str, *, decode: bool = False) -> None:
         """Report a bad record. Raise ValueError naming file and record unless bad records are skipped.
 
-        `decode`: whether such records are only found by decoding.
+        `decode`: True if only decoding finds such records.
         """
         if not self.skip:
             option = "--decode " if decode else ""

@@ -11,8 +11,8 @@ class Batch(NamedTuple):
     """A batch of images and targets. It owns its memory and stays valid for as long as it is referenced.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalized; channels_last in memory on a GPU. Images of several sizes are padded
-            with zeros on the right and below.
+        images: (B, 3, H, W) float32, normalized, or uint8 if the loader was built with dtype="uint8"; channels_last in
+            memory on a GPU. Images of several sizes are padded with zeros on the right and below.
         targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B
             dicts with `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image; `labels` (n,) int64; `difficult`
             (n,) bool; `size`, height and width of the image without padding; and `original`, height and width of the

@@ -95,7 +95,7 @@ def build_loader(
     if workers is not None and (isinstance(workers, os.PathLike) or not callable(getattr(workers, "open", None))):
         address = workers if isinstance(workers, str) else "auto"
         raise ValueError(
-            f"workers={workers!r:.40}: takes a pool, dali_mix.service.connect({address!r}); num_threads is the number"
+            f"workers={workers!r:.40}: must be a pool: dali_mix.service.connect({address!r}); num_threads is the number"
             " of threads"
         )
     made = _pipeline(pipeline, train, pipeline_options)
@@ -133,7 +133,7 @@ def build_loader(
 
     if isinstance(opened, Opened):
         if where.type == "cpu":
-            keep_freed_memory()  # batches are allocated here, and page faults take longer than gathering them
+            keep_freed_memory()  # batches are allocated here, and page faults would take longer than copying into them
         fallback = None
         if opened.local is not None:
             fallback = _local_decoder(opened, made, seed, opened.local, where, num_threads, verify_crc)
@@ -164,10 +164,10 @@ def _local_decoder(
     num_threads: int | None,
     verify_crc: bool,
 ) -> Decoder:
-    """Return a decoder that replaces a worker in this process. Raise ValueError or FileNotFoundError if it cannot."""
+    """Return a decoder that replaces a worker in this process. Raise ValueError or FileNotFoundError if impossible."""
     records = RecordSet(opened.prefix)
     if records.fingerprint != opened.metainfo["fingerprint"]:
-        raise ValueError(f"{opened.prefix} is another set here than where the pool opened it: omit fallback='local'")
+        raise ValueError(f"{opened.prefix} here is not the set that the pool opened: omit fallback='local'")
     if decode == "gpu" and device.type == "cpu":
         raise ValueError("the pool decodes on GPUs and this process has none: omit fallback='local'")
     return Decoder.for_chunks(

@@ -1,4 +1,4 @@
-"""The cached source: a small set is decoded once, kept as uint8, and batches are gathered from memory."""
+"""`CachedSource`: decode a small set once, keep it as uint8, and gather batches from memory."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ DECODE_BATCH = 256
 
 
 class CachedSource(Source):
-    """Serves batches of a `CachedPipeline` from memory; on the GPU if the set needs at most half of its free memory.
+    """Serves batches of a `CachedPipeline` from memory: on the GPU if the set needs less than half of its free memory.
 
-    The set is decoded at the first batch, by DALI on the CPU for any device, so that pixels do not depend on the
-    device.
+    The set is decoded at the first batch. DALI decodes on the CPU for any device, so that pixels do not depend on the
+    device. Raise ValueError if the set does not fit into memory.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ def available_memory() -> int | None:
 
 
 class _Decode(Pipeline):
-    """Only the decoding of a cached pipeline, with nothing drawn."""
+    """The decoding graph of a cached pipeline, without random draws."""
 
     name = "decode"
 

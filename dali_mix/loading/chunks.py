@@ -4,7 +4,7 @@
     chunks     number 0      | number 1       | number 2
     steps      0 .... 47 | 48 .... 95 | 96 .... 143 | ...
 
-Every trainer cuts its steps, of any size and for any rank, out of the same chunks, so that a chunk is decoded once for
+Every trainer cuts its steps, of any size and for any rank, from the same chunks, so that a chunk is decoded once for
 all trainers with the same order.
 """
 
@@ -35,18 +35,20 @@ class Question:
 
     @property
     def key(self) -> bytes:
-        """Return 16 bytes that identify the question among those on one set and pipeline."""
+        """Return 16 bytes that identify the question among those for one set and pipeline."""
         return hashlib.blake2b(self.rows.tobytes(), digest_size=16, salt=self.epoch.to_bytes(16, "little")).digest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chunk:
-    """The answer: `rows` (n,), the requested records without bad ones, and in the same order:
+    """The answer to a `Question`.
 
     Attributes:
-        images: (n, 3, H, W) uint8, or the pipeline's output dtype; with `sizes` (n, 2), the flattened images (3,
-            height, width) concatenated.
+        rows: (n,) int64, the requested records without bad ones; images and targets are in the same order.
+        images: (n, 3, H, W) uint8, or the pipeline's output dtype; with `sizes`, the flattened images (3, height,
+            width) concatenated.
         targets: see `targets.targets_of`.
+        sizes: (n, 2) height and width of each image, if they differ in size; else None.
         bad: (record number, reason, whether decoding found it) of the bad records.
     """
 
@@ -82,7 +84,7 @@ def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray |
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A step's records cut from its chunks; fields as in `source.Fetched`."""
+    """The records of a step, cut from its chunks; fields as in `source.Fetched`."""
 
     rows: np.ndarray
     images: torch.Tensor | None
@@ -113,7 +115,7 @@ def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None =
     out = np.empty((len(kept), *first.images.shape[1:]), np.float32 if normalizing else first.images.dtype)
     start = 0
     for chunk, at in shares:
-        # Consecutive in the order is consecutive here, as bad records are omitted in both: a view, not a copy.
+        # Records consecutive in the order are consecutive in the chunk, since both omit bad ones: a view, not a copy.
         together = at[-1] - at[0] == len(at) - 1
         own, into = chunk.images[at[0] : at[-1] + 1] if together else chunk.images[at], out[start : start + len(at)]
         if normalizer is not None and normalizing:
@@ -125,12 +127,12 @@ def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None =
 
 
 def _copied(target: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the arrays of a target, since those of a chunk may be read-only and are used by other steps."""
+    """Copy the arrays of a target, since those of a chunk may be read-only and other steps use them."""
     return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in target.items()}
 
 
 def _padded(shares: Sequence[tuple[Chunk, np.ndarray]], sizes: np.ndarray) -> torch.Tensor:
-    """Return the images on the canvas that `Pipeline.draw` returns for a batch of these sizes."""
+    """Return images (B, 3, H, W) uint8, padded with zeros like a batch of these `sizes` (see `Pipeline.image_size`)."""
     height, width = -(-sizes.max(axis=0) // PAD_TO) * PAD_TO
     out = np.zeros((len(sizes), 3, height, width), np.uint8)
     canvases = iter(out)

@@ -86,7 +86,7 @@ class Decoder:
         return cls(records, pipeline, seed, device=device, num_threads=num_threads, verify_crc=verify_crc, **own)
 
     def fetch(self, epoch: int, position: int, steps: Callable[[int, int], Iterator[Step]]) -> Fetched:
-        """Return the first of `steps(epoch, position)`; the following steps are prefetched.
+        """Decode and return the first of `steps(epoch, position)`; the following steps are prefetched.
 
         Raise ValueError naming file and record of a bad record, unless bad records are skipped.
         """
@@ -117,10 +117,10 @@ class Decoder:
         Bad records are listed in the answer if they are skipped; else raise ValueError naming the first.
         """
         rows, self._asked = question.rows, self._asked + 1
-        # a position that no earlier question had
+        # a new position for each question
         step, fetched = Step(question.epoch, self._asked, self._asked + 1, self._asked, rows), None
         if len(self._bad.without(rows)):
-            with contextlib.suppress(StopIteration):  # the step is over: all its records are bad
+            with contextlib.suppress(StopIteration):  # raised if all records of the step are bad
                 fetched = self.fetch(question.epoch, self._asked, lambda *_: iter([step]))
         bad = self._bad.among(rows)
         if fetched is None or fetched.images is None:
@@ -181,7 +181,7 @@ class Decoder:
             device = "gpu" if self._device.type == "cuda" else "cpu"
             if self._pipeline.takes_pixels:
                 return (self._pipeline.graph(encoded, named, device),)
-            # The decoder waits for the sizes: over a bad header `peek_image_shape` fails in good order, but the decoder
+            # Make the decoder depend on the sizes: for a bad header `peek_image_shape` fails cleanly, but the decoder
             # of DALI 2.4.0, in batches of 32 and more, leaves threads running, which crash the process.
             sizes = fn.peek_image_shape(encoded)
             encoded = fn.reshape(encoded, shape=sizes[:1] * 0 - 1)
@@ -204,9 +204,10 @@ class Decoder:
         return dali
 
     def _recover(self, error: RuntimeError) -> None:
-        """Close the pipeline, which is unusable after one bad image, and note the bad records of the pending steps.
+        """Close the pipeline, which is unusable after an error, and note the bad records that caused it.
 
-        Raise `error` again if there are none, since it has another cause.
+        These are the bad records of the first pending step that has any. Raise `error` again if none has, since it then
+        has another cause.
         """
         under_way = list(self._feed.under_way)
         self.close()
@@ -237,9 +238,10 @@ class Decoder:
         return bad
 
     def _probe_graph(self, fed: Fed) -> list[tuple[int, str]]:
-        """Run the pipeline for each record of a step separately, which finds failures in a window of an image.
+        """Run the pipeline for each record of a step separately; return (record, reason) of those that fail.
 
-        If all of several records fail, the pipeline is at fault, and no record is reported.
+        This finds failures that concern only a window of an image. If all of several records fail, the pipeline is at
+        fault, and no record is reported.
         """
         bad: list[tuple[int, str]] = []
         for at, row in enumerate(fed.rows.tolist()):
@@ -252,8 +254,9 @@ class Decoder:
 
 
 class SingleDecoder:
-    """Decodes one image at a time, on the same device as the pipeline that failed. It cannot be used after a
-    RuntimeError.
+    """Decodes one image at a time, on the same device as the pipeline that failed.
+
+    It cannot be used after a RuntimeError.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -272,7 +275,7 @@ class SingleDecoder:
         self._dali.build()
 
     def size(self, encoded: np.ndarray) -> tuple[int, int]:
-        """Return the decoded (height, width). Raises RuntimeError if decoding fails."""
+        """Return the decoded (height, width). Raise RuntimeError if decoding fails."""
         self._image = encoded
         (out,) = self._dali.run()
         height, width, _ = out.shape()[0]
@@ -280,7 +283,7 @@ class SingleDecoder:
 
 
 def stated_size(records: RecordSet, row: int) -> tuple[int, int]:
-    """Return height and width of a record as stated in the table."""
+    """Return the height and width of record `row` as stated in the table."""
     return int(records.table["height"][row]), int(records.table["width"][row])
 
 
@@ -303,8 +306,9 @@ def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tup
 
 
 def to_torch(out: object) -> torch.Tensor:
-    """Convert a DALI output batch to a tensor (B, 3, H, W) that shares, and keeps alive, its memory; HWC becomes
-    channels_last.
+    """Convert a DALI output batch to a tensor (B, 3, H, W), without a copy; HWC becomes channels_last.
+
+    The tensor keeps the memory of the batch alive.
     """
     images = torch.from_dlpack(out.as_tensor())  # type: ignore[attr-defined]  # DALI ships no types for its tensor lists
     return images.permute(0, 3, 1, 2) if out.layout() == "HWC" else images  # type: ignore[attr-defined]  # as above
@@ -314,5 +318,5 @@ def _reason(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if "encountered:" in lines[:-1]:  # raised by a DALI operator, which is named in an earlier line
         return re.sub(r"^\[\S*\] ", "", lines[lines.index("encountered:") + 1])
-    telling = [line for line in lines if "failure" in line.lower() or "error" in line.lower()]
-    return (telling[-1] if telling else lines[0]) if lines else "unknown reason"
+    matching = [line for line in lines if "failure" in line.lower() or "error" in line.lower()]
+    return (matching[-1] if matching else lines[0]) if lines else "unknown reason"

@@ -1,4 +1,4 @@
-"""`Feed`: input for DALI's external source: the records of each step, and their random draws."""
+"""`Feed`: the records of each step and their random draws, as inputs of DALI's external source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dali_mix.recordio import RecordSet
 
 @dataclasses.dataclass
 class Fed:
-    """A pending step. `rows`: the step's records without bad ones. `inputs`: keeps memory alive that DALI reads."""
+    """A pending step. `rows`: its records without bad ones. `inputs`: DALI's inputs, kept alive while it reads them."""
 
     step: Step
     rows: np.ndarray
@@ -30,7 +30,8 @@ class Feed:
     """The callable of `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
 
     Labels do not pass through DALI: they stay in `under_way`, which is matched with DALI's outputs, in the same order.
-    A step with only bad records is entered there without rows and is not fed.
+    A step with only bad records is entered there without rows and is not fed. Raise ValueError once as many records as
+    the set has were bad in a row.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Feed:
             empty += len(step.rows)
 
     def prepare(self, step: Step) -> Fed:
-        """Read a step's records and draw for them. DALI's inputs are the images, encoded or pixels, and the draws;
-        images are views of the file.
+        """Read the records of a step and draw their random values.
+
+        The inputs for DALI are a list of images, encoded or decoded, which are views of the file where possible, and
+        the draws.
         """
         images: list[np.ndarray] = []
         rows = self._bad.without(step.rows)

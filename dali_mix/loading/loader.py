@@ -1,5 +1,6 @@
-"""`Loader`: epochs of batches from a packed set. The order of records depends only on the seed and epoch, also after a
-resume.
+"""`Loader`: epochs of batches from a packed set.
+
+The order of records depends only on the seed and the epoch, also after a resume.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from dali_mix.pipelines import Pipeline, normalize
 
 
 class Dataset(Protocol):
-    """The dataset of a loader: a `RecordSet`, or one opened by a worker pool.
+    """The dataset of a loader: a `RecordSet`, or a set opened by a worker pool.
 
-    metainfo: dict of classes, num_classes, task and fingerprint.
+    `metainfo` is a dict of classes, num_classes, task and fingerprint.
     """
 
     @property
@@ -116,14 +117,14 @@ class Loader:
         return self._source.steps_left(0)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return an iterator over the next epoch: see the class.
+        """Return an iterator over the next epoch (see the class).
 
         Its `next()` raises RuntimeError after another `iter()` of this loader, and ValueError for a bad record.
         """
         if not self._resuming:
             self._note_restart()
             self.samples_seen = 0
-            if self._group_step is not None:  # a resumed epoch used blocks of another batch size
+            if self._group_step is not None:  # a resumed epoch may use blocks of another batch size
                 self._source.regroup(self._group_step)
         self._running = iterator = object()
         return self._batches(iterator)
@@ -161,7 +162,10 @@ class Loader:
         self.epoch, self.samples_seen, self._resuming = self.epoch + 1, 0, False
 
     def _fetch(self, epoch: int, position: int) -> Fetched | None:
-        """Return the first step from `position` on that has a readable record; None at the epoch's end."""
+        """Return the first step from `position` on that has a readable record; None at the end of the epoch.
+
+        Raise ValueError for a step without one if there are several ranks, since the others would wait for it.
+        """
         self._source.check_process()
         while self._source.steps_left(position):
             fetched = self._source.fetch(epoch, position)
@@ -286,7 +290,7 @@ class Loader:
         self._resuming = True
 
     def stats(self, reset: bool = False) -> Stats:
-        """Return how the time was spent since the loader was built, or since the last call with `reset`."""
+        """Return how time was spent since the loader was built, or since the last call with `reset`."""
         stats = Stats.of(self._clock, self._source.threads)
         if reset:
             self._clock.reset()

@@ -24,9 +24,9 @@ def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
 def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[int, int]) -> np.ndarray:
     """Rearrange `order` (count,) so that each block of `step` records, except the last ones, has records of one group.
 
-    Each group's records are cut into blocks, in order; the blocks are shuffled by `key`; leftover records come last, in
-    order. The incomplete step at the end of `order` stays at the end: it may be dropped, so it must not always contain
-    the leftovers of a small group. groups: (count,) int64, the group of each record.
+    `groups` (count,) int64 is the group of each record. Each group's records are cut into blocks, in order; the blocks
+    are shuffled by `key`; leftover records come last, in order. The incomplete step at the end of `order` stays at the
+    end: it may be dropped, so it must not always contain the leftovers of a small group.
     """
     blocks, rest = [], []
     order, end = np.split(order, [len(order) // step * step])
@@ -43,8 +43,12 @@ def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[i
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The division of an epoch's remaining records: `steps` steps of `step_size`, then `tail`, the sizes of up to two
-    last steps.
+    """The division of an epoch's remaining records into steps.
+
+    Attributes:
+        steps: number of full steps.
+        step_size: records per full step, over all ranks.
+        tail: sizes of the last steps, up to two.
     """
 
     steps: int
@@ -63,9 +67,10 @@ def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_
     """Divide `remaining` records among `world_size` ranks, with at most `batch_size` per rank and step.
 
     All steps are full except at the end. A remainder with at least one record per rank becomes a last, smaller step. A
-    smaller remainder is combined with the previous step, and both are made equal in size. If that still leaves a rank
-    without a record (batch_size 1, or fewer records left than ranks), training drops the remainder; evaluation keeps
-    it, and ranks without a record take one step less. `drop_last` drops any incomplete step.
+    smaller remainder is combined with the previous step, and both are divided into two steps whose sizes differ by at
+    most one. If that still leaves a rank without a record (batch_size 1, or fewer records left than ranks), training
+    drops the remainder; evaluation keeps it, and ranks without a record take one step less. `drop_last` drops any
+    incomplete step.
     """
     full = batch_size * world_size
     steps, rest = divmod(remaining, full)
@@ -96,8 +101,12 @@ def steps_of_rank(plan: Plan, rank: int, world_size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One rank's part of a step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's records,
-    int64, which start at position `first` of the order.
+    """One rank's part of a step.
+
+    Attributes:
+        start, end: positions of the step, over all ranks, in the epoch's order.
+        first: position of this rank's first record in the order.
+        rows: this rank's records, int64.
     """
 
     epoch: int

@@ -1,4 +1,4 @@
-"""`RemoteSource`: batches cut out of chunks decoded by a worker pool, in the order of a `Schedule`.
+"""`RemoteSource`: batches cut from chunks decoded by a worker pool, in the order of a `Schedule`.
 
 A chunk is a pure function of its question, so any worker may answer, even repeatedly; the first answer counts. The
 trainer keeps the order and repeats questions itself: it has several chunks pending, waits for those of the current
@@ -29,16 +29,16 @@ from dali_mix.loading.source import Fetched, Source
 from dali_mix.loading.workers import NoWorkers, WorkerDied, WorkerLost, Workers
 from dali_mix.pipelines import Pipeline
 
-WINDOW = 4  # chunks in flight beyond those of the current step, or as many as a step has
-PATIENCE = 1.0, 4.0  # a chunk is late after 1 s, or 4 times the median latency
-FIRST_PATIENCE = 15.0  # seconds, before the first chunk: workers start their pipelines
-DEATHS = 4  # limit of worker deaths per chunk; from half of it, the chunk is a suspect
-PAUSES = 0.1, 5.0  # seconds before repeating a question without a worker, or that lost several
+WINDOW = 4  # chunks in flight beyond those of the current step; at least as many as a step has
+PATIENCE = 1.0, 4.0  # a chunk is late after 1 s or 4 times the median latency, whichever is longer
+FIRST_PATIENCE = 15.0  # seconds until the first chunk is late: workers start their pipelines
+DEATHS = 4  # worker deaths per chunk until an error; after half as many, the chunk is a suspect
+PAUSES = 0.1, 5.0  # minimum and maximum delay in seconds before a question is repeated
 SILENCE = 30.0  # seconds without any chunk until a warning
 ALONE = 10.0  # seconds without any chunk until this process decodes, if allowed
-PROBE = 10.0  # seconds to wait for one worker meanwhile, before another is probed
+PROBE = 10.0  # seconds, while this process decodes, until another worker is probed
 LATENCIES = 64  # number of latencies in the median
-TELL = {
+WARNINGS = {
     False: "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`",
     True: "no answer from any worker for %.0f s: `dali-mix serve --status` shows what they do",
 }
@@ -49,7 +49,7 @@ class _Piece:
     """A chunk of the current or a later step, requested or received."""
 
     question: Question
-    tickets: list[tuple[Any, float]] = dataclasses.field(default_factory=list)  # pending, with their times
+    tickets: list[tuple[Any, float]] = dataclasses.field(default_factory=list)  # pending, with the times they were sent
     tried: set[Hashable] = dataclasses.field(default_factory=set)  # workers that were asked
     asks: int = 0
     losses: int = 0
@@ -64,11 +64,12 @@ class _Piece:
 
 
 class RemoteSource(Source):
-    """Get steps from `workers`. `normalizing`: normalize to float32 on the CPU while cutting a step out of chunks.
+    """A source whose steps are cut from chunks that `workers` decode.
 
     It holds at most `window` chunks, received or pending, beyond those of the current step.
 
     Args:
+        normalizing: normalize to float32 on the CPU while a step is cut from its chunks.
         window: `WINDOW` by default, and at least as many as a step needs.
         timeout: seconds without a new chunk after which `fetch` raises RuntimeError.
         local: answers questions in this process, one chunk at a time, while there are no workers.
@@ -108,7 +109,7 @@ class RemoteSource(Source):
         self._idle()
 
     def _idle(self) -> None:
-        self._next: tuple[int, int] | None = None  # epoch and position after the last step; None: restart
+        self._next: tuple[int, int] | None = None  # epoch and position after the last step; None after a restart
         self._orders: dict[int, np.ndarray] = {}
         self._coming: Iterator[tuple[int, int]] = iter(())  # keys (epoch, number) not yet requested
         self._wanted: deque[tuple[int, int]] = deque()
@@ -117,7 +118,7 @@ class RemoteSource(Source):
         self._probe: tuple[Any, float, _Piece] | None = None  # while alone: the only question sent to workers
 
     def fetch(self, epoch: int, position: int) -> Fetched:
-        moved, self._next = self._next != (epoch, position), None  # None: an interrupt restarts it
+        moved, self._next = self._next != (epoch, position), None  # None, in case of an interrupt
         step = self._schedule.step(self._order(epoch), epoch, position)
         keys = [(epoch, number) for number in numbers_of(step)]
         with self.clock.part("service"):
@@ -201,10 +202,10 @@ class RemoteSource(Source):
     # Asking and waiting
 
     def _ask(self, piece: _Piece, now: float) -> bool:
-        """Send a question to a worker that has not had it, else to one that lost it. Return False if no worker has it.
+        """Send a question to a worker that has not received it, else to one that lost it. Return False if none has it.
 
-        A worker that still has it is not asked again: a single slow worker would have to decode everything twice.
-        Suspects are sent one at a time, because a crash also loses the worker's other questions.
+        A worker that still has the question is not asked again: a single slow worker would have to decode everything
+        twice. Suspects are sent one at a time, because a crash also loses the worker's other questions.
         """
         if piece.suspect and any(own.suspect and own.tickets for own in self._pieces.values() if own is not piece):
             piece.again = now + PAUSES[0]
@@ -221,7 +222,10 @@ class RemoteSource(Source):
         return bool(piece.tickets)
 
     def _await(self, pieces: list[_Piece]) -> list[Chunk]:
-        """Wait for all chunks of `pieces` and return them."""
+        """Wait for all chunks of `pieces` and return them.
+
+        Raise InterruptedError if `interrupted` returns True, RuntimeError if no chunk arrives for `timeout` seconds.
+        """
         begun = heard = self._clock()
         reached, warned = True, False
         if any(piece.chunk is None for piece in pieces):
@@ -250,11 +254,11 @@ class RemoteSource(Source):
                 logging.getLogger(__name__).warning("no answer from any worker for %.0f s: decoding here", silent)
             if silent > SILENCE and not warned:
                 warned = True
-                logging.getLogger(__name__).warning(TELL[reached], silent)
+                logging.getLogger(__name__).warning(WARNINGS[reached], silent)
             if silent > self._timeout:
                 rows = missing[0].question.rows
                 raise RuntimeError(
-                    f"{TELL[reached] % silent}; then resume the training. It waits for"
+                    f"{WARNINGS[reached] % silent}; then resume the training. It waits for"
                     f" {len(rows)} records, {rows[:5].tolist()} … of epoch {missing[0].question.epoch}"
                 )
         self.waited += self._clock() - begun
@@ -290,30 +294,30 @@ class RemoteSource(Source):
 
     @staticmethod
     def _when(piece: _Piece, patience: float) -> float:
-        """Return the time at which to send a question to another worker."""
+        """Return the time at which to send the question of `piece` to another worker."""
         if piece.chunk is not None:
             return math.inf
         if not piece.tickets:
             return piece.again
         return max(piece.again, piece.tickets[-1][1] + patience * 2 ** max(0, len(piece.tickets) - 2))
 
-    def _collect(self, timeout: float, came: float | None = None) -> bool:
+    def _collect(self, timeout: float, arrived: float | None = None) -> bool:
         """Process answers that arrive within `timeout` seconds. Return True if they include a chunk.
 
-        came: earliest arrival time of answers that may have arrived before this call.
+        `arrived` is the earliest time at which these answers may have arrived (default: now).
         """
         answers = self._workers.wait(timeout)
         self._looked, chunks = self._clock(), 0
-        came = self._looked if came is None else came
+        arrived = self._looked if arrived is None else arrived
         for ticket, answer in answers:
             if self._probe is not None and self._probe[0] == ticket:
                 (_, asked_at, piece), self._probe = self._probe, None
-                chunks += self._take(piece, answer, came - asked_at)
+                chunks += self._take(piece, answer, arrived - asked_at)
                 continue
             for piece in self._pieces.values():
                 if asked := [asked for own, asked in piece.tickets if own == ticket]:
                     piece.tickets = [other for other in piece.tickets if other[0] != ticket]
-                    chunks += self._take(piece, answer, came - asked[0])
+                    chunks += self._take(piece, answer, arrived - asked[0])
                     break
         return chunks > 0
 

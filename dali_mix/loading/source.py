@@ -18,9 +18,10 @@ from dali_mix.loading.stats import Clock
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """The data of a step. `rows` (B,): its records without bad ones; if there are none, nothing else is set.
+    """The data of a step.
 
     Attributes:
+        rows: (B,) int64, the step's records without bad ones; if there are none, the other fields are None.
         images: (B, 3, H, W) uint8, or float32 if already normalized.
         targets: see `targets.targets_of`.
         sizes: (B, 2) height and width of each image, if the batch is padded.
@@ -40,7 +41,8 @@ class Source(ABC):
 
     Attributes:
         threads: number of DALI threads in this process.
-        interrupted: called once a second while `fetch` waits for other processes; if True, it raises InterruptedError.
+        interrupted: called about once a second while `fetch` waits for other processes; once it returns True, `fetch`
+            raises InterruptedError.
     """
 
     threads: int = 0
@@ -59,7 +61,7 @@ class Source(ABC):
         return None if self._schedule.groups is None else self._schedule.group_step
 
     def regroup(self, step: int) -> None:
-        """Use the order grouped for steps of `step` records."""
+        """Switch to the order that is grouped in blocks of `step` records."""
         if step != self._schedule.group_step:
             self.close()  # pending steps have another order
             self._schedule = dataclasses.replace(self._schedule, group_step=step)

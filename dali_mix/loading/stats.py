@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 LOADING = ("reading", "checking", "drawing", "dali", "service", "finishing", "other")
 STARTING = "starting"  # DALI's start-up: timed, but not part of loading
-READY = 0.05  # maximum share of time spent waiting for the loop to be the limit
-BUSY = 0.7  # minimum share of the decoding cores in use for them to be the limit
+READY = 0.05  # if the loop waits for batches at most this share of the time, the loop is the limit
+BUSY = 0.7  # with fewer busy cores per DALI thread, the disk or other processes are the limit
 
 
 class Clock:
@@ -70,7 +70,7 @@ class Stats:
     """How a loader spent its time, in seconds of the iterating thread, excluding DALI's start-up.
 
     Attributes:
-        batches, images: numbers yielded.
+        batches, images: numbers of batches and images yielded.
         reading: locating records in the mapped files.
         checking: verifying each record's checksum once; includes the first read from disk.
         drawing: the pipeline's random draws: crops, flips, colours.

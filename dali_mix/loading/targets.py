@@ -12,10 +12,10 @@ from dali_mix.recordio import RecordSet
 
 
 def targets_of(records: RecordSet, pipeline: Pipeline, rows: np.ndarray, draws: Mapping[str, np.ndarray]) -> Any:
-    """Return the targets of records `rows` (B,): an array, or for boxes a list of dicts.
+    """Return the targets of records `rows` (B,): an array (see `RecordSet.labels`), or for boxes a list of B dicts.
 
-    A dict has the boxes after the transformations in `draws`, in the format of `Batch`, and `dropped`, the number of
-    boxes without area.
+    A dict has the fields of a `Batch` target, with boxes transformed as in `draws` and clipped to the image, and
+    `dropped`, the number of boxes that were dropped because no area remained.
     """
     labels = records.labels(rows)
     if not records.task.boxes:

@@ -21,7 +21,7 @@ class WorkerDied(WorkerLost):
 
 
 class NoWorkers(Exception):
-    """There are no workers."""
+    """No worker can be asked a question."""
 
 
 class Ticket(Protocol):
@@ -57,8 +57,13 @@ class Workers(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What workers decode: a set, and a pipeline by name. `decode`: "cpu", "gpu", or "auto" for the workers'
-    default.
+    """What workers decode: a set, and a pipeline with its options.
+
+    Attributes:
+        prefix: absolute prefix of the set on the workers' machines.
+        pipeline, options: the pipeline's name and keyword arguments.
+        decode: "cpu", "gpu", or "auto" for the workers' default.
+        train, seed, verify_crc: as in `build_loader`.
     """
 
     prefix: Path
@@ -72,9 +77,11 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A set opened by a pool, with its workers. metainfo, taller: as in `RecordSet`.
+    """A set opened by a pool, with its workers.
 
     Attributes:
+        count: number of records.
+        metainfo, taller: as in `RecordSet`.
         local: device for decoding in this process while there are no workers, "cpu" or "gpu" as the workers use; None
             if not allowed.
     """
@@ -94,7 +101,7 @@ class Pool(Protocol):
     """A pool of workers that is not yet bound to a set."""
 
     def open(self, spec: Spec) -> Opened:
-        """Open a set, with `workers` used by this caller only.
+        """Open a set; its `workers` are for this caller only.
 
         Raise ValueError or FileNotFoundError if the pool cannot decode it.
         """

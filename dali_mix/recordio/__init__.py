@@ -1,4 +1,4 @@
-"""The record container: framing, reader, writer, manifest, verification.
+"""The record format: framing, reader, writer, manifest and verification.
 
 Depends only on the standard library and numpy.
 """

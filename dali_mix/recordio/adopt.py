@@ -1,5 +1,6 @@
-"""Turn .rec files written by mxnet, im2rec or other tools into a set by adding a table, a manifest and, if missing, an
-index.
+"""Turn .rec files written by mxnet, im2rec or other tools into a set.
+
+A table, a manifest and, if missing, an index are added.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ def adopt(
 ) -> SetInfo:
     """Write the manifest and table for the .rec files `recs`, in this order, and PREFIX.idx if it is missing.
 
-    The .rec files are never modified.
+    Return the manifest. The .rec files are never modified.
 
     Args:
-        prefix: prefix of the set, in the folder of the .rec files; by default the .rec without its suffix.
+        prefix: prefix of the set, in the folder of the .rec files; by default that of a single .rec file.
         task: by default determined from the labels: flag 0 or one float is a class, a fixed number of values 1, 0, -1
             is multi-label, mxnet's box layout is detection. With "classification" the class is the first float of each
             label, as in insightface's sets.
@@ -124,17 +125,21 @@ def adopt(
                 advice = "specify the labels with --task and --classes, or correct them and write the file again"
                 raise ValueError(f"{where}: {error}; {advice}") from None
         files.write(names[2], info.to_json().encode())
-        files.publish(names, remove_old=False)  # keep .rec files of an older set: they are the user's
+        files.publish(names, remove_old=False)  # keep .rec files of an older set: they belong to the user
         return info
 
 
 class _Scan:
-    """The records of .rec files: rows, labels as stored, and records without a readable image."""
+    """The records of .rec files: table rows, labels as stored, and records without a readable image.
+
+    Raise ValueError naming the file and record if one is invalid or, without `skip_bad`, has no readable image, or
+    naming the first file if there are no records.
+    """
 
     def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:
         self.rows: list[tuple[Any, ...]] = []
         self.labels: list[np.ndarray] = []
-        self.numbers: list[int] = []  # of each row's record in its file, where `skip_bad` leaves gaps
+        self.numbers: list[int] = []  # each row's record number in its file; `skip_bad` leaves gaps
         self.bad: list[dict[str, Any]] = []
         for part, path in enumerate(paths):
             number = 0
@@ -188,7 +193,7 @@ class _Scan:
 
 
 def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
-    """Yield the records of a file. Raise ValueError with advice if the framing is invalid."""
+    """Yield (payload, Record) for each record of a file. Raise ValueError with advice if the framing is invalid."""
     buffer = map_file(path)
     try:
         yield from framing.walk(buffer)
@@ -199,7 +204,7 @@ def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
 
 
 def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:
-    """Return the existing index. Raise ValueError unless it lists the records."""
+    """Return the content of the existing index. Raise ValueError unless its offsets are those of the records."""
     sizes = [part.size for part in parts]
     advice = "--reindex replaces it, or keep it for the program that wrote it and choose another name with --out PREFIX"
     offsets = read_index(path, sum(sizes), advice)
@@ -209,18 +214,19 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
 
 
 def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
-    """Replace the .idx of the set `base` unless it matches the manifest.
+    """Replace the .idx of the set `base` unless it matches the manifest. Return the manifest.
 
     The new index equals the original byte for byte, unless the set was adopted with the index of another program, whose
     keys and order are stored nowhere else. Then it has the records' ids in file order, and the manifest is updated.
+    Raise ValueError if `paths` are not those of the set, or if its table has changed.
     """
     manifest = set_file(base, ".json")
     info = read_info(manifest)
     listed = [part.name for part in info.parts]
-    given = [path.name for path in paths]
-    if given not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
+    names = [path.name for path in paths]
+    if names not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
         raise ValueError(
-            f"{manifest}: describes {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not {', '.join(given[:3])};"
+            f"{manifest}: describes {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not {', '.join(names[:3])};"
             f" run `dali-mix adopt --reindex {base}` for its index, or pass --force to replace the manifest"
         )
     path, table_path = base.parent / info.index.name, base.parent / info.table.name

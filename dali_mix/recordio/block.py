@@ -4,7 +4,7 @@
     | frame head | IRHeader | label floats | image, 0 | frame head …
                             ^ reserved by `room`, so that a file is read directly to its final position
 
-A thread that hashes or writes image by image needs the GIL for every image; with blocks, once per about sixteen.
+A thread that hashes or writes image by image needs the GIL for every image; with blocks, only once per about sixteen.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dali_mix.recordio.image_headers.common import ImageHeader
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
 from dali_mix.tasks import Task
 
-_SMALLEST, _FULL = 1 << 21, 1 << 22  # bytes
-_MOST = 16  # records
+_SMALLEST, _FULL = 1 << 21, 1 << 22  # initial size of the buffer, and size of a full block, in bytes
+_MOST = 16  # records in a full block
 
 
 class Entry(NamedTuple):
@@ -38,7 +38,7 @@ class Block:
         self.entries: list[Entry] = []
         self._buffer = bytearray(_SMALLEST)
         self._size = 0
-        self._reserved = -1  # the offset last returned by `room`
+        self._reserved = -1  # the offset of the buffer last returned by `room`; -1 before
 
     @property
     def capacity(self) -> int:
@@ -110,7 +110,7 @@ class Block:
         self.entries.append(Entry(position, self._size - start, row))
 
     def _body(self, label: Label, size: int) -> int:
-        """Return where the next record's image begins, with memory for `size` bytes and the padding after it."""
+        """Return the offset of the next record's image; allocate memory for its `size` bytes and the padding."""
         floats = len(label) if hasattr(label, "__len__") else 0
         check_length(HEADER.size + 4 * floats + size)
         body = self._size + FRAME_HEAD.size + HEADER.size + 4 * floats
@@ -121,4 +121,4 @@ class Block:
         if size > len(self._buffer):
             larger = bytearray(max(size, 2 * len(self._buffer)))
             larger[: self._size] = self.view()
-            self._buffer = larger  # views of the old one stay valid
+            self._buffer = larger  # views of the old buffer stay valid

@@ -39,7 +39,7 @@ def magic_offsets(payload: bytes | bytearray | memoryview) -> np.ndarray:
 
 
 def frame(payload: bytes) -> bytes:
-    """Return the bytes of `payload` as one record, split at each MAGIC. Raise ValueError from 2^29 bytes on."""
+    """Return the bytes of `payload` as one record, split at each MAGIC. Raise ValueError for 2^29 bytes or more."""
     check_length(len(payload))
     cuts = magic_offsets(payload).tolist()
     cflags = [FIRST, *[MIDDLE] * (len(cuts) - 1), LAST] if cuts else [WHOLE]

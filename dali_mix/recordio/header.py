@@ -20,7 +20,7 @@ Label = float | int | Sequence[float] | np.ndarray
 class Unpacked(NamedTuple):
     """The parts of a payload."""
 
-    label: np.ndarray  # (flag,) float32, or (1,) for flag 0; a view of the payload
+    label: np.ndarray  # (flag,) float32, a view of the payload; (1,) for flag 0
     id: int
     encoded: np.ndarray  # (n,) uint8, a view of the payload
 
@@ -28,8 +28,9 @@ class Unpacked(NamedTuple):
 def pack_header(label: Label, record_id: int) -> bytes:
     """Return the bytes before the image: 24, and four for each float of a label that is a sequence (flag = its length).
 
-    Raise ValueError for a label that is NaN or infinite, a class that is negative, fractional or above 2^24, and for a
-    header that contains RecordIO's magic, which DALI's reader refuses.
+    Raise ValueError for an id that is not an unsigned 64-bit integer, a label that is NaN or infinite, a sequence that
+    is empty or has more than 2^20 floats, a class that is negative, fractional or above 2^24, and a header that
+    contains RecordIO's magic, which DALI's reader rejects.
     """
     if not 0 <= record_id < 1 << 64:
         raise ValueError(f"id {record_id} does not fit an unsigned 64-bit number; ids count from 0")

@@ -11,8 +11,10 @@ _LINE = re.compile(rb"\d{1,20}\t\d{1,18}")
 
 
 def read_index(path: Path, size: int, advice: str = "") -> np.ndarray:
-    """Return the ascending offsets (n,) uint64 of an index. `size`: total bytes of the .rec files. `advice`: the end of
-    an error's message; by default that of `reindex_advice`, which needs a manifest.
+    """Return the offsets (n,) uint64 of an index, in ascending order.
+
+    `size` is the total size of the .rec files in bytes. Error messages end with `advice`, by default `reindex_advice`,
+    which works only for a set with a manifest.
 
     Raise FileNotFoundError, or ValueError naming a line that is malformed, or whose offset is not a multiple of four, a
     duplicate, or past the end.
@@ -42,19 +44,20 @@ def read_index(path: Path, size: int, advice: str = "") -> np.ndarray:
 
 
 def joint_offsets(table: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Return the records' offsets (n,) uint64 in the concatenation of all .rec files, of `sizes` bytes, as in the
-    single index DALI reads.
+    """Return the records' offsets (n,) uint64 in the concatenation of all .rec files, as in the .idx file for DALI.
+
+    `sizes` are the sizes of the .rec files in bytes.
     """
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
     return table["offset"] + starts[np.minimum(table["part"], len(sizes))]
 
 
 def index_bytes(table: np.ndarray, sizes: list[int]) -> bytes:
-    """Return the content of the .idx file for a table."""
+    """Return the content of the .idx file for a table; `sizes` are the sizes of the .rec files in bytes."""
     offsets = joint_offsets(table, sizes).tolist()
     return "".join([f"{key}\t{offset}\n" for key, offset in zip(table["id"].tolist(), offsets, strict=True)]).encode()
 
 
 def reindex_advice(path: Path) -> str:
-    """Return advice on repairing the index `path`, for the end of a message."""
+    """Return advice on rebuilding the index `path`, for the end of an error message."""
     return f"rebuild it with `dali-mix adopt --reindex {path.with_name(path.name.removesuffix('.idx'))}`"

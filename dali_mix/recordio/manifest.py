@@ -1,5 +1,6 @@
-"""The manifest: PREFIX.json describes a set, PREFIX.npy locates each record. The manifest is written last; without it
-the set does not exist.
+"""The manifest and the table: PREFIX.json describes a set, PREFIX.npy locates each record.
+
+The manifest is written last; without it the set does not exist.
 
 Neither file can execute code: the JSON is read by the standard library, and the .npy must have exactly the header our
 writer produces for this number of records.
@@ -43,7 +44,7 @@ RECORD_DTYPE = np.dtype(
         ("width", "<u4"),
         ("id", "<u8"),  # the IRHeader's id
         ("label", "<f4"),  # the class of a flag-0 record, else nan
-        ("part", "<u2"),  # which .rec file
+        ("part", "<u2"),  # index of the .rec file
         ("encoding", "u1"),  # index into ENCODINGS
         ("flags", "u1"),  # FLAG_SPLIT: the payload contains the magic
     ]
@@ -61,7 +62,7 @@ class FileInfo:
 
     @classmethod
     def of(cls, name: str, content: bytes) -> FileInfo:
-        """Describe a file of this name and content."""
+        """Return the `FileInfo` of a file with this name and content."""
         return cls(name, len(content), hashlib.sha256(content).hexdigest())
 
 
@@ -105,7 +106,7 @@ class SetInfo:
 
     @property
     def fingerprint(self) -> str:
-        """Return the sha256 (hex) of everything that affects a training run; names, options and reports do not."""
+        """Return the sha256 (hex) of all that affects a training run; file names, split, options and report do not."""
         files = [[part.size, part.sha256] for part in self.parts]
         content = [self.version, self.task, self.classes, self.label_width, self.count, files, self.table.sha256]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -118,10 +119,10 @@ class SetInfo:
 
 
 def set_prefix(path: str | os.PathLike[str]) -> Path:
-    """Return the prefix of a set, given the prefix or a file of the set: PREFIX.json, .rec, .idx, .npy,
-    PREFIX-00000.rec.
+    """Return the prefix of a set from the prefix itself or the path of one of its files.
 
-    A prefix that has a manifest is returned unchanged, whatever its suffix.
+    The files are PREFIX.json, .rec, .idx, .npy and PREFIX-00000.rec. A prefix that has a manifest is returned
+    unchanged, whatever its suffix.
     """
     found = Path(path)
     if found.suffix not in SUFFIXES:
@@ -163,13 +164,13 @@ def read_info(path: Path) -> SetInfo:
 
 
 def _content_sha256(data: dict[str, Any]) -> str:
-    """Return the sha256 (hex) of the manifest's fields but `sha256`; spacing and order do not matter."""
+    """Return the sha256 (hex) of the manifest's fields except `sha256`, independent of their spacing and order."""
     content = {name: value for name, value in data.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _records(manifest: Path) -> list[Path]:
-    """Return the .rec files with the names of a set."""
+    """Return the existing .rec files of the set that `manifest` belongs to, found by name."""
     name = manifest.name.removesuffix(".json")
     single = manifest.with_name(f"{name}.rec")
     shards = f"{glob.escape(name)}-{'[0-9]' * 5}.rec"
@@ -203,7 +204,7 @@ def _checked(data: dict[str, Any]) -> SetInfo:
             if not isinstance(data[name], kind):
                 raise ValueError(f"the field {name!r} is not {'a list' if kind is list else 'an object'}")
     whole("the number of parts", len(data["parts"]), 1, MAX_PARTS)
-    if data.get("sha256", found := _content_sha256(data)) != found:  # older sets have none
+    if data.get("sha256", found := _content_sha256(data)) != found:  # older manifests have no such field
         raise ValueError(
             f"its content has sha256 {found}, its field 'sha256' says {data['sha256']!r}: it changed since it was"
             " written; copy it again, or remove that field if you changed it on purpose"
@@ -237,8 +238,9 @@ def table_bytes(table: np.ndarray) -> bytes:
 
 
 def open_table(path: Path, count: int) -> np.memmap:
-    """Memory-map the table read-only: (count,) of RECORD_DTYPE. Raise FileNotFoundError, or ValueError for any other
-    file.
+    """Return the memory-mapped, read-only table (count,) of RECORD_DTYPE.
+
+    Raise FileNotFoundError, or ValueError for a file that is not a table of `count` records.
     """
     header = table_header(count)
     expected = len(header) + count * RECORD_DTYPE.itemsize

@@ -30,7 +30,7 @@ class Part:
             self._descriptor = new_descriptor(path)
 
     def place(self, piece: memoryview) -> int:
-        """Hash `piece` as the next one and return its offset."""
+        """Hash `piece` as the next piece of the file and return its offset."""
         with self._lock:
             self._awaited += 1
         offset = self.size
@@ -41,13 +41,13 @@ class Part:
     def store(self, piece: memoryview, offset: int) -> None:
         """Write `piece` at the offset assigned by `place`."""
         with write_errors(self.path):
-            while len(piece):  # pwrite writes less on a full disk, whose next call raises, or above 2 GiB
+            while len(piece):  # pwrite may write less: above 2 GiB, or on a full disk, where the next call raises
                 written = os.pwrite(self._descriptor, piece, offset)
                 piece, offset = piece[written:], offset + written
         self._leave()
 
     def end(self) -> None:
-        """Signal that no more pieces follow."""
+        """Signal that no more pieces follow, and set `sha256`."""
         self.sha256 = self._digest.hexdigest()
         self._leave()
 
@@ -71,7 +71,7 @@ class Part:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError into one that names `path` and says what to do."""
+    """Raise OSErrors of the block (except FileExistsError) with a message that names `path` and says what to do."""
     try:
         yield
     except FileExistsError:

@@ -4,13 +4,13 @@
     .NAME.partial        the new files while they are written
     .NAME.8_HEX.partial  one of several attempts to write one, on another machine
     .PREFIX.publishing   the journal, written before the first rename: {"new": names, "old": names to be removed}
-    .NAME.kept           second names of an older set's files, to undo renames that fail
+    .NAME.kept           hard links to an older set's files, to undo renames that fail
 
 Publishing: write the journal, remove the old manifest, rename the new files with their manifest last, remove what only
 the old set had, remove the journal. Invariant: with a manifest the set is complete; without one, the journal lists the
-files under final names. So the next packer for the prefix removes what a killed one left: partial files, and the files
-that the journal lists as renamed. Remains of an older set that was being replaced are recorded as abandoned until a new
-set replaces them, so that `force` is not needed again.
+files under final names. The next packer for the prefix can therefore remove what a killed one left: partial files, and
+the files that the journal lists as renamed. Remains of an older set that was being replaced are recorded as abandoned
+until a new set replaces them, so that `force` is not needed again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 class Publication:
     """Write the files of the set `prefix`: `with Publication(prefix) as files: files.write(…); files.publish(…)`.
 
-    Raise FileExistsError if the set exists and `force` is not set, OSError if another packer is writing it. Leaving the
-    block without `publish` removes all partial files and leaves an existing set unchanged.
+    Raise ValueError if `prefix` is a folder, FileExistsError if the set exists and `force` is not set, OSError if the
+    folder cannot be created or another packer is writing the set. Leaving the block without `publish` removes all
+    partial files and leaves an existing set unchanged.
     """
 
     def __init__(self, prefix: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -88,13 +89,13 @@ class Publication:
         return self.folder / f".{name}.partial"
 
     def write(self, name: str, content: bytes) -> FileInfo:
-        """Write the partial file of `name`."""
+        """Write the partial file of `name`; return its description for the manifest."""
         with write_errors(self.partial(name)), open_new(self.partial(name)) as file:
             file.write(content)
         return FileInfo.of(name, content)
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write and publish one file of a set that is complete without it."""
+        """Write a file of a published set, such as its index, and replace the old file atomically."""
         self.write(name, content)
         with write_errors(self.folder / name):
             sync(self.partial(name))
@@ -102,10 +103,9 @@ class Publication:
             sync(self.folder)
 
     def publish(self, names: list[str], *, remove_old: bool = True) -> None:
-        """Rename the partial files to their final names, in this order; the last is the manifest, which completes the
-        set.
+        """Rename the partial files of `names` to their final names, in order; the last one is the manifest.
 
-        `remove_old`: remove files of an older set of this prefix that the new one does not have. If a rename fails, the
+        `remove_old`: remove files of an older set of this prefix that the new set does not have. If a rename fails, the
         older set is restored (on file systems with hard links).
         """
         for name in names:
@@ -142,7 +142,7 @@ class Publication:
         return self.folder / f".{name}.kept"
 
     def _keep(self, names: list[str]) -> list[str]:
-        """Give the files of an older set second names until the new ones are there. Return those that got one."""
+        """Hard-link the files of an older set to `.NAME.kept`, to restore them on failure. Return the names linked."""
         kept = []
         for name in names:
             with suppress(OSError):  # missing, or a file system without hard links
@@ -155,13 +155,13 @@ class Publication:
         for name in names:
             if name in kept:
                 self._kept(name).replace(self.folder / name)
-            elif not self.partial(name).exists():  # already renamed, to a name that was free
+            elif not self.partial(name).exists():  # already renamed to a name that was free
                 (self.folder / name).unlink(missing_ok=True)
         if not self._abandoned:
             self._journal.unlink(missing_ok=True)
 
     def _old_names(self) -> set[str]:
-        """Return the files of the set to be replaced, since it may have more shards than the new one."""
+        """Return the files, except the manifest, of the set to be replaced, which may have more shards than the new."""
         try:
             info = read_info(set_file(self.prefix, ".json"))
         except (OSError, ValueError):
@@ -188,8 +188,8 @@ class Publication:
                     else:  # already renamed, into a set that was never completed
                         (self.folder / name).unlink(missing_ok=True)
                 killed = self._journal.stat().st_mtime_ns
-                there = [name for name in old if (self.folder / name).exists()]  # and not put there since:
-                self._abandoned = {name for name in there if (self.folder / name).stat().st_mtime_ns <= killed}
+                present = [name for name in old if (self.folder / name).exists()]  # newer files are not the old set's
+                self._abandoned = {name for name in present if (self.folder / name).stat().st_mtime_ns <= killed}
             if self._abandoned:
                 self._note([], self._abandoned)
             else:
@@ -202,7 +202,7 @@ class Publication:
         return [path for path in hidden if path.name[0] == "." and self._is_ours(_TRY.sub("", path.stem[1:]))]
 
     def _is_ours(self, name: str) -> bool:
-        """Return True for a file of this set, and not of one with a longer prefix."""
+        """Return True if `name` is a file of this set, not of a set with a longer prefix."""
         rest = name.removeprefix(self.prefix.name)
         return rest != name and (rest in SUFFIXES or re.fullmatch(r"-\d{5}\.rec", rest) is not None)
 
@@ -234,7 +234,8 @@ class Publication:
 
 
 def new_try(partial: Path) -> Path:
-    """Return a unique name, across machines, for one attempt to write the partial file. Later packers of the set remove
-    it.
+    """Return a path for one attempt to write the file `partial`, unique across machines.
+
+    Later packers of the set remove such files.
     """
     return partial.with_name(f"{partial.stem}.{secrets.token_hex(4)}{partial.suffix}")

@@ -19,7 +19,7 @@ from dali_mix.recordio.index import reindex_advice
 from dali_mix.recordio.manifest import ENCODINGS, SetInfo, file_sha256, open_table, read_info, set_file, set_prefix
 from dali_mix.tasks import TASKS, Task
 
-_MAP_FIXED = 0x10  # of Linux
+_MAP_FIXED = 0x10  # Linux's MAP_FIXED, which the module mmap lacks
 _MMAP = ctypes.CDLL(None, use_errno=True).mmap
 _MMAP.restype = ctypes.c_void_p
 _MMAP.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -31,11 +31,12 @@ HASH_INDEX_BELOW = 8 << 20  # opening hashes an index up to this size: at most ~
 class RecordSet:
     """A packed set opened for reading: `PREFIX.json`, `.npy`, `.idx` and its .rec files.
 
-    Rows are record numbers, 0 to len - 1, in file order. Returned arrays are read-only and, unless the record is split,
-    views of the mapped file. Can be pickled (a worker maps the files itself) and used after a fork.
+    Rows are record numbers, 0 to len - 1, in file order. `payload` and `encoded` return read-only views of the mapped
+    file, or of a joined copy if the record is split. A set can be pickled (a worker maps the files itself) and used
+    after a fork.
 
-    Opening makes only cheap checks: all files exist and have the manifest's sizes, and the index is the one written
-    with it. `dali_mix.recordio.verify` checks every byte. Raise FileNotFoundError or ValueError, naming the file and
+    Opening makes only cheap checks: all files exist and have the sizes in the manifest, and an index of up to 8 MiB has
+    its sha256. `dali_mix.recordio.verify` checks every byte. Raise FileNotFoundError or ValueError, naming the file and
     what to do.
     """
 
@@ -96,7 +97,7 @@ class RecordSet:
     def payload(self, row: int) -> memoryview:
         """Return a record's payload: header, label floats and image.
 
-        Raise ValueError naming file and record if the framing is damaged.
+        Raise IndexError if there is no record `row`, ValueError naming file and record if the framing is damaged.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.prefix}: record {row} of a set of {len(self)}")
@@ -112,7 +113,7 @@ class RecordSet:
         return payload
 
     def checked_payload(self, row: int) -> memoryview:
-        """Return `payload(row)`. Raise ValueError also if its crc32 differs from the manifest's."""
+        """Return `payload(row)`. Also raise ValueError if its crc32 differs from that in the table."""
         payload = self.payload(row)
         found, expected = zlib.crc32(payload), int(self.table["crc32"][row])
         if found != expected:
@@ -120,19 +121,20 @@ class RecordSet:
         return payload
 
     def encoded(self, row: int) -> np.ndarray:
-        """Return the encoded image, (n,) uint8. Raise ValueError as `payload`."""
+        """Return the encoded image, (n,) uint8. Raise ValueError like `payload`."""
         return self._unpacked(row).encoded
 
     @functools.cached_property
     def unencoded(self) -> bool:
         """Return True if all images are uncompressed, as binary PGMs and PPMs, which `pixels` reads."""
         if not len(self) or self.table["encoding"][0] != _PNM:
-            return False  # without reading the whole table
+            return False  # without reading the rest of the table
         return bool((self.table["encoding"] == _PNM).all())
 
     def pixels(self, row: int) -> np.ndarray:
-        """Return the image of an `unencoded` set: (H, W, 3) uint8 RGB, a view unless it is grey or of 16 bits. Raise
-        ValueError as `payload`, and if it is not a PNM of the table's size.
+        """Return an image of an `unencoded` set, (H, W, 3) uint8 RGB; a view unless it is grey or has 16 bits.
+
+        Raise ValueError like `payload`, and if it is not a PNM of the size in the table.
         """
         encoded, entry = self.encoded(row), self.table[row]
         height, width = int(entry["height"]), int(entry["width"])
@@ -202,14 +204,14 @@ def check_size(path: Path, size: int, advice: str = "copy it again, or pack the 
 
 
 def map_file(path: Path) -> memoryview:
-    """Memory-map a file read-only and return its bytes, empty for an empty file. No file descriptor stays open."""
+    """Memory-map a file read-only and return its bytes. No file descriptor stays open. Raise OSError on failure."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             return memoryview(b"")
         # A set may have more shards than a process may have open files, and mmap.mmap duplicates the descriptor and
-        # keeps it for as long as the mapping (trackfd=False needs Python 3.13). So reserve the addresses with an
-        # anonymous mapping, which has no descriptor and unmaps them in the end, and map the file over it.
+        # keeps it for as long as the mapping (trackfd=False needs Python 3.13). Therefore reserve the addresses with
+        # an anonymous mapping, which needs no descriptor and unmaps them when freed, and map the file over it.
         reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
         address = np.frombuffer(reserved, np.uint8).ctypes.data
         if _MMAP(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file.fileno(), 0) != address:

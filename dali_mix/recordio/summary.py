@@ -1,4 +1,4 @@
-"""Summary figures of a set, for `inspect` and the end of packing."""
+"""Summary of a set, for `dali-mix inspect` and the end of packing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from dali_mix._text import printable
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
 from dali_mix.recordio.reader import RecordSet
 
-_SHOWN = 20  # classes in a line
+_SHOWN = 20  # entries of a dict in a line
 
 
 def summarize(records: RecordSet) -> dict[str, Any]:
-    """Return figures as plain values: records, bytes, encodings, sizes in pixels, records or boxes per class,
-    report.
-    """
+    """Return the statistics of a set as plain values: records, bytes, encodings, sizes in pixels, classes, report, …"""
     info, table = records.info, records.table
     heights, widths = table["height"], table["width"]
     kinds, counts = np.unique(table["encoding"], return_counts=True)
@@ -46,7 +44,7 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """Format the figures as text lines; lists of the report are shown by length, long class lists are shortened."""
+    """Format the result of `summarize` as text lines. A list is shown as its length, a long dict is shortened."""
 
     def shown(value: Any) -> str:
         if isinstance(value, dict):

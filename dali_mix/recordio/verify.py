@@ -54,7 +54,7 @@ def verify_set(
     Args:
         decode: a function to also decode every image: encoded (n,) uint8 → height, width; raises ValueError on failure.
         progress: called with the number of records done since the last call.
-        machines: machines to check one .rec file at a time each; index and table are checked on this machine.
+        machines: machines that check the .rec files, one at a time each; this machine checks index and table.
     """
     base = set_prefix(prefix)
     try:
@@ -102,12 +102,12 @@ def verify_set(
 
 
 def _hash_part(folder: Path, info: SetInfo, part: int, progress: Progress) -> str:
-    """Hash a .rec file on another machine, if the table is wrong."""
+    """Return the problem with the size or hash of a .rec file, or "". Runs on another machine."""
     return _check_file(folder, info.parts[part])
 
 
 def _check_part_there(folder: Path, info: SetInfo, part: int, decode: Decode | None, progress: Progress) -> list[str]:
-    """Check a .rec file on another machine."""
+    """Return the problems with a .rec file. Runs on another machine."""
     table = open_table(folder / info.table.name, info.count)
     hashed = partial(_check_file, folder, info.parts[part])
     return list(_check_part(folder, info, table, part, hashed, decode, progress))

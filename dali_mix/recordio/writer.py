@@ -35,8 +35,9 @@ _ROWS = 1 << 12  # initial rows of the table if the number of records is unknown
 class RecordWriter:
     """Write records sequentially into the .rec files `paths`, each of which holds an equal share of `total` positions.
 
-    If `total` is None, the number of records is unknown and there is one file. A context manager. Several threads may
-    write (see `place`); other methods are not thread-safe. Raise OSError naming the file if the disk is full.
+    If `total` is None, the number of records is unknown and there is one file. Use it as a context manager. Several
+    threads may write (see `place`); other methods are not thread-safe. Raise OSError naming the file if the disk is
+    full.
     """
 
     def __init__(self, task: str, classes: Iterable[str], total: int | None, paths: Sequence[Path]) -> None:
@@ -101,7 +102,7 @@ class RecordWriter:
         return entry.position * len(self._paths) // self._total if len(self._paths) > 1 else 0
 
     def spare_block(self) -> Block:
-        """Return an empty block, preferably the last one used, which is still in a cache. Thread-safe."""
+        """Return an empty block, preferably the one used last, which may still be in a cache. Thread-safe."""
         try:
             return self._spare.pop()
         except IndexError:
@@ -109,11 +110,11 @@ class RecordWriter:
 
     @property
     def table(self) -> np.ndarray:
-        """Return the rows of the records written."""
+        """Return the table rows of the records written so far, (n,) of RECORD_DTYPE."""
         return self._table[: self._count]
 
     def end(self) -> list[tuple[int, str]]:
-        """Return size and sha256 of each file. Files without records are not created."""
+        """End the last file; return (bytes, sha256 in hex) of each file. Files without records are not created."""
         if self._parts:
             self._parts[-1].end()
         assert all(part.closed for part in self._parts), "what `place` returned was not called"
@@ -121,8 +122,9 @@ class RecordWriter:
 
 
 class SetWriter(RecordWriter):
-    """Write records sequentially; `finish` publishes them. A context manager: leaving it before `finish` publishes
-    nothing.
+    """Write records sequentially; `finish` publishes them as a set.
+
+    Use it as a context manager; leaving it before `finish` publishes nothing.
 
     `total`: the expected number of records, which determines the boundaries of shards; None, if unknown, makes one
     shard. Raise FileExistsError if the set exists and `force` is not set.
@@ -173,7 +175,7 @@ class SetWriter(RecordWriter):
         return self._paths[shard]
 
     def mark_folder(self) -> Path:
-        """Create a file by which other machines recognize the folder, and return its path.
+        """Create a file by which other machines can tell that they see this folder; return its path.
 
         It is removed with the partial files.
         """
@@ -198,9 +200,9 @@ class SetWriter(RecordWriter):
         self._added.append((size, sha256))
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
-        """Write index, table and manifest, then publish the set.
+        """Write index, table and manifest, publish the set, and return its manifest, in which `report` is stored.
 
-        Raise ValueError if the set or a shard has no records.
+        Raise ValueError if the set or a shard has no records, or if two records have the same id.
         """
         table = self.table
         if not len(table):
@@ -243,8 +245,9 @@ def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An encoded image and its label. Size (pixels, after EXIF rotation) and encoding are read from the image unless
-    all are given.
+    """An encoded image and its label.
+
+    Size (pixels, after EXIF rotation) and encoding are read from the image unless all three are set.
     """
 
     encoded: bytes
@@ -267,8 +270,8 @@ def write_set(
 ) -> SetInfo:
     """Write `samples` (`Sample`, or tuples of its fields: encoded, label[, height, width]) as the set `prefix`.
 
-    For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise ValueError naming an
-    invalid sample.
+    Return the set's manifest. For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise
+    ValueError naming an invalid sample.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
     total = len(listed)

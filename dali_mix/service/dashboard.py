@@ -23,7 +23,7 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 
 
 def page(status: Mapping[str, Any], address: str) -> str:
-    """Return the HTML page, which reloads every two seconds."""
+    """Return the HTML status page, which reloads every two seconds; `status`: see `pool.Pool.status`."""
     figures = {
         "images/s": f"{status['images_per_second']:,.0f}",
         "chunks asked for": f"{status['asked']:,}",
@@ -69,7 +69,7 @@ def page(status: Mapping[str, Any], address: str) -> str:
 
 
 def waits_for(trainer: Mapping[str, Any]) -> str:
-    """Return how many chunks a trainer waits for, and from which workers; `trainer`: its entry in `Pool.status`."""
+    """Describe how many chunks a trainer waits for, per worker; `trainer`: its entry in `pool.Pool.status`."""
     return ", ".join(f"{count} from {name}" for name, count in trainer["waits_for"].items()) or "nothing"
 
 
@@ -82,7 +82,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def metrics(status: Mapping[str, Any]) -> str:
-    """Return the metrics in Prometheus's text format."""
+    """Return the figures of `pool.Pool.status` as metrics in Prometheus's text format."""
     counters = ("asked", "decoded", "shared", "second_asks", "lost")
     lines = []
     for name in counters:
@@ -108,7 +108,8 @@ class Dashboard:
         host, port: address to listen on; ValueError if it cannot be used. Port 0 selects a free port, see the attribute
             `port`.
         address: address of the pool.
-        status: returns `pool.Pool.status`; if it raises because the pool does not answer, requests get status 503.
+        status: called for each request; returns the result of `pool.Pool.status`. If it raises, because the pool does
+            not answer, the request gets HTTP status 503.
     """
 
     def __init__(self, host: str, port: int, address: str, status: Callable[[], Mapping[str, Any]]) -> None:
@@ -125,7 +126,7 @@ class Dashboard:
                     return
                 kind, make = kinds[path]
                 try:
-                    body = make(status()).encode(errors="backslashreplace")  # a path may not be valid text
+                    body = make(status()).encode(errors="backslashreplace")  # the path of a set may not be valid UTF-8
                 except Exception as error:  # the pool is restarting
                     self.send_error(503, explain=str(error).partition("\n")[0])  # the status line is latin-1 only
                     return
@@ -141,8 +142,8 @@ class Dashboard:
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            reason = f"port {port} is taken: choose another" if taken else f"cannot listen on {host}:{port}"
+            in_use = error.errno == errno.EADDRINUSE
+            reason = f"port {port} is in use: choose another" if in_use else f"cannot listen on {host}:{port}"
             raise ValueError(f"--dashboard: {reason} ({error.strerror})") from None
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -26,9 +26,9 @@ from typing import Any
 from dali_mix.service import cluster
 
 LEAST_STORE = 160 << 20  # bytes of shared memory: two trainers' windows
-SHARE_OF_STORE = 0.5  # for cached answers; the rest is for those in flight
+SHARE_OF_STORE = 0.5  # share of it for cached answers; the rest is for answers in flight
 START = 60.0  # seconds for Ray to start
-STOP = 10.0  # seconds for it to end
+STOP = 10.0  # seconds for Ray to end
 HEAD_GONE = 12.0  # seconds without the head until this node ends; its trainers report it earlier
 
 
@@ -43,6 +43,7 @@ class Node:
         decode: "cpu" or "gpu"; with "gpu" each worker uses one GPU.
         address: address of the pool to join; None to start one.
         listen: the address at which others reach this machine; None for the loopback device.
+        port: the port of the pool to start.
         store: bytes of shared memory for images; None for an automatic size.
     """
 
@@ -137,21 +138,21 @@ class Node:
             start_new_session=True,  # Ctrl-C must not reach Ray directly
         )
         end = time.monotonic() + START
-        while not (node := re.search(r"^node (\w+)\n", self._said(), re.MULTILINE)):
+        while not (node := re.search(r"^node (\w+)\n", self._output(), re.MULTILINE)):
             if self._process.poll() is not None or time.monotonic() > end:
-                said = " ".join(self._said().strip().splitlines()[-3:])
+                output = " ".join(self._output().strip().splitlines()[-3:])
                 raise ValueError(
-                    f"Ray did not start: {said}" if self._head else cluster.why_not(self.address, token, said)
+                    f"Ray did not start: {output}" if self._head else cluster.why_not(self.address, token, output)
                 )
             time.sleep(0.05)
         return node[1]
 
-    def _said(self) -> str:
-        """Return the output of Ray's processes."""
+    def _output(self) -> str:
+        """Return what Ray's processes have printed so far."""
         return os.pread(self._log, 1 << 20, 0).decode(errors="replace")
 
     def _here(self) -> dict[str, Any]:
-        """Return the options of an actor that runs, and is restarted, on this machine only."""
+        """Return the Ray options of an actor that runs, and is restarted, on this machine only."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return {
@@ -182,11 +183,9 @@ class Node:
             raise ValueError(f"these workers do not fit the pool at {self.address}: {why}")
 
     def heartbeat(self) -> str:
-        """Register this machine's workers with the pool, in case it was restarted. Return a description of a problem,
-        or "".
-        """
+        """Register this machine's workers with the pool, in case it was restarted. Return what is wrong, or ""."""
         if self._process is not None and self._process.poll() is not None:
-            return f"Ray has ended on this machine: {self._said().strip().rpartition(chr(10))[2]}"
+            return f"Ray has ended on this machine: {self._output().strip().rpartition(chr(10))[2]}"
         if not self._head and not cluster.reachable(*cluster.split_address(self.address)):
             self._gone = self._gone or time.monotonic()
             if time.monotonic() - self._gone > HEAD_GONE:
@@ -208,7 +207,7 @@ class Node:
         elif self._members and not self._head and self._gone is None:
             with contextlib.suppress(Exception):  # the pool notices later
                 self._ray.get(self._pool.remove.remote(list(self._members)), timeout=2)
-        if self._ray is not None and cluster.reachable(*cluster.split_address(self.address)):  # else Ray would wait
+        if self._ray is not None and cluster.reachable(*cluster.split_address(self.address)):  # else Ray waits for it
             self._ray.shutdown()
         if self._process is not None:
             self._process.terminate()
@@ -223,14 +222,18 @@ class Node:
 
 
 def store_bytes(wanted: int | None) -> int:
-    """Return the bytes of shared memory to use. Raise ValueError if there is not enough."""
+    """Return the bytes of shared memory to use.
+
+    That is `wanted`, or by default a quarter of the machine's memory, but at most 80 % of what is free in /dev/shm.
+    Raise ValueError if it is less than `LEAST_STORE` or more than is free.
+    """
     system = os.statvfs("/dev/shm")
     free = system.f_bavail * system.f_frsize
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     store = min(int(0.25 * pages), int(0.8 * free)) if wanted is None else wanted
     if store < LEAST_STORE or store > free:
         raise ValueError(
-            f"/dev/shm has {free >> 20} MB free, the pool wants {max(store, LEAST_STORE) >> 20}: give the container"
+            f"/dev/shm has {free >> 20} MB free, the pool needs {max(store, LEAST_STORE) >> 20}: give the container"
             " more shared memory (docker run --shm-size=4g; on Kubernetes an emptyDir with medium Memory), or ask for"
             " less with --memory"
         )

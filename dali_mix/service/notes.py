@@ -16,7 +16,7 @@ NAME = "service.json"
 
 
 def noted(folder: Path) -> list[str]:
-    """Return the addresses of the pools listed in `folder`; empty if the file is missing or invalid."""
+    """Return the addresses of this machine's pools listed in `folder`; empty if the file is missing or invalid."""
     try:
         found = json.loads((folder / NAME).read_text())
     except (OSError, ValueError):
@@ -30,7 +30,7 @@ def noted(folder: Path) -> list[str]:
 
 
 def note(folder: Path, address: str, answers: Callable[[str], bool]) -> None:
-    """Add an address, and remove those of this machine that no longer answer."""
+    """Add an address. Remove those for which `answers` returns False, and those of other machines."""
     with _locked(folder):
         others = [other for other in noted(folder) if other != address and answers(other)]
         _write(folder, [*others, address])

@@ -28,20 +28,20 @@ LOOK = 0.02  # seconds between calls of `_collect`, the slowest part of `ask`
 
 @dataclass
 class _Member:
-    """A worker."""
+    """A registered worker."""
 
     handle: Any
     details: dict[str, Any]
     under_way: dict[Any, _Entry] = field(default_factory=dict)
     heard: float = 0.0  # time of its last registration
-    suspected: float = 0.0  # used last until this time
+    suspected: float = 0.0  # until this time it is asked last
     images: int = 0
     seconds: float = 0.0
 
 
 @dataclass(eq=False)
 class _Entry:
-    """An answer, cached or pending."""
+    """An answer to a question, cached or pending."""
 
     wanted: tuple[str, bytes]
     chunk: Any
@@ -49,7 +49,7 @@ class _Entry:
     node: str
     bytes: int = 0
     done: bool = False
-    askers: set[str] = field(default_factory=set)  # trainers
+    askers: set[str] = field(default_factory=set)  # trainers that wait for it
 
 
 @dataclass
@@ -62,7 +62,7 @@ class _Trainer:
 
 
 class Pool:
-    """Sends questions to workers, and caches answers: on each machine up to the `capacity` in its workers' details."""
+    """Sends questions to workers, and caches answers, on each machine up to the `capacity` in its workers' details."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
@@ -79,9 +79,10 @@ class Pool:
     # Workers
 
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-        """Register workers, name → (handle, details); called repeatedly. Return "", or why they are incompatible.
+        """Register workers, name → (handle, details). Return "", or why they are incompatible with those registered.
 
-        details: see `workers.Worker.describe`, with `node` and `capacity`, the bytes of answers to keep on that node.
+        Nodes call this repeatedly. The details are those of `workers.Worker.describe`, with `node`, and `capacity`, the
+        bytes of answers to keep on that node.
         """
         for name, (handle, details) in members.items():
             for other in itertools.islice(self._members.values(), 1):  # comparing with one is enough
@@ -128,7 +129,11 @@ class Pool:
     def ask(
         self, key: str, spec: Spec, fingerprint: str, question: Question, avoid: Collection[str], trainer: str
     ) -> tuple[Any, str] | None:
-        """Return (a list with the answer's reference, the worker's name); None if all workers are in `avoid`."""
+        """Send a question to the least loaded worker, unless its answer is cached or pending.
+
+        Return ([reference to the answer], name of the worker), or None if all workers are in `avoid`. Workers in
+        `avoid` were late or lost.
+        """
         if time.monotonic() - self._looked > LOOK:
             self._collect()
         for name in avoid:
@@ -151,16 +156,16 @@ class Pool:
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
         self._counts["second_asks"] += len(avoid) == 1
-        # Move to the end, so that ties rotate: else the first machines' links would carry all chunks.
+        # Move to the end, so that ties rotate: otherwise the first machines' links would carry all chunks.
         self._members[names[0]] = self._members.pop(names[0])
-        self._forget(wanted)  # late or lost
+        self._forget(wanted)  # an answer that is late or lost
         entry = _Entry(wanted, chunk, names[0], member.details["node"], askers={trainer})
         member.under_way[info] = entry
         self._answers[wanted] = entry
         return [chunk], names[0]
 
     def _by_load(self) -> list[str]:
-        """Return the workers' names, least loaded first."""
+        """Return the workers' names, least loaded first, and those suspected to be late or lost last."""
         now = time.monotonic()
 
         def order(name: str) -> tuple[bool, int]:
@@ -206,7 +211,7 @@ class Pool:
     def _answered(self, member: _Member, entry: _Entry, info: Any) -> None:
         try:
             found = ray.get(info)
-        except Exception as error:  # trainers get it too, and report it
+        except Exception as error:  # trainers get the same error and report it
             if self._answers.get(entry.wanted) is entry:
                 del self._answers[entry.wanted]
             if isinstance(error, ray.exceptions.RayTaskError):  # the question fails, not the worker
@@ -216,7 +221,7 @@ class Pool:
             if isinstance(error, ray.exceptions.ActorDiedError):  # a restarted worker registers again
                 self._leave(entry.worker)
             return
-        if self._answers.get(entry.wanted) is entry:  # not asked of another worker since
+        if self._answers.get(entry.wanted) is entry:  # the question was not sent to another worker since
             entry.done, entry.bytes = True, found["bytes"]
             entry.askers.clear()
             self._kept.setdefault(entry.node, OrderedDict())[entry.wanted] = entry

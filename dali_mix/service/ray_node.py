@@ -22,7 +22,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(settings: dict[str, Any]) -> int:
-    """Run Ray until SIGTERM. settings: parent (its process id), head, params (arguments of Ray's `RayParams`)."""
+    """Run Ray until SIGTERM, or until one of its processes ends, and return the exit status.
+
+    `settings` has `parent` (its process id), `head` (True for a pool's first machine) and `params` (arguments of Ray's
+    `RayParams`).
+    """
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -47,7 +51,7 @@ def main(settings: dict[str, Any]) -> int:
 
 
 def _kill_session() -> None:
-    """Kill the other processes of this session: a worker that was stopped (SIGSTOP) does not notice that Ray ended."""
+    """Kill the other processes of this session. A worker stopped by SIGSTOP does not notice that Ray has ended."""
     for name in os.listdir("/proc"):  # noqa: PTH208  # names, not paths
         with contextlib.suppress(OSError):
             if name.isdecimal() and int(name) != os.getpid() and os.getsid(int(name)) == os.getpid():

@@ -44,20 +44,20 @@ def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
     return "; ".join(f"{name} {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there" for name in differ)
 
 
-Code = dict[str, tuple[str, str]]  # "module.Class" → (its file, the sha256 of it)
+Code = dict[str, tuple[str, str]]  # "module.Class" → (file, sha256 of the file)
 
-_digests: dict[str, tuple[ModuleSpec | None, str]] = {}  # by module, at its first use
+_digests: dict[str, tuple[ModuleSpec | None, str]] = {}  # module → (its spec, sha256 of its file at first use)
 
 
 def code_of(pipeline: Pipeline) -> Code:
-    """Return the user-defined code of a pipeline: of the classes of it and its steps, and of their base classes."""
+    """Return the files of the user-defined classes of a pipeline and its steps, including base classes, by class."""
     kinds = {base for part in (pipeline, *pipeline.steps) for base in type(part).__mro__[:-1]}
     own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("dali_mix", *sys.stdlib_module_names)]
     return {f"{kind.__module__}.{kind.__qualname__}": _source(kind.__module__) for kind in own}
 
 
 def _source(name: str) -> tuple[str, str]:
-    """Return the file of a module and its sha256, cached so that later edits of the file do not change it."""
+    """Return the file of a module and its sha256, cached since later edits of the file do not change the module."""
     module = sys.modules.get(name)
     file, imported = getattr(module, "__file__", None) or "no file", getattr(module, "__spec__", None)
     kept = _digests.get(name)

@@ -1,4 +1,4 @@
-"""`Worker`: the actor that decodes. It holds no state that another worker could not rebuild."""
+"""`Worker`: the actor that decodes. It has no state that another worker could not rebuild."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
 from dali_mix.service.spec import code_of, key_of, versions
 
-LANES = 2  # concurrent questions: one is decoded while another's answer is copied; `node` allows one more call
+LANES = 2  # concurrent questions: one is decoded while another's answer is copied
 SPECS = 4  # sets and pipelines kept open
 
 
 class Worker:
-    """Answer up to `LANES` questions at a time, each with `threads` DALI threads."""
+    """A decoder that answers up to `LANES` questions at a time, each with `threads` DALI threads."""
 
     def __init__(self, decode: str, threads: int) -> None:
         self.decode = decode
@@ -33,7 +33,7 @@ class Worker:
         self._open: OrderedDict[str, tuple[RecordSet, list[Decoder]]] = OrderedDict()
 
     def describe(self) -> dict[str, Any]:
-        """Return the worker's details for the pool."""
+        """Return the worker's details for the pool: versions, decode, host and pid."""
         return {
             "versions": versions(),
             "decode": self.decode,
@@ -51,7 +51,10 @@ class Worker:
         return {"count": len(records), "metainfo": records.metainfo, "taller": records.taller, "code": code}
 
     def _pipeline(self, spec: Spec) -> pipelines.Pipeline:
-        """Build the pipeline. The trainer has built it before, so a failure means that a package is missing here."""
+        """Build the pipeline. The trainer has already built it, so a failure means that a package is missing here.
+
+        Raise ValueError with advice.
+        """
         try:
             return pipelines.build(spec.pipeline, spec.train, spec.options)
         except ValueError as error:
@@ -71,7 +74,12 @@ class Worker:
             raise type(error)(f"on the pool's machine {socket.gethostname()}: {error}") from None
 
     def answer(self, key: str, spec: Spec, fingerprint: str, question: Question) -> tuple[Chunk, dict[str, Any]]:
-        """Return a chunk, its bytes, seconds and images, and this process's pid."""
+        """Decode the records of a question.
+
+        Return the chunk, and a dict of its bytes, the seconds taken, its number of images and this process's pid.
+
+        Raise ValueError if the set, the versions or the pipeline's code differ from those in `key` and `fingerprint`.
+        """
         begun = time.monotonic()
         decoder = self._take(key, spec, fingerprint)
         chunk = decoder.answer(question)
@@ -93,14 +101,14 @@ class Worker:
                 records = self._records(spec)
                 if records.fingerprint != fingerprint:
                     raise ValueError(
-                        f"{spec.prefix} is another set on {socket.gethostname()} (fingerprint"
-                        f" {records.fingerprint[:16]}) than where the pool opened it ({fingerprint[:16]})"
+                        f"{spec.prefix} on {socket.gethostname()} (fingerprint {records.fingerprint[:16]}) is not the"
+                        f" set that the pool opened ({fingerprint[:16]})"
                     )
                 code = code_of(self._pipeline(spec))
                 if key != key_of(spec, fingerprint, code):
                     files = ", ".join(sorted({file for file, _ in code.values()})) or "none of its own"
                     raise ValueError(
-                        f"the worker on {socket.gethostname()} would decode otherwise than where the pool opened"
+                        f"the worker on {socket.gethostname()} would decode differently from where the pool opened"
                         f" {spec.prefix}: its versions or the code of pipeline {spec.pipeline!r} differ (files here:"
                         f" {files}; versions here: {versions()}); make them equal and start it again"
                     )

@@ -1,10 +1,9 @@
-"""The last steps of a graph as one CPU operator: crop, resize, crop, flip, pad; uint8 (H,W,3) → uint8 or float32
-(3,h,w).
+"""The last steps of a graph as one CPU operator: crop, resize, crop, flip, pad and normalize.
 
-It runs inside the DALI graph, one sample at a time on DALI's threads, through the operator behind
-`nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and caches nothing. Its
-operator only needs the addresses of two compiled functions, so these are passed directly, and numba's disk cache makes
-every start after the first fast.
+It maps uint8 (H,W,3) to uint8 or float32 (3,h,w). It runs inside the DALI graph, one sample at a time on DALI's
+threads, through the operator behind `nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is
+built and caches nothing. Its operator only needs the addresses of two compiled functions, so these are passed directly,
+and numba's disk cache makes every start after the first fast.
 
 If `available()` is false, DALI's own operators are used.
 """
@@ -37,7 +36,7 @@ def available() -> bool:
     plugin: Any = NumbaFunction
     try:
         expected = plugin._run_fn_sig(None), plugin._setup_fn_sig(None)
-    except (AttributeError, TypeError):  # another version of DALI, whose plugin differs
+    except (AttributeError, TypeError):  # the plugin of another version of DALI
         return False
     return expected == (resample.RUN_SIGNATURE, resample.SETUP_SIGNATURE)
 
@@ -88,14 +87,21 @@ def resize_flip(
     crop: DataNode | None = None,
     normalize: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> DataNode:
-    """Resize uint8 HWC images, flip where `mirror` (int32 scalars) is not 0, pad with zeros.
+    """Crop, resize, crop and flip uint8 HWC images, pad them with zeros, and normalize them. Needs `available()`.
 
-    canvas: (h, w, 0), the size of the output, equal for all images of a batch; an empty tensor, since DALI needs the
-    output shape before the operator runs. window: int32 (4,): top and left, height and width of what to resize, which
-    must lie inside the image; by default all of it. crop: int32 (6,): height and width to resize to; top and left,
-    height and width of the window to keep; by default the image is resized to the canvas. normalize: scale and shift,
-    see `normalization.factors`. Return uint8 (3, h, w), equal to `fn.resize(interp_type=INTERP_LINEAR, antialias=...)`
-    up to one grey level of rounding; with `normalize` float32. Needs `available()`.
+    Args:
+        canvas: (h, w, 0), an empty tensor of the output's size, which is equal for all images of a batch; DALI needs
+            the output shape before the operator runs.
+        mirror: int32 scalars; images for which it is not 0 are flipped. None: no flip.
+        antialias: widen the filter by the scale factor when shrinking.
+        window: int32 (4,), top, left, height and width of the region to resize, inside the image; None: the full image.
+        crop: int32 (6,), height and width to resize to, then top, left, height and width of the window to keep; None:
+            resize to the canvas.
+        normalize: scale and shift, see `normalization.factors`; None: no normalization.
+
+    Returns:
+        (3, h, w) uint8, equal to `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` up to one grey level of
+        rounding; float32 with `normalize`.
     """
     from dali_mix.pipelines.kernels import resample
 

@@ -1,10 +1,10 @@
-"""Resize, crop, flip and pad an image in one pass on the CPU, by numba: uint8 (H,W,3) → uint8 (3,h,w), or those
-normalized to float32.
+"""Resize, crop, flip and pad an image in one pass on the CPU, compiled by numba.
 
-Each output row is computed in two steps. `_sum_rows` computes the weighted sum of input rows as one row of 16-bit
-fixed-point numbers, `_sixteen_pixels` resamples that row horizontally. Both are written as LLVM vector code, because
-compilers do not generate it from a loop: sums stay in registers, a pixel's three channels and two neighbouring pixels
-are read by one 16-byte load, and the products of a pair are added in one instruction where the processor has one.
+The input is uint8 (H,W,3), the output uint8 (3,h,w), or float32 (3,h,w) if it is normalized. Each output row is
+computed in two steps. `_sum_rows` computes the weighted sum of input rows as one row of 16-bit fixed-point numbers,
+`_sixteen_pixels` resamples that row horizontally. Both are written as LLVM vector code, because compilers do not
+generate it from a loop: sums stay in registers, a pixel's three channels and two neighbouring pixels are read by one
+16-byte load, and the products of a pair are added in one instruction where the processor has one.
 
 Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius max(1,
 input / output); pixels beyond the border repeat the border. The result is the exact value rounded to a grey level,
@@ -29,12 +29,13 @@ from numba.extending import intrinsic
 from dali_mix.compiled import compiled
 
 ROW_BITS = 7  # fractional bits of the intermediate row: 255 << 7 still fits an int16
-WEIGHT_BITS = 14, 16  # of weights that sum to 1: the largest must fit an int16, and the sum of products an int32
+WEIGHT_BITS = 14, 16  # fractional bits of weights: the largest weight must fit an int16, a sum of products an int32
 ROW_BLOCK = 64  # numbers per call of `_sum_rows`
 BLOCK = 16  # pixels per call of `_sixteen_pixels`
 
-# Arguments of DALI's operator (see nvidia.dali.plugin.numba): addresses of the tables of data pointers, shapes, numbers
-# of dimensions, and their counts, for outputs and inputs.
+# Arguments of DALI's operator (see nvidia.dali.plugin.numba), for outputs and for inputs: addresses of the tables of
+# data pointers, shapes and numbers of dimensions, and their count. The setup function gets no data pointers, but the
+# number of samples.
 RUN_SIGNATURE = types.void(*(types.uint64, types.uint64, types.uint64, types.int32) * 2)
 SETUP_SIGNATURE = types.void(*(types.uint64, types.uint64, types.int32) * 2, types.int32)
 
@@ -135,7 +136,7 @@ def _sixteen_pixels(
 
         totals = [cgutils.alloca_once(builder, lanes16) for _ in range(4)]
         with builder.if_else(builder.icmp_signed("==", pairs, ir.Constant(pairs.type, 1))) as (one_pair, more):
-            with one_pair:  # for enlarged images a loop would take longer to start than to run
+            with one_pair:  # enlarging: a loop would take longer to start than to run
                 for group, total in enumerate(totals):
                     builder.store(builder.add(halves, summed(group, bases(group), weights)), total)
             with more:
@@ -212,7 +213,7 @@ def _everywhere(builder: Any, number: Any) -> Any:
 
 @njit(nogil=True, error_model="numpy")
 def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return first taps int64 (n_out,) and weights float32 (n_out, taps) along an axis; all taps are in the image."""
+    """Return first taps int64 (n_out,) and weights float32 (n_out, taps) for an axis; all taps lie in the image."""
     step = n_in / n_out
     radius = max(1.0, step) if antialias else 1.0
     slope = 1.0 / radius
@@ -237,7 +238,7 @@ def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np
 
 @njit(nogil=True, error_model="numpy")
 def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return weights float32 (n, taps) as int16, and their fractional bits; each row sums to 1 << bits."""
+    """Return weights float32 (n, taps) as int16 (n, taps), and their fractional bits; each row sums to 1 << bits."""
     n, taps = weights.shape
     table = np.empty((n, taps), np.int16)
     bits, largest = WEIGHT_BITS[0], weights.max()
@@ -285,14 +286,19 @@ def resize_flip(
     scale: np.ndarray,
     bias: np.ndarray,
 ) -> None:
-    """Resize a window of image uint8 (H,W,3), crop the result, mirror it if `flip`, write it to the top left of out
-    (3,h,w), and fill the rest of out with zeros. Arrays are C-contiguous.
+    """Resize a window of an image, crop and mirror the result, and write it to the top left of `out`.
+
+    The rest of `out` is filled with zeros. Arrays are C-contiguous.
 
     Args:
+        image: uint8 (H,W,3).
+        out: uint8 or float32 (3,h,w).
         window: int32 (4,), top and left, height and width of the region to resize, inside the image; zeros for the full
             image.
         crop: int32 (6,), height and width to resize to; top and left, height and width of the window to keep, which
             lies inside and fits into h × w; all zeros to resize to h × w.
+        flip: mirror left to right.
+        antialias: widen the filter by the scale factor when shrinking.
         scale, bias: float32 (3,), per channel. A float32 out receives level · scale + bias for grey levels 0..255; a
             uint8 out requires 1 and 0.
     """
@@ -356,8 +362,10 @@ def resize_flip(
 
 @njit(nogil=True, error_model="numpy")
 def _sample(outs: int, out_shapes: int, inputs: int, in_shapes: int, kind: Any) -> None:
-    """Compute one sample: out (3,h,w) of dtype `kind` from image uint8 (H,W,3), flip int32 (), constants float32 (7,),
-    window int32 (4,), crop int32 (6,), and the canvas (h,w,0), of which only the shape is read.
+    """Compute one sample: `resize_flip` for the arrays at the addresses that DALI passes.
+
+    The output is (3,h,w) of dtype `kind`. Inputs are image uint8 (H,W,3), flip int32 (), constants float32 (7,)
+    (antialias, scale, shift), window int32 (4,), crop int32 (6,), and the canvas (h,w,0), which is not read.
     """
     out_at = carray(_pointer(outs), 1, np.int64)
     in_at = carray(_pointer(inputs), 5, np.int64)
@@ -386,7 +394,10 @@ def _run_float32(
 def _setup(
     out_shapes: int, out_dims: int, n_outs: int, in_shapes: int, in_dims: int, n_ins: int, n_samples: int
 ) -> None:
-    """Set the shape of each sample's output to (3,h,w) of its canvas, the last input. Shapes are listed by input."""
+    """Set the output shape of each sample to (3,h,w) for its canvas (h,w,0), the last input.
+
+    Input shapes are ordered by input, then by sample.
+    """
     outs = carray(_pointer(out_shapes), n_samples, np.int64)
     ins = carray(_pointer(in_shapes), n_ins * n_samples, np.int64)
     for i in range(n_samples):

@@ -1,4 +1,4 @@
-"""Steps of pipelines: crops, resizing, flips, colours, automatic augmentation, erasing, changes that keep boxes."""
+"""Steps of pipelines: crops, resizing, flips, colours, automatic augmentation, erasing, and steps for boxes."""
 
 from dali_mix.pipelines.steps.auto_augment import AutoAugment
 from dali_mix.pipelines.steps.boxes import IoUCrop, ShorterSide, ZoomOut

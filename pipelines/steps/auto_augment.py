@@ -1,8 +1,7 @@
-"""RandAugment, TrivialAugment and AutoAugment with DALI's operations, but with our own draws, which depend only on
-(seed, epoch, record).
+"""RandAugment, TrivialAugment and AutoAugment with DALI's operations and reproducible draws.
 
-Each is a sequence of choices (operation, magnitude, sign) per record; DALI's lists of operations and their ranges are
-used unchanged.
+The draws depend only on (seed, epoch, record). Each policy is a sequence of choices (operation, magnitude, sign) per
+record; DALI's lists of operations and their ranges are used unchanged.
 """
 
 from __future__ import annotations
@@ -31,9 +30,10 @@ class AutoAugment(Step):
     Args:
         kind: "randaugment" (arXiv 1909.13719): `count` operations of magnitude bin `magnitude` (0 to 30);
             "trivialaugment" (arXiv 2103.10158, wide): one operation of any magnitude; "autoaugment" (arXiv 1805.09501):
-            the ImageNet policy; None or "" is not active.
-        size: (height, width) of the images, which bounds the translations: 100/224 of it, 32 pixels, and 150/331 of it
+            the ImageNet policy; None or "" disables the step.
+        size: (height, width) of the images, which limits the translations to 100/224 of it, 32 pixels, or 150/331 of it
             for the three kinds.
+        count, magnitude: for "randaugment" only.
 
     The sign of a signed operation is flipped with probability ½.
     """
@@ -89,11 +89,11 @@ class AutoAugment(Step):
         return images
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raise ValueError: it is unknown here how DALI's operations move image content."""
+        """Raise ValueError, since DALI does not report how its operations move image content."""
         raise ValueError(f"auto_augment={self.kind!r} would rotate and shift images but not their boxes: omit it")
 
     def _apply(self, images: DataNode, operation: DataNode, level: DataNode, low: int, high: int) -> DataNode:
-        """Apply the operation drawn from `low` to `high` - 1, by bisection, so that each image passes few branches."""
+        """Apply the drawn operation, an index from `low` to `high` - 1; bisection keeps the branches per image few."""
         if high - low == 1:
             return self.operations[low](images, magnitude_bin=level, num_magnitude_bins=self.bins, fill_value=FILL)
         middle = (low + high) // 2

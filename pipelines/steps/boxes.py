@@ -16,14 +16,15 @@ from dali_mix.options import number, whole
 
 # torchvision continues until a window qualifies; 160 windows leave about 1% more of the images uncropped.
 IOU_ROUNDS, IOU_TRIES = 4, 40
-IOU_LEAST = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])  # the last one stands for the uncropped image
+IOU_LEAST = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])  # minimum IoUs; the last one means no crop
 LARGEST_SIDE = 8192  # pixels
 
 
 class ZoomOut(Step):
     """Place the image on a larger canvas of colour `mean` with probability `prob` (SSD, arXiv 1512.02325).
 
-    The sides grow by one factor uniform in `zoom`; the position is uniform.
+    The sides grow by one factor, uniform in `zoom`, to at most `LARGEST_SIDE`; the position is uniform. `mean` is in
+    0..1 units.
     """
 
     def __init__(self, prob: float, mean: Sequence[float], zoom: Sequence[float] = (1.0, 4.0)) -> None:
@@ -33,8 +34,9 @@ class ZoomOut(Step):
         self.active = self.prob > 0
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw shape (B, 2) int32, height and width of the canvas, and anchor (B, 2) int32, the negated top left of the
-        image on it.
+        """Draw shape (B, 2) int32, height and width of the canvas, and anchor (B, 2) int32.
+
+        The anchor is the negated top and left of the image on the canvas.
         """
         u = random.uniform(4)
         factor = np.where(u[:, 0] < self.prob, self.zoom[0] + (self.zoom[1] - self.zoom[0]) * u[:, 1], 1.0)
@@ -63,13 +65,13 @@ class ZoomOut(Step):
 
 
 class IoUCrop(Crop):
-    """Cut out a window that keeps an object, with probability `prob` (SSD, arXiv 1512.02325), as in torchvision.
+    """Crop a window that keeps an object, with probability `prob` (SSD, arXiv 1512.02325), as in torchvision.
 
-    The sides are uniform in `scale` of the image's, width / height is within `ratio`. A window qualifies if the centre
-    of a box lies in it and the largest IoU with such a box is at least a threshold drawn from 0, 0.1, 0.3, 0.5, 0.7,
-    0.9 and 1; for 1 the image is not cropped. If none of 40 windows qualifies, the threshold is drawn again, up to 4
-    times.
-    Boxes with their centre outside are dropped. Images without boxes are not cropped.
+    The sides are fractions, uniform in `scale`, of the image's; width / height is within `ratio`. A window qualifies if
+    the centre of a box lies in it and the largest IoU with such a box is at least a threshold drawn from 0, 0.1, 0.3,
+    0.5, 0.7, 0.9 and 1; for 1 the image is not cropped. If none of 40 windows qualifies, another threshold is drawn, at
+    most 4 in total; after that the image is not cropped. Boxes with their centre outside the window are dropped. Images
+    without boxes are not cropped.
     """
 
     draws_from_boxes = True
@@ -114,13 +116,13 @@ class IoUCrop(Crop):
 
 
 def _centred(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Return (T, n) bool, True where the centre of a box (n, 4) lies inside a window (T, 4)."""
+    """Return (T, n) bool, True if the centre of a box (n, 4) lies inside a window (T, 4)."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])).all(axis=2)
 
 
 def _iou(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Return (T, n), the intersection over union of windows (T, 4) and boxes (n, 4)."""
+    """Return the intersection over union of windows (T, 4) and boxes (n, 4), (T, n) float64."""
     low = np.maximum(windows[:, None, :2], boxes[:, :2])
     high = np.minimum(windows[:, None, 2:], boxes[:, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)
@@ -143,7 +145,7 @@ class ShorterSide(Resize):
         super().__init__(int(self.shorter.max()), antialias=antialias, fuse=fuse)
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw the target size (B, 2) int32."""
+        """Draw size (B, 2) int32, the height and width to resize to."""
         shorter = self.shorter[random.integers(0, len(self.shorter), 1)[:, 0]]
         factor = np.minimum(shorter / sizes.min(axis=1), self.longest / sizes.max(axis=1))
         return {"size": np.maximum(1, np.floor(sizes * factor[:, None] + 1e-9)).astype(np.int32)}

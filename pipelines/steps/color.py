@@ -1,8 +1,8 @@
 """Colour jitter and PCA lighting as one affine map of each image's colours.
 
 Brightness, contrast, saturation, a hue rotation and lighting are all affine in (red, green, blue), given the image's
-mean colour (contrast pulls towards the mean grey). So in any order the complete chain is x → M x + A·mean(x) + t with
-M, A (3×3) and t (3,) drawn per record: one pass over the pixels, clipped to 0..255 once, at the end.
+mean colour (contrast pulls towards the mean grey). In any order, the complete chain is therefore x → M x + A·mean(x) +
+t with M, A (3×3) and t (3,) drawn per record: one pass over the pixels, clipped to 0..255 once, at the end.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from dali_mix.options import number
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
 # Luma and the two chrominance axes of YIQ; hue rotates the latter two.
 YIQ = np.array([GREY, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-# Covariance of ImageNet's colours (Krizhevsky et al. 2012), pixel values 0..1, as in the released fb.resnet.torch.
+# Eigenvalues and eigenvectors of the covariance of ImageNet's colours, 0..1 (Krizhevsky et al. 2012), as released in
+# fb.resnet.torch.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
-# Ranges of brightness, contrast, saturation, hue and contrast again.
+# Ranges for `PhotometricDistort`: brightness, contrast, saturation, hue, and contrast if it comes last.
 DISTORTIONS = np.array([[0.875, 1.125], [0.5, 1.5], [0.5, 1.5], [-0.05, 0.05], [0.5, 1.5]])
 
 
 class Color(Step):
-    """Draw and apply colour jitter (as torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
+    """Colour jitter (like torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
 
     Args:
         jitter: strengths of brightness, contrast, saturation, hue, or one number for the first three. A strength s is a
@@ -38,8 +39,8 @@ class Color(Step):
             0.5.
         lighting: standard deviation of the three weights of the principal components; 0.1 in the papers.
 
-    Hue is a rotation in YIQ (PIL's and torchvision's is one in HSV, which is not affine), and nothing is clipped in
-    between.
+    Hue is a rotation in YIQ (PIL's and torchvision's is one in HSV, which is not affine), and values are not
+    clipped between the changes.
     """
 
     moves = False
@@ -75,7 +76,7 @@ class Color(Step):
         return _chain(order, np.take_along_axis(values, order, axis=1)) | {"offset": offset.astype(np.float32)}
 
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Apply the drawn map, with rounding and clipping."""
+        """Apply the drawn affine map, then round and clip to 0..255."""
         average = fn.reductions.mean(images, axes=[0, 1], keep_dims=True, device=device)
         shift = fn.coord_transform(average, M=draws["mean"], T=draws["offset"], device=device)
         mapped = fn.coord_transform(images, M=draws["matrix"], device=device, dtype=types.FLOAT)

@@ -15,7 +15,7 @@ from dali_mix.options import number
 
 
 class Erasing(Step):
-    """Fill 2 to 33 % of the image with `mean`, 0..1 units, with probability `prob` (arXiv 1708.04896)."""
+    """Fill 2 to 33 % of the image with the colour `mean` (0..1 units) with probability `prob` (arXiv 1708.04896)."""
 
     moves = False
 
@@ -48,7 +48,7 @@ class Cutout(Step):
         self.active = self.share > 0
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw anchor and shape (B, 2) of what lies inside the image, and fill_value (B, 3) in 0..255: float32."""
+        """Draw float32 anchor and shape (B, 2) of the part of the box in the image, and fill_value (B, 3), 0 to 255."""
         side = np.rint(self.share * sizes)
         start = np.floor(random.uniform(2) * sizes) - side // 2
         end = np.minimum(start + side, sizes)

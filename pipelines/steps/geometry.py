@@ -15,8 +15,8 @@ from nvidia.dali.data_node import DataNode
 from dali_mix.options import choice, number
 
 TRIES = 10
-# Multi-scale crop: sides as shares of the picture's, at most two steps of this list apart; and positions
-# in quarters of the free space (top, left): four corners, centre, middles of the borders, and the quarter points.
+# Multi-scale crop: sides as fractions of the image's, height and width at most two entries of `SCALES` apart, and
+# positions in quarters of the free space (top, left): four corners, centre, middles of the borders, quarter points.
 SCALES = np.array([1.0, 0.875, 0.75, 0.66, 0.5])
 SIDE_PAIRS = np.array([(i, j) for i in range(5) for j in range(5) if abs(i - j) <= 2])
 QUARTERS = np.array(
@@ -45,8 +45,9 @@ def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | N
 class Crop(Step):
     """Keep the full image; subclasses draw a smaller window.
 
-    A window is anchor (B, 2) int32 as top, left, and shape (B, 2) int32 as height, width: pixels, inside the image, at
-    least one. As the first step it is cropped by the decoder, which decodes only the window if `decode_window` is True.
+    A window is drawn as anchor (B, 2) int32, top and left, and shape (B, 2) int32, height and width, in pixels. It lies
+    inside the image and has at least one pixel. If the step is the first one, the decoder crops the window, and decodes
+    only that if `decode_window` is True.
     """
 
     decode_window: bool = True
@@ -73,8 +74,9 @@ class Crop(Step):
 class RandomResizedCrop(Crop):
     """Crop a window of random area and shape: the "Inception" crop (Szegedy et al. 2015), drawn as in torchvision.
 
-    Ten tries per record: share of the area uniform in `scale`, width / height log-uniform in `ratio`; the first that
-    fits is used, at a uniform position. If none fits: the full image, or the largest centred window within `ratio`.
+    Up to ten windows are tried per record, with a share of the area uniform in `scale` and width / height log-uniform
+    in `ratio`; the first that fits is used, at a uniform position. If none fits, the largest centred window within
+    `ratio` is used, which may be the full image.
     """
 
     def __init__(self, scale: Sequence[float], ratio: Sequence[float], decode_window: bool = True) -> None:
@@ -142,7 +144,7 @@ class Resize(Step):
         return self.resize(images, self.size, device)
 
     def resize(self, images: DataNode, size: tuple[int, int] | DataNode, device: str) -> DataNode:
-        """Resize to `size`, common or per image."""
+        """Resize to `size`: (height, width) for all images, or a node with a size per image."""
         filters = {"min_filter": INTERPOLATIONS[self.min_filter], "mag_filter": INTERPOLATIONS[self.mag_filter]}
         return fn.resize(images, device=device, size=size, antialias=self.antialias, **filters)
 
@@ -164,7 +166,7 @@ class CentreCrop(Resize):
     by Resize. The offset of the crop is rounded to the nearest integer, ties to even, as by CenterCrop.
 
     Args:
-        size: of the crop, a number of pixels or (height, width).
+        size: size of the crop, a number of pixels or (height, width).
         ratio: 1 to 4; `ratio` × `size` is rounded to whole pixels.
         min_filter, mag_filter, antialias, fuse: as for `Resize`.
 
@@ -186,7 +188,7 @@ class CentreCrop(Resize):
         self.covered = round(ratio * self.size[0]), round(ratio * self.size[1])
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw the target size (B, 2) float32, and anchor (B, 2) int32, the top left of the centre crop."""
+        """Draw size (B, 2) float32, height and width to resize to, and anchor (B, 2) int32, top left of the crop."""
         covering = np.maximum(self.covered, np.array(self.covered[::-1]) * sizes // sizes[:, ::-1])
         anchor = np.rint((covering - self.size) / 2)
         return {"size": covering.astype(np.float32), "anchor": anchor.astype(np.int32)}
@@ -211,14 +213,14 @@ class Flip(Step):
         self.prob = number("flip", prob, 0.0, 1.0)
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw mirror (B,) int32: 1 for a flip."""
+        """Draw mirror (B,) int32: 1 if the image is flipped, else 0."""
         return {"mirror": (random.uniform(1)[:, 0] < self.prob).astype(np.int32)}
 
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
         return fn.flip(images, horizontal=draws["mirror"], device=device)
 
     def mirror(self, draws: Mapping[str, DataNode]) -> DataNode:
-        """Return the equivalent option for the operators at the end of a graph."""
+        """Return the `mirror` argument for the operators at the end of a graph, which replace this step."""
         return draws["mirror"]
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:

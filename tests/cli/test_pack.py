@@ -15,7 +15,7 @@ from tests.recordio.samples import encoded, image_folder
     [
         ("imagefolder", ["--task", "multilabel"], "layout imagefolder is for --task classification, not multilabel"),
         ("imagefolder", ["--years", "2007"], "--years is for voc, coco, not imagefolder: leave it out"),
-        ("imagefolder", ["--workers", "0"], "workers=0: must be a whole number from 1 to 4096"),
+        ("imagefolder", ["--workers", "0"], "workers=0: must be an integer from 1 to 4096"),
         ("imagefolder", ["--shuffle", "1", "--no-shuffle"], "--shuffle takes a seed of at least 0, and excludes"),
         ("imagefolder", ["--download"], "--download is for cifar10 and cifar100, not imagefolder"),
         (

@@ -85,8 +85,8 @@ def test_verify_finds_a_label_that_the_table_changed(tmp_path: Path, capsys: Cap
 
 # Advice that cannot be followed here (a download, 2^29 bytes, another process at the same time), or is followed below.
 ELSEWHERE = (
-    "if it is none, correct --root or --split",  # tests/datasets/test_class_folders.py
-    "for the order of numbers, pass --classes",  # likewise
+    "if it is not a class, correct --root or --split",  # tests/datasets/test_class_folders.py
+    "to sort them as numbers, pass --classes",  # likewise
     "run `dali-mix verify",
     "'--classes' if given else",
     "--download fetches it",

@@ -110,8 +110,8 @@ def test_a_split_in_a_folder_of_its_name(
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("train/train/0.jpg",), "one class only, 'train'; if it is none, correct --root or --split"),
-        (("train/a/cat/0.jpg", "train/a/dog/0.jpg"), "one class only, 'a'"),
+        (("train/train/0.jpg",), "only one class, 'train'; if it is not a class, correct --root or --split"),
+        (("train/a/cat/0.jpg", "train/a/dog/0.jpg"), "only one class, 'a'"),
         (("seg_train/seg_train/cat/0.jpg", "seg_pred/0.jpg"), "if they are splits, pass --split seg_train"),
         (tuple(f"{number}/0.jpg" for number in range(12)), "label 2 is class '10', not '2';.*--classes FILE"),
         (tuple(f"train/{number}/0.jpg" for number in (7, 10)), "label 0 is class '10', not '7'"),

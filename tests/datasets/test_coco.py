@@ -199,7 +199,7 @@ def test_the_published_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     many = [{"id": number, "name": f"class {number}"} for number in range(1, 91) if number % 9]
     coco(tmp_path, categories=many, annotations=[note(n, n, 1, [0, 0, 5, 5]) for n in (9, 30, 30)])
     listing = LAYOUTS["coco"](tmp_path, "val2014", Options())
-    expected = "val2014 with annotations has 2 images here, 40,137 as published: a part of it?"
+    expected = "val2014 with annotations has 2 images here, 40,137 as published: is it a subset?"
     assert expected in listing.report["notices"]
     monkeypatch.setitem(LAYOUTS["coco"].__globals__["PUBLISHED"], "val2014", 2)
     notices = LAYOUTS["coco"](tmp_path, "val2014", Options()).report["notices"]
@@ -319,7 +319,7 @@ def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture) -> None:
         boxes, none = records.labels(np.arange(2))
         assert np.allclose(boxes, [[1, 0.1, 0.1, 0.3, 0.3, 0], [0, 0, 0, 1, 1, 0]], atol=1e-6) and not len(none)
         said = capsys.readouterr().err
-        assert "note: category 0, 'animals', is the parent of the others and has no annotation: it is no class" in said
+        assert "note: category 0, 'animals', is the parent of the others and has no annotation: it is not a" in said
     error = refused(tmp_path, capsys)
     assert "val2014/_annotations.coco.json: no such file; choose --split among train, valid" in error
 

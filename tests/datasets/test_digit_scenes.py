@@ -106,8 +106,8 @@ def test_a_digit_where_it_was_drawn() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--scenes", "0"], "scenes=0: must be a whole number from 1 to 10000000"),
-        (["--seed", "-1"], "seed=-1: must be a whole number of at least 0"),
+        (["--scenes", "0"], "scenes=0: must be an integer from 1 to 10000000"),
+        (["--seed", "-1"], "seed=-1: must be an integer of at least 0"),
         (["--split", "trainval"], "has the splits train and val"),
         (["--task", "classification"], "is for --task multilabel or detection"),
         (["--root", "/"], "leave --root out"),

@@ -139,7 +139,7 @@ BAD = {
             "the box 6, 5, 32, 18 (x1, y1, x2, y2) is beyond 0..1: are these pix",
         ),
         # an id given twice
-        ("5\t1\tsub/0.jpg\n6\t1\tsub/1.jpg\n5\t0\tsub/2.jpg\n", "line 3: id 5 was given by"),
+        ("5\t1\tsub/0.jpg\n6\t1\tsub/1.jpg\n5\t0\tsub/2.jpg\n", "line 3: id 5 is also the id of"),
         # the magic in an id
         ("0\t1\tsub/0.jpg\n3470205706\t0\tsub/1.jpg\n", "id 3470205706"),
     ],

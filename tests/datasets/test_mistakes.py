@@ -53,7 +53,7 @@ VOC = (
     "two.xml: object 1: class 'ct' is not among the 2 classes",
     "two.xml: object 2: the box [4.0, 5.0, 300.0, 18.0] (x1, y1, x2, y2 in pixels) leaves the 64x48 image",
     "two.xml: object 3: field 'bndbox/ymin' is 'nan', not a number",
-    "turned.xml: object 1: the box [20.0, 6.0, 5.0, 18.0] (xmin, ymin, xmax, ymax) is empty or turned round",
+    "turned.xml: object 1: the box [20.0, 6.0, 5.0, 18.0] (xmin, ymin, xmax, ymax) is empty or has swapped corners",
     "torn.xml: not well-formed XML",
     "unnamed.xml: object 1: field 'name' is missing or empty",
     "lost.xml: no image",
@@ -102,7 +102,7 @@ def coco(root: Path) -> dict[str, Any]:
 COCO = (
     "images[1]: field 'width' is 'wide'",
     "images[2]: field 'file_name': '../2.jpg' is not a path below",
-    "images[3]: field 'id' is '3', expected a whole number",
+    "images[3]: field 'id' is '3', expected an integer",
     "images[6]: field 'file_name' is 'train/5.jpg', as in images[5] already",
     "7.jpg: no",  # such file, not in the archive
     "annotations[3]: field 'bbox' [5.0, 6.0, 900.0, 9.0] (x, y, width, height) leaves the 64x48 image",
@@ -145,11 +145,11 @@ def csv(root: Path) -> dict[str, Any]:
 CSV = (
     "line 3: class 'cow' is not among the 2 classes",
     "line 4: 2 fields where the header has 3",
-    "line 5: id 'x' is not a whole number",
+    "line 5: id 'x' is not an integer",
     "lost.jpg: no",
     "line 7: '../c.jpg' is not a path below",
     "line 8: the label is empty",
-    "line 9: id 0 was given by",
+    "line 9: id 0 is also the id of",
     "line 10: a.jpg has another label in line 2",
 )
 
@@ -179,7 +179,7 @@ def boxes(root: Path) -> dict[str, Any]:
 
 BOXES = (
     "line 2: object 1: the box [2.0, 1.2, 30.0, 6.0] (x1, y1, x2, y2 in pixels) leaves the 20x12 image by more than a",
-    "line 2: object 3: the box x 0.5..0.1, y 0.1..0.5 is empty, turned round",
+    "line 2: object 3: the box x 0.5..0.1, y 0.1..0.5 is empty, has swapped corners",
     "line 3: box 1: expected [class, x1, y1, x2, y2]",
     "line 4: object 1: the box 5, 6, 20, 18 (x1, y1, x2, y2) is beyond 0..1: are these pixels?",
     "line 5: not JSON",

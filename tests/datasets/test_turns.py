@@ -116,7 +116,7 @@ def test_a_note_counts_them(tmp_path: Path, capsys: Capture, layout: str, turns:
     lay(tmp_path / "in", layout, turns, (48, 64))
     assert pack(tmp_path / "in", layout, tmp_path / "set") == 0
     error = capsys.readouterr().err
-    assert (f"note: {count} images with boxes are turned by EXIF" in error) == (count > 0)
+    assert (f"note: {count} images with boxes are rotated by EXIF" in error) == (count > 0)
     assert ("--exif ignore" in error) == (count > 0)
     assert pack(tmp_path / "in", layout, tmp_path / "set", "--force", "--exif", "apply") == 0
     assert "note:" not in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_a_refused_size_says_which_way_fits(tmp_path: Path, capsys: Capture, lay
     for path in (tmp_path / "in").rglob("*.png"):
         path.write_bytes(photo(turn, 48, 64))  # stated as shown, 64 high and 48 wide
     assert pack(tmp_path / "in", layout, tmp_path / "other", "--exif", "ignore") == 1
-    assert "drawn on the turned picture, pack with --exif apply" in capsys.readouterr().err
+    assert "drawn on the rotated image, pack with --exif apply" in capsys.readouterr().err
     assert pack(tmp_path / "in", layout, tmp_path / "other", "--exif", "apply") == 0
 
 

@@ -81,7 +81,7 @@ INDEX = "vg_category_500_labels_index.json"
         (LISTED, "../1.jpg\n", "line 1: '../1.jpg' is not a path below"),
         (LISTED, "", "lists no image"),
         (INDEX, "[]", "expected an object"),
-        (INDEX, '{"1.jpg": [1], "2.jpg": [2], "1.jpg": [3]}', "'1.jpg' is twice in one object"),
+        (INDEX, '{"1.jpg": [1], "2.jpg": [2], "1.jpg": [3]}', "'1.jpg' occurs twice in one object"),
         (INDEX, '{"1.jpg": [1], "2.jpg": [2], "2417000.jpg": [500]}', "2417000.jpg: [500] is not a list of numbers"),
         (INDEX, '{"1.jpg": [1], "2.jpg": [2], "2417000.jpg": [true]}', "2417000.jpg: [True] is not a list of numbers"),
         (INDEX, '{"1.jpg": [1], "2.jpg": [2], "2417000.jpg": 4}', "2417000.jpg: 4 is not a list of numbers"),

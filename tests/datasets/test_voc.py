@@ -127,7 +127,7 @@ def test_what_is_valid_and_seldom_meant_is_noted(tmp_path: Path, capsys: Capture
         assert "note: 2 boxes are one pixel wide or high" in printed
     for box in ((30, 20, 15, 9), (30, 1, 15, 9)):  # x, y, width, height
         file.write_text(annotation([("dog", box, 0)]))
-        assert "or turned round: are the last two a width and a height? correct it" in refused(tmp_path, capsys)
+        assert "or has swapped corners: are the last two a width and a height? correct it" in refused(tmp_path, capsys)
 
 
 def test_corners_in_any_order_and_as_fractions(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     devkit(tmp_path, "2007", "trainval", {"000005": [DOG], "000007": [PERSON]})
     devkit(tmp_path, "2012", "trainval", {"2008_000001": [PERSON]})
     error = refused(tmp_path, capsys, "--split", "trainval")
-    assert "the years 2007, 2012 are there: choose, e.g. --years 2007,2012" in error
+    assert "there are years 2007, 2012: choose, e.g. --years 2007,2012" in error
     both = ["--split", "trainval", "--years", "2007,2012", "--no-shuffle"]
     assert pack(tmp_path, tmp_path / "both", *both) == 0
     assert "VOC2007+2012 trainval has 3 images here, 16,551 as published" in capsys.readouterr().err
@@ -348,13 +348,13 @@ def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture, names: str | Non
 def test_files_of_roboflow_without_the_other(tmp_path: Path, capsys: Capture) -> None:
     folder = roboflow(tmp_path, "train", {"a": [("WBC", (6, 4, 25, 15), 0)], "b": []})
     (folder / "b.xml").unlink()
-    assert f"{folder / 'b.jpg'}: no .xml file beside it" in refused(tmp_path, capsys)
+    assert f"{folder / 'b.jpg'}: no .xml file next to it" in refused(tmp_path, capsys)
     (folder / "b.jpg").unlink()
     (folder / "a.png").write_bytes(encoded("PNG", HEIGHT, WIDTH))
-    assert f"{folder / 'a.png'}: no .xml file beside it, or another image has it" in refused(tmp_path, capsys)
+    assert f"{folder / 'a.png'}: no .xml file next to it, or another image has it" in refused(tmp_path, capsys)
     (folder / "a.png").unlink()
     (folder / "a.jpg").unlink()
-    assert f"{folder / 'a.xml'}: no image beside it; fetch it" in refused(tmp_path, capsys)
+    assert f"{folder / 'a.xml'}: no image next to it; fetch it" in refused(tmp_path, capsys)
 
 
 LABEL_MAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\nfish:0,0,128::\n"

@@ -164,7 +164,7 @@ def test_a_box_beside_the_image_and_missing_files(tmp_path: Path, capsys: Captur
         edit = {"bbox": box}
         file = rewrite(root, lambda content, edit=edit: content["images"][0]["targets"][1].update(edit))
         error = refused(root, capsys, "--split", "trainval")
-        assert f"a.jpg: the box {box} (x, y, width, height) shows nothing of the 100x60 image" in error
+        assert f"a.jpg: the box {box} (x, y, width, height) contains no pixel of the 100x60 image" in error
     assert f"listed at {file}: images[0]: targets[1] (--skip-bad" in error
     assert pack(root, tmp_path / "set", "--split", "trainval", "--skip-bad") == 0
     assert RecordSet(tmp_path / "set").info.count == 2

@@ -179,7 +179,7 @@ def test_a_refused_image_is_named_and_the_next_one_is_written(tmp_path):
             with pytest.raises(ValueError, match=message):
                 writer.write(pixels(0), label)
         for id in (-1, 1.5, "7", True, 2**64):
-            with pytest.raises(ValueError, match=r"image 0: id=.*must be a whole number from 0 to"):
+            with pytest.raises(ValueError, match=r"image 0: id=.*must be an integer from 0 to"):
                 writer.write(pixels(0), 0, id=id)
         writer.write(pixels(0), 0)
     assert writer.info.count == 1
@@ -192,7 +192,7 @@ def test_a_refused_image_is_named_and_the_next_one_is_written(tmp_path):
     [
         (1, "is a dict of 'boxes'"),
         ({"boxes": [[0, 0, 5, 5]], "labels": []}, "do not belong together"),
-        ({"boxes": [[5, 0, 5, 5]], "labels": [0]}, "object 1: the box 5, 0, 5, 5 is empty or turned round"),
+        ({"boxes": [[5, 0, 5, 5]], "labels": [0]}, "object 1: the box 5, 0, 5, 5 is empty or has swapped corners"),
         ({"boxes": [[8, 1, 5.5, 5]], "labels": [0]}, "the box 8, 1, 5.5, 5 is .* in pixels with x1 < x2 and y1 < y2"),
         ({"boxes": [[0, 0, 50, 5]], "labels": [0]}, "leaves the 14x9 image"),
         (
@@ -269,13 +269,13 @@ FLAGS = ("follow_links", "download", "skip_bad", "force")
         (ValueError, {"val_share": 1}, "val_share=1 is not between 0 and 1"),
         (ValueError, {"root": None}, "layout imagefolder needs root$"),
         (ValueError, {"task": "detection"}, "is for task='classification', not detection"),
-        (ValueError, {"workers": 0}, "^workers=0: must be a whole number from 1 to 4096$"),
-        (ValueError, {"workers": 2**70}, "^workers=1180591620717411303424: must be a whole number from 1 to 4096$"),
-        *((ValueError, {name: "4"}, f"^{name}='4': must be a whole number") for name in NUMBERS),
-        *((ValueError, {name: 1.5}, rf"^{name}=1\.5: must be a whole number") for name in NUMBERS),
-        *((ValueError, {name: True}, f"^{name}=True: must be a whole number") for name in NUMBERS),
+        (ValueError, {"workers": 0}, "^workers=0: must be an integer from 1 to 4096$"),
+        (ValueError, {"workers": 2**70}, "^workers=1180591620717411303424: must be an integer from 1 to 4096$"),
+        *((ValueError, {name: "4"}, f"^{name}='4': must be an integer") for name in NUMBERS),
+        *((ValueError, {name: 1.5}, rf"^{name}=1\.5: must be an integer") for name in NUMBERS),
+        *((ValueError, {name: True}, f"^{name}=True: must be an integer") for name in NUMBERS),
         *((ValueError, {name: "no"}, f"^{name}='no': must be True or False$") for name in FLAGS),
-        (ValueError, {"max_pixels": None}, "^max_pixels=None: must be a whole number of at least 1$"),
+        (ValueError, {"max_pixels": None}, "^max_pixels=None: must be an integer of at least 1$"),
         (ValueError, {"check": "all"}, "^check='all': must be one of header, decode$"),
         (ValueError, {"split_folders": "maybe"}, "^split_folders='maybe': must be one of auto, yes, no$"),
         (ValueError, {"split": 1}, "^split=1: must be the name of a split$"),
@@ -295,8 +295,8 @@ def test_errors_of_pack_name_its_keywords(tmp_path, kind, values, message):
 @pytest.mark.parametrize(
     ("layout", "values", "message"),
     [
-        ("digit-scenes", {"scenes": "4"}, "scenes='4': must be a whole number from 1 to 10000000"),
-        ("digit-scenes", {"seed": 1.5}, "seed=1.5: must be a whole number of at least 0"),
+        ("digit-scenes", {"scenes": "4"}, "scenes='4': must be an integer from 1 to 10000000"),
+        ("digit-scenes", {"seed": 1.5}, "seed=1.5: must be an integer of at least 0"),
         ("yolo", {"unlabelled": "drp"}, "unlabelled='drp': must be one of keep, drop (did you mean drop?)"),
         ("list", {"exif": "none"}, "exif='none': must be one of apply, ignore (did you mean ignore?)"),
     ],
@@ -363,4 +363,4 @@ def test_notices_in_python_name_keywords(tmp_path, caplog):
     notices = []
     for note in (None, notices.append):
         pack("imagefolder", root=tmp_path / "in", out=tmp_path / "set", note=note, force=True)
-    assert "pass classes=FILE with a name per line in it" in notices[0] and notices[0] in caplog.text
+    assert "pass classes=FILE with the names in that order, one per line" in notices[0] and notices[0] in caplog.text

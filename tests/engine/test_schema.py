@@ -27,7 +27,7 @@ from tests.engine.synthetic import recipe
         ("metrics.protocoll=wider", "protocol"),
         ("schedule.type=cosin", "cosine"),
         ("epochs=0", "at least 1"),
-        ("batch_size=2.5", "whole number"),
+        ("batch_size=2.5", "integer"),
         ("amp=int8", "bf16"),
         ("optimizer.lr=-1", "optimizer.lr=-1: must be a number above 0"),
         ("ema=1.5", "decay"),

@@ -343,7 +343,7 @@ def test_repr_says_what_it_is_and_where_it_stands(twenty):
 @pytest.mark.parametrize("epoch", ["a", "1", -1, 1.5, 2.0, None, True, [1], float("nan")])
 def test_an_epoch_that_is_no_whole_number(twenty, epoch):
     one = loader(twenty)
-    with pytest.raises(ValueError, match=re.escape(f"epoch={epoch!r}: must be a whole number of at least 0")):
+    with pytest.raises(ValueError, match=re.escape(f"epoch={epoch!r}: must be an integer of at least 0")):
         one.set_epoch(epoch)
     assert stand(one) == (0, 0)
 

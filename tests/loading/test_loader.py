@@ -124,7 +124,7 @@ def test_set_epoch_drops_what_was_prefetched_for_another(forty):
         if len(steps) == 2:
             one.set_epoch(2)  # inside the loop: this epoch is over
     assert len(steps) == 2 and torch.equal(torch.cat([batch.ids for batch in one]), expected[2])
-    with pytest.raises(ValueError, match="epoch=-1: must be a whole number of at least 0"):
+    with pytest.raises(ValueError, match="epoch=-1: must be an integer of at least 0"):
         one.set_epoch(-1)
 
 
@@ -305,16 +305,16 @@ def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0: must be a whole number from 1"),
+        ({"batch_size": 0}, "batch_size=0: must be an integer from 1"),
         ({"train": "val"}, "train='val': must be True or False"),
         ({"drop_last": "no"}, "drop_last='no'"),
         ({"verify_crc": None}, "verify_crc=None"),
-        ({"seed": -1}, "seed=-1: must be a whole number"),
-        ({"seed": 1 << 64}, "must be a whole number from 0 to 18446744073709551615$"),
+        ({"seed": -1}, "seed=-1: must be an integer"),
+        ({"seed": 1 << 64}, "must be an integer from 0 to 18446744073709551615$"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
         ({"rank": 1}, "both rank and world_size"),
-        ({"prefetch": 0}, "prefetch=0: must be a whole number from 1 to 64"),
-        ({"num_threads": -1}, "num_threads=-1: must be a whole number of at least 1"),
+        ({"prefetch": 0}, "prefetch=0: must be an integer from 1 to 64"),
+        ({"num_threads": -1}, "num_threads=-1: must be an integer of at least 1"),
         ({"on_bad_record": "ignore"}, "on_bad_record='ignore': must be one of raise, skip"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"decode": "npu"}, "decode='npu': must be one of auto, cpu, gpu"),
@@ -324,11 +324,11 @@ def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
         ({"pipeline_options": 64}, "pipeline_options=64: must be a dict"),
         ({"pipeline_options": {"siez": 3}}, "no option 'siez': its options are image_size"),
         ({"batch_size": 50, "drop_last": True}, "with drop_last"),
-        ({"workers": "auto"}, r"workers='auto': takes a pool, dali_mix\.service\.connect\('auto'\); num_threads is"),
-        ({"workers": "host:7"}, r"takes a pool, dali_mix\.service\.connect\('host:7'\)"),
+        ({"workers": "auto"}, r"workers='auto': must be a pool: dali_mix\.service\.connect\('auto'\); num_threads is"),
+        ({"workers": "host:7"}, r"must be a pool: dali_mix\.service\.connect\('host:7'\)"),
         (
             {"workers": 4},
-            r"workers=4: takes a pool, dali_mix\.service\.connect\('auto'\); num_threads is the",
+            r"workers=4: must be a pool: dali_mix\.service\.connect\('auto'\); num_threads is the",
         ),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_slow_worker_is_not_given_the_same_twice(caplog):
     source = source_of(workers, schedule)
     run(source, schedule, workers, 30)
     assert max(workers.asked.values()) == 1 and source.second_asks == 0
-    assert {record.msg for record in caplog.records} == {remote.TELL[True]}
+    assert {record.msg for record in caplog.records} == {remote.WARNINGS[True]}
 
 
 def test_second_asks_end_once_workers_are_known_to_be_slow():

@@ -190,7 +190,7 @@ def test_batches_that_do_not_fit():
     ("options", "message"),
     [
         ({"num_classes": 0}, "num_classes=0"),
-        ({"num_classes": 10.0}, "num_classes=10.0: must be a whole number"),
+        ({"num_classes": 10.0}, "num_classes=10.0: must be an integer"),
         ({"num_classes": True}, "num_classes=True"),
         ({"alpha": 0}, "alpha=0"),
         ({"alpha": "1"}, "alpha='1': must be a number"),

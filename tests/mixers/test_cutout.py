@@ -44,7 +44,7 @@ def test_cutout_centres_are_uniform():
 
 @pytest.mark.parametrize("size", [0, 1.5])
 def test_a_square_has_a_whole_side(size):
-    with pytest.raises(ValueError, match=f"size={size}: must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=f"size={size}: must be an integer of at least 1"):
         Cutout(size)
 
 

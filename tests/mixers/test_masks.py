@@ -116,8 +116,8 @@ def test_the_generator_decides():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strokes": (3, 1)}, "strokes=1: must be a whole number of at least 3"),
-        ({"strokes": (1.0, 2)}, "strokes=.*whole number"),
+        ({"strokes": (3, 1)}, "strokes=1: must be an integer of at least 3"),
+        ({"strokes": (1.0, 2)}, "strokes=.*integer"),
         ({"holes": (-1, 2)}, "holes="),
         ({"length": (0.3, 0.1)}, "length="),
         ({"stroke_width": (0.1, float("inf"))}, "stroke_width="),

@@ -151,8 +151,8 @@ def test_nothing_is_cut_without_an_object(boxes):
     ("make", "message"),
     [
         (lambda: ShorterSide([], 100), r"shorter=\[\]"),
-        (lambda: ShorterSide(8, 100), "shorter=8: must be a whole number from 16"),
-        (lambda: ShorterSide((600, 800), 700), "longest=700: must be a whole number from 800"),
+        (lambda: ShorterSide(8, 100), "shorter=8: must be an integer from 16"),
+        (lambda: ShorterSide((600, 800), 700), "longest=700: must be an integer from 800"),
         (lambda: ZoomOut(0.5, (0, 0, 0), (0.5, 2)), "zoom="),
         (lambda: IoUCrop(1.5), "iou_crop=1.5"),
         (lambda: IoUCrop(0.5, (0.0, 1.0)), "iou_crop scale="),

@@ -121,7 +121,7 @@ def test_a_comma_in_brackets_parts_no_mixers(tmp_path, two_colors):
 @pytest.mark.parametrize("rows", [101, 120, 100_000])
 def test_a_picture_of_too_many_rows_is_refused(tmp_path, rows):
     write_set(tmp_path / "many", [(encode(np.zeros((8, 8, 3), np.uint8)), 0)] * 120, classes=["a"])
-    with pytest.raises(ValueError, match=f"rows={rows}: must be a whole number from 1 to 100"):
+    with pytest.raises(ValueError, match=f"rows={rows}: must be an integer from 1 to 100"):
         gallery(tmp_path / "many", ["cutmix"], tmp_path / "g.png", rows=rows)
     assert not (tmp_path / "g.png").exists()
 
@@ -132,15 +132,15 @@ def test_a_picture_of_too_many_rows_is_refused(tmp_path, rows):
         ({"prefix": "nothing"}, "nothing"),
         ({"--mixers": "cutmxi"}, "did you mean CutMix"),
         ({"--mixers": ","}, "needs at least one mixer"),
-        ({"--rows": "0"}, "rows=0: must be a whole number from 1 to 100"),
-        ({"--image-size": "4"}, "image_size=4: must be a whole number from 8 to 2048"),
-        ({"--image-size": "2049"}, "image_size=2049: must be a whole number from 8 to 2048"),
-        ({"--image-size": "1000000"}, "image_size=1000000: must be a whole number from 8 to 2048"),
+        ({"--rows": "0"}, "rows=0: must be an integer from 1 to 100"),
+        ({"--image-size": "4"}, "image_size=4: must be an integer from 8 to 2048"),
+        ({"--image-size": "2049"}, "image_size=2049: must be an integer from 8 to 2048"),
+        ({"--image-size": "1000000"}, "image_size=1000000: must be an integer from 8 to 2048"),
         ({"--out": "no/such/folder/g.png"}, "its folder does not exist"),
         ({"--out": "g.jpg"}, "ends in .png"),
         ({"--mixers": "saliencymx"}, "did you mean SaliencyMix"),
         ({"--mixers": "cutmix,splicemix:grids=['0x2']:counts=[1]"}, "grid '0x2': must be like"),
-        ({"--mixers": "resizemixplus:views=0"}, "views=0: must be a whole number of at least 1"),
+        ({"--mixers": "resizemixplus:views=0"}, "views=0: must be an integer of at least 1"),
         ({"--mixers": "mixup:alpha=x"}, "mixer MixUp: alpha='x': must be a number"),
     ],
 )

@@ -187,9 +187,9 @@ def test_a_second_pool_is_not_announced_as_auto(home, listeners, capsys):
     ("options", "message"),
     [
         *((f"--memory={value}", "must be a finite number of at least 0.17") for value in ("inf", "nan", "0", "-1")),
-        ("--status --workers 2", "--status takes no --workers"),
-        ("--status 127.0.0.1:1 --threads 1", "--status takes no --threads"),
-        ("--join 127.0.0.1:1 --port 2", "--join takes no --port"),
+        ("--status --workers 2", "--status cannot be combined with --workers"),
+        ("--status 127.0.0.1:1 --threads 1", "--status cannot be combined with --threads"),
+        ("--join 127.0.0.1:1 --port 2", "--join cannot be combined with --port"),
         ("--threads 0", "--threads=0"),
         ("--port 0", "--port=0"),
     ],
@@ -344,7 +344,7 @@ def test_a_worker_with_other_code(own_step):
     assert found["code"] == _code(own)
     key = spec.key_of(own, fingerprint, found["code"])
     own_step("rotate")
-    with pytest.raises(ValueError, match=r"the worker on .* would decode otherwise .*turning_steps\.py"):
+    with pytest.raises(ValueError, match=r"the worker on .* would decode differently .*turning_steps\.py"):
         worker.answer(key, own, fingerprint, question)
     own_step("flip")
     chunk, _ = worker.answer(key, own, fingerprint, question)

@@ -84,7 +84,7 @@ def test_what_it_serves():
         broken.append(True)
         with pytest.raises(urllib.error.HTTPError, match="503"):
             get(f"{url}/")
-        with pytest.raises(ValueError, match=rf"^--dashboard: port {shown.port} is taken"):
+        with pytest.raises(ValueError, match=rf"^--dashboard: port {shown.port} is in use"):
             Dashboard("127.0.0.1", shown.port, "a:1", status)
     finally:
         shown.close()
@@ -120,7 +120,7 @@ def test_why_there_is_no_answer_is_said_in_the_page():
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.EADDRINUSE, "--dashboard: port 80 is taken: choose another (Address already in use)"),
+        (errno.EADDRINUSE, "--dashboard: port 80 is in use: choose another (Address already in use)"),
         (errno.EACCES, "--dashboard: cannot listen on 10.0.0.1:80 (Permission denied)"),
         (errno.EADDRNOTAVAIL, "--dashboard: cannot listen on 10.0.0.1:80 (Cannot assign requested address)"),
     ],
@@ -137,10 +137,10 @@ def test_where_it_cannot_listen(monkeypatch, number, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--dashboard", "70000"), "--dashboard=70000: must be a whole number from 0 to 65535"),
-        (("--dashboard", "-1"), "--dashboard=-1: must be a whole number from 0 to 65535"),
+        (("--dashboard", "70000"), "--dashboard=70000: must be an integer from 0 to 65535"),
+        (("--dashboard", "-1"), "--dashboard=-1: must be an integer from 0 to 65535"),
         (("--memory", "inf"), "--memory=inf: must be a finite number of at least 0.17"),
-        (("--port", "0"), "--port=0: must be a whole number from 1 to 65535"),
+        (("--port", "0"), "--port=0: must be an integer from 1 to 65535"),
     ],
 )
 def test_an_option_out_of_range_is_refused_before_anything_starts(capsys, monkeypatch, options, said):

@@ -184,9 +184,7 @@ def test_another_set_under_the_same_path(pool, tmp_path):
     png_set(tmp_path / "set", 210, force=True)
     with (
         soon(),
-        pytest.raises(
-            ValueError, match=rf"set is another set on {socket.gethostname()} \(fingerprint \w+\) than where"
-        ),
+        pytest.raises(ValueError, match=rf"set on {socket.gethostname()} \(fingerprint \w+\) is not the set that"),
     ):
         list(made)
 
@@ -211,7 +209,7 @@ def test_what_workers_cannot_do(pool, records):
 @pytest.mark.parametrize(("wanted", "free"), [(None, 64 << 20), (1 << 30, 1 << 29), (64 << 20, 1 << 30)])
 def test_shared_memory_is_too_small(monkeypatch, wanted, free):
     monkeypatch.setattr(os, "statvfs", lambda path: namedtuple("S", "f_bavail f_frsize")(free // 4096, 4096))
-    with pytest.raises(ValueError, match=rf"^/dev/shm has {free >> 20} MB free, the pool wants \d+: .*--shm-size"):
+    with pytest.raises(ValueError, match=rf"^/dev/shm has {free >> 20} MB free, the pool needs \d+: .*--shm-size"):
         node.store_bytes(wanted)
 
 
@@ -231,7 +229,7 @@ def test_port_taken(settings, capsys):
             " --join it\n"
         )
         assert main(["serve", "--memory", str(TINY), "--port", str(free_port()), "--dashboard", str(port)]) == 1
-        assert f"--dashboard: port {port} is taken" in capsys.readouterr().err
+        assert f"--dashboard: port {port} is in use" in capsys.readouterr().err
 
 
 def test_ray_is_not_installed(head):

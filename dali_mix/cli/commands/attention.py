@@ -1,4 +1,4 @@
-"""`dali-mix attention RECIPE CHECKPOINT IMAGES… --out DIR`: draw where a model sees each class."""
+"""`dali-mix attention RECIPE CHECKPOINT IMAGES… --out DIR`: draw heat maps that show where a model sees each class."""
 
 from __future__ import annotations
 

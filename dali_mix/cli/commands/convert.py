@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     origin = "the code that IN comes from; dali_mix: a checkpoint of a run, whose weights are extracted"
     add("--from", dest="origin", choices=(*RELEASES, "dali_mix"), help=origin)
-    add("--to", choices=RELEASES, help="write a file that this code loads (IN is one of ours, or as --from says)")
+    add("--to", choices=RELEASES, help="write a file for this code (IN is one of dali_mix, or of the code in --from)")
     add("source", metavar="IN", type=Path, help="a safetensors file, or a file of tensors by torch.save")
     add("out", metavar="OUT", type=Path, help="a file to write: *.safetensors, or *.pth, *.pt, *.bin (torch.save)")
     named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if the shapes do not determine it"
@@ -84,7 +84,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
-    """Return the state dict of IN, and whether it is a checkpoint of a run of ours."""
+    """Return the state dict of IN, and True if it is a checkpoint of a dali_mix run.
+
+    Raise FileNotFoundError, or ValueError for another file with --ema.
+    """
     from dali_mix.engine.checkpoint.files import is_checkpoint
     from dali_mix.engine.checkpoint.trained import open_trained
     from dali_mix.models.weights.files import follow_pointer, read_weight_file

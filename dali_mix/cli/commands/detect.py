@@ -6,9 +6,9 @@ import argparse
 import importlib
 
 COMMANDS = {
-    "train": "train a detector by a recipe, or resume it",
+    "train": "train a detector from a recipe, or resume a run",
     "evaluate": "evaluate a checkpoint, using each image exactly once",
-    "predict": "find boxes in image files",
+    "predict": "detect objects in image files",
 }
 
 

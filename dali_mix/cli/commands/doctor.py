@@ -67,7 +67,7 @@ def check_gpu(findings: Findings) -> None:
 
 
 def driver_cuda() -> str | None:
-    """Return the newest CUDA the installed driver supports ("13.0"), or None without a driver."""
+    """Return the newest CUDA version that the installed driver supports ("13.0"), or None without a driver."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -98,7 +98,7 @@ def check_shared_memory(findings: Findings) -> None:
 
 
 def check_batch(findings: Findings) -> None:
-    """Pack generated pictures, load a batch through the pipeline, and compare labels, shapes and pixels."""
+    """Pack generated images, load a batch through the pipeline, and compare labels, shapes and pixels."""
     import numpy as np
     from PIL import Image
 
@@ -127,7 +127,7 @@ def check_batch(findings: Findings) -> None:
 
 
 def check_set(findings: Findings, prefix: str) -> None:
-    """Open a packed set and load one batch of it."""
+    """Open a packed set, load one batch of it, and report their sizes."""
     from dali_mix.loading import build_loader
     from dali_mix.recordio import RecordSet
 

@@ -27,7 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file and print how each class was spelled."""
+    """Write the file and print the class names that were spelled differently for BERT or GloVe.
+
+    Raise ValueError for options that do not fit together, FileExistsError if the file exists and --force is not set.
+    """
     import numpy as np
 
     from dali_mix.engine.checkpoint.files import check_out

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--mixers", help=mixers)
     add("--out", type=Path, required=True, help="the PNG to write")
     add("--rows", type=int, default=4, help="number of images (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed that images and mixes are drawn from (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed for choosing and mixing images (default: %(default)s)")
     add("--image-size", type=int, help="side of the images in pixels (default: chosen by the set)")
     add("--boxes", action=argparse.BooleanOptionalAction, default=True, help=outlines)
     add(
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.mixers is None:
         args.mixers = WITH_BOXES if RecordSet(args.prefix).task.boxes else DEFAULT
-    apart = re.split(r",(?![^(\[]*[)\]])", args.mixers)  # not at a comma in brackets
-    mixers = [name.strip() for name in apart if name.strip()]
+    parts = re.split(r",(?![^(\[]*[)\]])", args.mixers)  # split at commas outside brackets
+    mixers = [name.strip() for name in parts if name.strip()]
     if own := [name for name in mixers if _OWN.match(name)]:
         _factories.import_from(Path.cwd(), own)
     options = {name: getattr(args, name) for name in ("rows", "image_size", "seed", "boxes", "peaks", "maps", "title")}

@@ -22,7 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a summary of the set, or one record."""
+    """Print a summary of the set, or one record, whose encoded image --save writes to a file.
+
+    Raise ValueError for --save without --record, or a record that does not exist.
+    """
     records = RecordSet(args.prefix)
     if args.record is None:
         if args.save:

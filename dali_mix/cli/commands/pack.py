@@ -46,7 +46,8 @@ def _configure_reading(add: Callable[..., object]) -> None:
         metavar="FILE",
         help="list, imagenet-val: the file of labels (default: looked up in the root)",
     )
-    add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one per line; voc: auto collects them")
+    names = "class names in order, one per line; voc: auto collects them from the annotations"
+    add("--classes", type=Path, metavar="FILE|auto", help=names)
     add(
         "--task",
         choices=TASKS,
@@ -57,7 +58,7 @@ def _configure_reading(add: Callable[..., object]) -> None:
         type=_years,
         default=(),
         metavar="Y[,Y]",
-        help="voc, coco: e.g. 2007,2012 (default: the one that is there)",
+        help="voc, coco: e.g. 2007,2012 (default: the only year found)",
     )
     unlabelled = "images without labels (default: drop for multi-label coco, nus-wide and vg500, else keep)"
     add("--unlabelled", choices=("keep", "drop"), help=unlabelled)
@@ -68,7 +69,7 @@ def _configure_reading(add: Callable[..., object]) -> None:
     add("--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them")
     boxes = "voc, coco, yolo, list, wider: boxes refer to images rotated by EXIF (apply, default) or as stored (ignore)"
     add("--exif", choices=CHOICES, help=boxes)
-    bad = "voc, coco, yolo, list: boxes that leave their image or have no area: error (default), clip or drop them"
+    bad = "voc, coco, yolo, list: boxes that exceed their image or have no area: error (default), clip or drop them"
     add("--bad-boxes", choices=BAD_BOXES, help=bad)
     add("--scenes", type=int, metavar="N", help="digit-scenes: number of scenes (default: train 2000, val 500)")
     add("--seed", type=int, default=0, metavar="S", help="digit-scenes: seed of the scenes (default: %(default)s)")
@@ -88,7 +89,7 @@ def _configure_reading(add: Callable[..., object]) -> None:
 def _configure_writing(add: Callable[..., object]) -> None:
     add("--resize", type=int, metavar="SHORTER_SIDE", help="make the shorter side this long; never enlarges")
     add("--max-side", type=int, metavar="N", help="make the longer side at most this long")
-    add("--quality", type=int, default=95, help="quality of JPEGs that are encoded here (default: %(default)s)")
+    add("--quality", type=int, default=95, help="quality of re-encoded JPEGs (default: %(default)s)")
     add("--encoding", choices=TARGETS, default="keep", help="keep (default) stores files unchanged where possible")
     add("--shuffle", type=int, metavar="SEED", help="shuffle with this seed (default for training splits: 0)")
     add("--no-shuffle", action="store_true", help="keep the order in which files are listed")
@@ -97,7 +98,7 @@ def _configure_writing(add: Callable[..., object]) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="number of threads (default: the cores; with --cluster 1 per shard); it does not change the bytes",
+        help="number of threads (default: the cores; with --cluster 1 per shard); does not affect the packed bytes",
     )
     add("--force", action="store_true", help="replace an existing set")
     add_cluster(add, "write")
@@ -106,12 +107,12 @@ def _configure_writing(add: Callable[..., object]) -> None:
 def _years(text: str) -> tuple[str, ...]:
     years = tuple(text.split(","))
     if not all(len(year) == 4 and year.isdigit() for year in years) or len(set(years)) < len(years):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a year, or years with commas between: 2007,2012")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of distinct years, such as 2007,2012")
     return years
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pack and print the set's figures."""
+    """Pack the dataset and print a summary of the set. Raise ValueError like `datasets.pack`."""
     if args.no_shuffle and args.shuffle is not None:
         raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
     return with_cluster("pack", args, partial(_pack, args))
@@ -140,7 +141,7 @@ def _print_summary(prefix: str, seconds: float) -> None:
     if len(skipped) > _SHOWN:
         print(f"skipped {len(skipped) - _SHOWN} more: see 'report' in {records.prefix}.json")
     for reason, count in records.info.report.get("normalized", {}).items():
-        print(f"{count:,} images stored as PNG or as asked, in one turn, size and colours: decoders differ on {reason}")
+        print(f"{count:,} images were re-encoded, as PNG or as requested, since decoders disagree on {reason}")
     rate = (len(records) + len(skipped)) / seconds
     skips = f" packed, {len(skipped):,} skipped," if skipped else ""
     print(printable(f"{records.prefix}: {len(records):,} images{skips} in {seconds:.1f} s, {rate:,.0f} images/s"))

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--csv",
         type=Path,
         metavar="OUT",
-        help="write them as a table: a row per image and a column per class, or a row per box",
+        help="write predictions as a table: a row per image and a column per class, or a row per box",
     )
     add("--draw", type=Path, metavar="DIR", help="write the images, with the boxes drawn, to this folder")
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             check_out(option, out)
     if args.json is not None and args.csv is not None and args.json.resolve() == args.csv.resolve():
         raise ValueError(f"--json and --csv both write {args.csv}: choose different names")
-    choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # refuse invalid values before the work
+    choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # reject bad values before the work
     predictor, files = open_predictor(args)
     if predictor.task.boxes:
         return _detect(args, predictor, files)
@@ -130,7 +130,7 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
         for path, *parts in zip(found.paths, found.boxes, found.scores, found.labels, strict=True)
     ]
     if args.csv is not None:
-        rows = [[of["image"], one["class"], one["score"], *one["box"]] for of in images for one in of["boxes"]]
+        rows = [[row["image"], box["class"], box["score"], *box["box"]] for row in images for box in row["boxes"]]
         write_text(args.csv, csv_text([["image", "class", "score", "x1", "y1", "x2", "y2"], *rows]))
     if args.json is not None:
         write_text(args.json, _json(found, predictor.task, images, args))
@@ -151,7 +151,7 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
 
 
 def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
-    """Return the recipe's values, or those of the run the checkpoint belongs to; print that run if `shown`."""
+    """Return the config of the run the checkpoint belongs to, else of the recipe; print that run if `shown`."""
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
@@ -160,13 +160,13 @@ def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print lines on the error stream."""
+    """Print lines to stderr."""
     for note in notes:
         print(note, file=sys.stderr)
 
 
 def report_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
-    """Report the files that could not be read; return the exit status, 1 if there are any."""
+    """Print to stderr which files could not be read; return the exit status, 1 if there are any."""
     status = 0
     for path, reason in unreadable:
         print(printable(f"dali-mix {command}: skipped {path}: {reason}"), file=sys.stderr)

@@ -79,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _of_loader(args: argparse.Namespace) -> dict[str, Any]:
-    """Load for some seconds and return what `reports.profile` draws."""
+    """Load batches for --seconds and return the figures that `reports.profile` draws."""
     from dali_mix.engine.config.recipe_files import parse_option
     from dali_mix.loading import build_loader
     from dali_mix.loading.stats import LOADING
@@ -102,11 +102,11 @@ def _of_loader(args: argparse.Namespace) -> dict[str, Any]:
         workers=workers,
     )
     with closing(loader):
-        taken, end = 0, math.inf
+        loaded, end = 0, math.inf
         while time.monotonic() < end:
             for _ in loader:
-                taken += 1
-                if taken == WARM_UP:
+                loaded += 1
+                if loaded == WARM_UP:
                     loader.stats(reset=True)
                     end = time.monotonic() + args.seconds
                 if time.monotonic() > end:

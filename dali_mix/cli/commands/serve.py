@@ -79,12 +79,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse(args: argparse.Namespace, option: str, *others: str) -> None:
     """Raise ValueError if one of the other options is also set."""
-    if given := [f"--{name}" for name in others if getattr(args, name) is not None]:
-        raise ValueError(f"{option} takes no {given[0]}: leave one of them out")
+    if others_set := [f"--{name}" for name in others if getattr(args, name) is not None]:
+        raise ValueError(f"{option} cannot be combined with {others_set[0]}: leave one of them out")
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Set defaults. Raise ValueError for invalid combinations of options."""
+    """Set the defaults of `args`. Raise ValueError for invalid values."""
     args.port = 6379 if args.port is None else whole("--port", args.port, 1, 65535)
     args.threads = 1 if args.threads is None else whole("--threads", args.threads, 1, 256)
     args.decode = args.decode or "cpu"
@@ -108,7 +108,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
-    """Run this machine's part of a pool until a signal, which is appended to `stopped`."""
+    """Run this machine's part of a pool until a signal is appended to `stopped`. Raise ValueError if the pool ends."""
     _check(args)
     from dali_mix.service.cluster import command
     from dali_mix.service.node import Node
@@ -145,13 +145,13 @@ def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
 
 
 def _show(node: Any, running: Event, args: argparse.Namespace, opened: ExitStack) -> str:
-    """Serve the page until `opened` is closed; return its address. It answers 503 unless the pool is `running`."""
+    """Serve the page until `opened` is closed; return its URL. The page answers 503 unless `running` is set."""
     from dali_mix.service.cluster import LOOPBACK
     from dali_mix.service.dashboard import Dashboard
 
     def status() -> dict[str, Any]:
         if not running.is_set():
-            raise ValueError("the pool starts or ends")
+            raise ValueError("the pool is starting or ending")
         return node.status()
 
     shown = Dashboard(args.listen or LOOPBACK, args.dashboard, node.address, status)

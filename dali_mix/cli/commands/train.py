@@ -50,9 +50,9 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM, except where `process_group.StopSignal` does: end the process with status 75.
+    """Handle SIGTERM, unless `process_group.StopSignal` does, by ending the process with status 75.
 
-    It ends at once: libraries that are being imported would swallow or change an exception.
+    It ends at once: libraries that are being imported could swallow or replace an exception.
     """
     # The launcher (see `cli.rank`) prints it once for its ranks.
     if "DALI_MIX_RANKS" not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":

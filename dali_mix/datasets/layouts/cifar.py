@@ -35,7 +35,7 @@ def _cifar(root: Path, split: str, options: Options, layout: str) -> Listing:
     if split not in ("train", "test", "val"):
         raise ValueError(f"{layout} has the splits train and test (val is the same), not {split!r}")
     if options.classes_file is not None:
-        raise ValueError(f"{layout} knows its classes: --classes does not apply")
+        raise ValueError(f"{layout} has fixed classes: --classes does not apply")
     part = "train" if split == "train" else "test"
     number = layout.removeprefix("cifar")
     called = (rf"^(?=.*{part}).*cifar-?{number}_", f"cifar-{number}-python", f"cifar-{number}-binary", layout)
@@ -97,7 +97,7 @@ def _python_batch(tree: Tree, name: str, key: str) -> tuple[np.ndarray, list[int
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != _PIXELS:
         raise ValueError(f"{where}: its 'data' is not an array (N, {_PIXELS}) of uint8; fetch it again")
     if not isinstance(labels, list) or len(labels) != len(images) or not all(type(label) is int for label in labels):
-        raise ValueError(f"{where}: its {key!r} are not {len(images)} whole numbers; fetch it again")
+        raise ValueError(f"{where}: its {key!r} are not {len(images)} integers; fetch it again")
     return images.reshape(-1, 3, 32, 32), labels
 
 
@@ -120,7 +120,8 @@ def _binary_batch(tree: Tree, name: str, label_bytes: int) -> tuple[np.ndarray, 
     size = label_bytes + _PIXELS
     if not data or len(data) % size:
         raise ValueError(
-            f"{tree.where(name)}: {len(data):,} bytes are not whole records of {size}: cut short? fetch it again"
+            f"{tree.where(name)}: {len(data):,} bytes are not a multiple of the record size {size}: cut short? fetch it"
+            " again"
         )
     rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
     return rows[:, label_bytes:].reshape(-1, 3, 32, 32), rows[:, label_bytes - 1].tolist()

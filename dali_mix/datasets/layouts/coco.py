@@ -42,7 +42,7 @@ from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
 
-# Images with an annotation. 2014: as papers on multi-label recognition count them; train2017: 118,287 less the 1,021
+# Number of images with annotations. 2014: as in papers on multi-label recognition; train2017: 118,287 less the 1,021
 # listed in github.com/cocodataset/cocoapi/issues/76; val2017: 5,000 less 48.
 PUBLISHED = {"train2014": 82081, "val2014": 40137, "train2017": 117266, "val2017": 4952}
 COCO_CLASSES = 80
@@ -50,9 +50,10 @@ _ROBOFLOW = "_annotations.coco.json"
 
 
 def coco(root: Path, split: str, options: Options) -> Listing:
-    """List split "train2014", "val2017", …; "train" with `--years 2014`, or if only one year exists. `--task
-    multilabel` (default) drops images without annotations, detection keeps them as negatives; `--unlabelled` overrides
-    both. Record ids are COCO's image ids.
+    """List split "train2014", "val2017", …; or "train" with `--years 2014`, or if only one year exists.
+
+    `--task multilabel` (default) drops images without annotations, detection keeps them as negatives; `--unlabelled`
+    overrides both. Record ids are COCO's image ids.
 
     Raise FileNotFoundError or ValueError naming file, entry and field if anything is missing, malformed or
     contradictory.
@@ -67,7 +68,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     classes, categories, notices = _classes(content, where, parent, mistakes)
     images = entries_of(content, "images", where)
     spot = f"{where}: images"
-    ids = column(images, "id", is_whole, "a whole number", spot, mistakes)
+    ids = column(images, "id", is_whole, "an integer", spot, mistakes)
     check_unique_field(ids, "id", spot, mistakes)
     files = column(images, "file_name", is_text, "a file's name", spot, mistakes)
     folder = split if file.endswith(_ROBOFLOW) else _folder(tree, split, files)
@@ -111,7 +112,10 @@ def coco(root: Path, split: str, options: Options) -> Listing:
 
 
 def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[str, str]:
-    """Return the split's full name and its annotation file."""
+    """Return the split's full name and its annotation file.
+
+    Raise FileNotFoundError if there is none, ValueError for several years.
+    """
     if len(years) > 1:
         raise ValueError(f"coco packs one year at a time, not {', '.join(years)}")
     if years and not split.endswith(years[0]):
@@ -152,7 +156,10 @@ def _name(folder: str, file: str, where: str) -> str:
 
 
 def _sizes(images: list[Any], where: str, mistakes: Mistakes) -> list[tuple[int, int]]:
-    """Return height and width of each image, needed for boxes; some tools write 64.0, others nothing or -1."""
+    """Return the (height, width) of each image; an invalid one is added to `mistakes` and returned as 0.
+
+    Boxes need the size. Some tools write 64.0, others nothing or -1.
+    """
     expected = "a number of pixels (--task multilabel needs none)"
     sides = [column(images, side, _is_side, expected, where, mistakes) for side in ("height", "width")]
     return [(int(height or 0), int(width or 0)) for height, width in zip(*sides, strict=True)]
@@ -163,7 +170,7 @@ def _is_side(value: Any) -> bool:
 
 
 def _parent(content: Any, where: str) -> int | None:
-    """Return the index of category 0 of a Roboflow export, the parent of all others; None if an annotation has it."""
+    """Return the index of category 0 of a Roboflow export if it is the parent of others and has no annotation."""
     entries = entries_of(content, "categories", where)
     parents = [
         index
@@ -185,21 +192,24 @@ def _parent(content: Any, where: str) -> int | None:
 def _classes(
     content: Any, where: str, parent: int | None, mistakes: Mistakes
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
-    """Return names and ids of the categories, sorted by id, without index `parent`, and a notice about it."""
+    """Return the names and ids of the categories, sorted by id, without index `parent`, and a notice about that.
+
+    Raise ValueError if there are none. Invalid or duplicate ids and names are mistakes, which are raised too.
+    """
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"
-    ids = column(entries, "id", is_whole, "a whole number", spot, mistakes)
+    ids = column(entries, "id", is_whole, "an integer", spot, mistakes)
     names = column(entries, "name", is_text, "a name", spot, mistakes)
     if not names:
         raise ValueError(f"{spot}: there are none, so there is nothing to learn; is it the right file?")
     notices = []
     if parent is not None:
-        notice = "is the parent of the others and has no annotation: it is no class here"
+        notice = "is the parent of the others and has no annotation: it is not a class here"
         notices.append(f"category 0, {names[parent]!r:.60}, {notice}")
         ids[parent] = names[parent] = None  # another may have the same name
     check_unique_field(ids, "id", spot, mistakes)
     check_unique_field(names, "name", spot, mistakes)
-    mistakes.check()  # annotations refer to them
+    mistakes.check()  # annotations refer to the categories
     name_of = {key: name for key, name in zip(ids, names, strict=True) if key is not None}
     return tuple(name_of[number] for number in sorted(name_of)), sorted(name_of), notices
 
@@ -207,7 +217,10 @@ def _classes(
 def _renumbered(
     classes: tuple[str, ...], kind: np.ndarray, given: tuple[str, ...], where: str, mistakes: Mistakes
 ) -> np.ndarray:
-    """Return `kind`, indices of `classes` or -1, as indices of the `given` names."""
+    """Convert `kind` (N,), indices of `classes` or -1, to indices of the names in `given`.
+
+    A category that is not in `given` is added to `mistakes` and becomes -1.
+    """
     number_of = {composed(name): number for number, name in enumerate(given)}
     renumbered = np.array([*(number_of.get(composed(name), -1) for name in classes), -1])[kind]
     for number in np.unique(kind[(renumbered < 0) & (kind >= 0)]):
@@ -232,8 +245,8 @@ def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str,
 def _rows_of(
     notes: list[Any], key: str, ids: Sequence[int | None], none: str, where: str, mistakes: Mistakes
 ) -> np.ndarray:
-    """Return the index in `ids` of each annotation's field `key`; -1 for a mistake."""
-    wanted = column(notes, key, is_whole, "a whole number", where, mistakes)
+    """Return the index in `ids` of each annotation's field `key`, (N,) int64; -1 for a mistake."""
+    wanted = column(notes, key, is_whole, "an integer", where, mistakes)
     row_of: dict[int | None, int] = {value: row for row, value in enumerate(ids)}
     row_of[None] = -1
     rows = np.array([row_of.get(value, -1) for value in wanted], dtype=np.int64)
@@ -256,21 +269,21 @@ def _relative(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return x1, y1, x2, y2 of all boxes (N, 4), in 0..1, and a mask of those that `treat_boxes` keeps.
 
-    A row is NaN if its box, image or size is a mistake. If the stated size differs from the real one, that is reported
-    once, not for each box.
+    A row is NaN if its box, image or size is a mistake. If the stated size of an image differs from its real one, that
+    is reported once, not for each box.
     """
-    limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last one is row -1
+    limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last row is index -1
     limits[limits == 0] = np.nan
     height, width = limits[owner].T
     limits = np.stack([width, height, width, height], axis=1)
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) / limits
-    turned = np.asarray(np.any(boxes[:, 2:] < 0, axis=1))
+    negative = np.asarray(np.any(boxes[:, 2:] < 0, axis=1))
     others: dict[int, str] = {}
 
     def wrong(row: int) -> str:
         image, size = int(owner[row]), f"{width[row]:g}x{height[row]:g}"
         spot = f"{where}: annotations[{row}]: field 'bbox'"
-        if turned[row]:
+        if negative[row]:
             expected = "expected x, y, width, height, sides not negative"
             return f"{spot} is {notes[row]['bbox']!r:.60}, {expected}{OR_TREAT}"
         hint = _corners_hint(boxes[row], limits[row]) or OR_TREAT
@@ -280,20 +293,20 @@ def _relative(
         )
         if image not in others and image in name_of and options.mistakes.still_shown:
             other = _other_size(tree, name_of[image], (height[row], width[row]), options)
-            said = f"{where}: images[{image}]: fields 'width' and 'height' are {other}"
-            others[image] = other and f"{said}: correct that first. {text}"
+            wrong_size = f"{where}: images[{image}]: fields 'width' and 'height' are {other}"
+            others[image] = other and f"{wrong_size}: correct that first. {text}"
         return others.get(image) or text
 
-    return corners, treat_boxes(corners, leaving(corners, height, width) | turned, wrong, options, counts)
+    return corners, treat_boxes(corners, leaving(corners, height, width) | negative, wrong, options, counts)
 
 
 def _other_size(tree: Tree, name: str, stated: tuple[float, float], options: Options) -> str:
-    """Return the stated size and the real one if they differ, else ""."""
+    """Return the text "WxH, but NAME is WxH" if the stated size (height, width) differs from the real one, else ""."""
     with suppress(FileNotFoundError, ValueError):  # reported elsewhere
         real = image_size(tree, name, options.exif == "ignore")
         if stated != real:
-            said, size = (f"{width:g}x{height:g}" for height, width in (stated, real))
-            return f"{said}, but {name} is {size}"
+            written, size = (f"{width:g}x{height:g}" for height, width in (stated, real))
+            return f"{written}, but {name} is {size}"
     return ""
 
 
@@ -306,7 +319,7 @@ def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
 def _labels(
     corners: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, count: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Return the labels of `count` images from the corners of all boxes."""
+    """Return the labels of `count` images from the boxes `corners` (N, 4) in 0..1, and a report."""
     inside = np.clip(corners, 0, 1)
     good = has_area(inside)
     objects = np.column_stack([kind, inside, crowd]).astype(np.float32)[good]

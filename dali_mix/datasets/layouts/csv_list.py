@@ -14,16 +14,15 @@ from dali_mix.datasets.list_labels import Row, read_id
 from dali_mix.datasets.mistakes import Mistakes
 
 _SEPARATORS = ",;\t|"
-_INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # as pandas names the column of an index it wrote
+_INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # names that pandas gives to an index column
 
 
 def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], list[str]]:
     """Return the rows of a CSV list, and notices on columns ignored because they are a pandas index.
 
-    Columns with neither name nor content are ignored too.
-
-    A line with the wrong number of fields, or an invalid id, is added to `mistakes`. Raise ValueError naming the line
-    for text that is not UTF-8, invalid quoting, a missing `path` or label column, or an unnamed or duplicate column.
+    Columns with neither name nor content are ignored too. A line with the wrong number of fields, or an invalid id, is
+    added to `mistakes`. Raise ValueError naming the line for text that is not UTF-8, invalid quoting, a missing `path`
+    or label column, or an unnamed or duplicate column.
     """
     decode_lines(data, where)
     text = data.decode("utf-8-sig")
@@ -36,7 +35,7 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
         )
     named = [name for name in head if name]
     if double := first_double(named):
-        raise ValueError(f"{where}: line 1: column {named[double[0]]!r} is there twice; rename or remove one")
+        raise ValueError(f"{where}: line 1: column {named[double[0]]!r} occurs twice; rename or remove one")
     lines: list[tuple[str, list[str]]] = []
     for number, fields in _lines(text, separator, where):
         with mistakes:
@@ -58,7 +57,7 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
         if not head[column]:
             raise ValueError(f"{where}: line 1: column {column + 1} has no name; name it, or remove it")
     if not labels:
-        raise ValueError(f"{where}: line 1: no label column beside `path` in {head[:6]}; add one")
+        raise ValueError(f"{where}: line 1: no label column besides `path` in {head[:6]}; add one")
     columns = tuple(head[column] for column in labels)
     rows = []
     for spot, fields in lines:
@@ -70,7 +69,7 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 
 
 def _head(names: list[str]) -> list[str]:
-    """Return the header's names, stripped; without a column `path`, PATH and Id are lowercased."""
+    """Return the stripped header. If `path` is missing but, e.g., PATH occurs once, PATH and ID are lowercased."""
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:
         return names
@@ -78,7 +77,7 @@ def _head(names: list[str]) -> list[str]:
 
 
 def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and fields of each line that is not empty."""
+    """Yield the line number and fields of each line that is not empty. Raise ValueError for invalid quoting."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         for fields in reader:
@@ -89,5 +88,5 @@ def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[st
 
 
 def _counts_rows(values: list[str]) -> bool:
-    """Return True if all values are integers without duplicates."""
+    """Return True if all values are distinct non-negative integers."""
     return len(set(values)) == len(values) and all(value.isascii() and value.isdigit() for value in values)

@@ -1,6 +1,6 @@
 """Layout `digit-scenes`: several of scikit-learn's scanned digits on one canvas, for multi-label targets and boxes.
 
-An offline data set for these two tasks. A scene is 96x128 pixels: one to five light digits of 20 to 40 pixels, which
+An offline dataset for these two tasks. A scene is 96x128 pixels: one to five light digits of 20 to 40 pixels, which
 do not overlap, on a plain dark background with some noise. Split "val" uses different scans from "train":
 those that layout `digits` holds out. A scene depends only on (seed, split, index); `root` is not read.
 """
@@ -23,7 +23,7 @@ from dali_mix.tasks import DETECTION, MULTILABEL
 
 HEIGHT, WIDTH = 96, 128
 MOST_DIGITS = 5
-SIDES = (20, 40)  # of a digit's square, pixels
+SIDES = (20, 40)  # smallest and largest side of a digit's square in pixels
 _TRIES = 20  # attempts to find free space for a digit
 _SCENES = {"train": 2000, "val": 500, "test": 500}
 _KEYS = {"train": 0, "val": 1, "test": 1}
@@ -31,7 +31,7 @@ _SCANS = 8  # side of a scan in pixels
 
 
 class Digit(NamedTuple):
-    """A digit in a scene: the index of its scan, and its square in pixels."""
+    """A digit in a scene: the index of its scan, its square in pixels, and its color (RGB, 0 to 255)."""
 
     scan: int
     top: int
@@ -41,8 +41,10 @@ class Digit(NamedTuple):
 
 
 def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
-    """List split "train" (2,000 scenes, or `--scenes`) or "val" (500; also called "test"), for `--task multilabel`
-    (default; the digits present) or detection (a box around the ink of each).
+    """List split "train" (2,000 scenes, or `--scenes`) or "val" (500, or `--scenes`; also called "test").
+
+    Labels are the digits present (`--task multilabel`, default), or a box around the ink of each (detection).
+    Raise ValueError for another split.
     """
     task = choose_task("digit-scenes", options, MULTILABEL, DETECTION)
     if split not in _SCENES:
@@ -108,7 +110,7 @@ def render(scene: list[Digit], scans: np.ndarray, random: np.random.Generator) -
 
 
 def ink_box(digit: Digit, scans: np.ndarray) -> tuple[float, float, float, float]:
-    """Return the box (x1, y1, x2, y2) in pixels around the cells of the scan that hold ink."""
+    """Return the box (x1, y1, x2, y2) in scene pixels around the nonzero pixels of the scan."""
     ink = scans[digit.scan] > 0
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     scale = digit.side / _SCANS

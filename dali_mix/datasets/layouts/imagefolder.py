@@ -11,8 +11,9 @@ from dali_mix.datasets.val_share import of_share, shared_split
 
 
 def imagefolder(root: Path, split: str, options: Options) -> Listing:
-    """List root/split/class/… or, if the root has no split folders, root/class/…; with `--val-share`, the part of
-    root/train/class/… or root/class/… that belongs to `split`.
+    """List root/split/class/… or, if the root has no split folders, root/class/….
+
+    With `--val-share`, list the part of root/train/class/… or root/class/… that belongs to `split`.
     """
     tree = open_tree(root, options.follow_links)
     base, notices = split_base(tree, shared_split(options, split), options.split_folders)

@@ -24,7 +24,10 @@ _FOLDERS = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
 
 
 def imagenet_val(root: Path, split: str, options: Options) -> Listing:
-    """List the flat images of root, root/split or root/val with the labels of `--list` or a known file in the root."""
+    """List the flat images of root, root/split or root/val with the labels of `--list` or a known file in the root.
+
+    Raise FileNotFoundError or ValueError if there are no images or labels, or if they do not match.
+    """
     tree = open_tree(root, options.follow_links)
     folder = next((name for name in (split, "val", "ILSVRC2012_img_val") if name in tree.folders()), "")
     images = [name for name in tree.images(folder) if name.count("/") == folder.count("/") + bool(folder)]
@@ -46,7 +49,10 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels as indices of `names`: matched by name if these are wnids, else unchanged."""
+    """Return labels as indices of `names`: matched by name if these are wnids, else unchanged.
+
+    Raise ValueError if the number of names does not fit.
+    """
     wnids = not classes[0].isdigit()
     if wnids and set(classes) <= set(names):
         number_of = {name: number for number, name in enumerate(names)}
@@ -71,14 +77,17 @@ def _label_lines(tree: Tree, options: Options) -> tuple[str, list[str]]:
 
 
 def _find(tree: Tree, *names: str) -> str | None:
-    """Return the first of `names` found in one of the usual folders of downloads."""
+    """Return the path of the first of `names` that exists in one of `_FOLDERS`, or None."""
     return next(filter(tree.exists, (folder + name for name in names for folder in _FOLDERS)), None)
 
 
 def _by_position(
     tree: Tree, images: list[str], where: str, lines: list[str], mistakes: Mistakes
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels for the images in sorted order: wnids, or ILSVRC2012_IDs."""
+    """Return labels and classes from a list with one wnid or ILSVRC2012_ID per image, in sorted order.
+
+    Raise ValueError for a list of another length or format.
+    """
     if len(lines) != len(images):
         raise ValueError(f"{where}: {len(lines)} labels for {len(images)} images")
     values = [line.strip() for line in lines]
@@ -91,7 +100,7 @@ def _by_position(
     wnids = _wnids_by_id(tree)
     for number, value in enumerate(values, start=1):
         if int(value) not in wnids:
-            mistakes.add(ValueError(f"{where}: line {number}: {value} is no ILSVRC2012_ID"))
+            mistakes.add(ValueError(f"{where}: line {number}: {value} is not an ILSVRC2012_ID"))
     mistakes.check()
     number_of = {wnid: number for number, wnid in enumerate(sorted(wnids.values()))}
     return [number_of[wnids[int(value)]] for value in values], tuple(number_of)
@@ -135,7 +144,10 @@ def _from_wnids(values: list[str], where: str, mistakes: Mistakes) -> tuple[list
 
 
 def _wnids_by_id(tree: Tree) -> dict[int, str]:
-    """Return ILSVRC2012_ID → wnid of the 1,000 leaf classes, from the development kit's meta.mat."""
+    """Return ILSVRC2012_ID → wnid of the 1,000 leaf classes, from the development kit's meta.mat.
+
+    Raise FileNotFoundError if there is no such file, ValueError if it cannot be read.
+    """
     found = _find(tree, "meta.mat")
     if found is None:
         raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""Layout `list`: any other data set, from a file that lists images and labels. Its suffix determines the format.
+"""Layout `list`: any other dataset, from a file that lists images and labels. Its suffix determines the format.
 
 - .lst, im2rec's: `id<TAB>label…<TAB>path`
 - .txt, .tsv: `path<TAB>label…`
@@ -43,8 +43,9 @@ from dali_mix.tasks import Task
 
 
 def list_file(root: Path, split: str, options: Options) -> Listing:
-    """List the images named in `--list FILE` (default: SPLIT.lst, .txt, .tsv, .csv, .json or .jsonl in the root),
-    relative to the root.
+    """List the images named in `--list FILE`, relative to the root.
+
+    The default is SPLIT.lst, .txt, .tsv, .csv, .json or .jsonl in the root.
 
     Raise ValueError naming file and line for a malformed row, a path outside the root, a label that is not finite, out
     of range or of different length, a duplicate id, or a path with two labels.
@@ -82,7 +83,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     _check_labels_agree(rows, names, labels, mistakes)
     places = [row.where for row in rows]
     mistakes.settle(tree, names, places)
-    good = [label for label in labels if label is not None]  # all
+    good = [label for label in labels if label is not None]  # all of them: `settle` raises mistakes
     if given is None:
         notices += [notice for check in checks for notice in check(classes, good)]
     report = join_reports({"notices": notices}, report_bad_boxes(counts))
@@ -119,14 +120,15 @@ def _fitted(
 ) -> np.ndarray:
     objects = objects.copy()
     boxes = objects[:, 1:5]
-    size = 1, 1  # with which a box may reach as far as one that is in pixels never does
+    size = 1, 1  # without the real size, a box may exceed 0..1 by up to 1; a box in pixels exceeds it by more
     if ((boxes < -0.01) | (boxes > 1.01)).any():
-        with suppress(FileNotFoundError, ValueError):  # the packer says what is wrong with the image, or leaves it out
+        with suppress(FileNotFoundError, ValueError):  # the packer reports the unreadable image, or skips it
             size = image_size(tree, name, options.exif == "ignore")
 
     def wrong(number: int) -> str:
         x1, y1, x2, y2 = boxes[number].tolist()
-        text, hint = f"the box x {x1:g}..{x2:g}, y {y1:g}..{y2:g} is empty, turned round or beyond 0..1", OR_TREAT
+        hint = OR_TREAT
+        text = f"the box x {x1:g}..{x2:g}, y {y1:g}..{y2:g} is empty, has swapped corners or exceeds 0..1"
         if max(x1, y1, x2, y2) > 2:
             text = f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} (x1, y1, x2, y2) is beyond 0..1: are these pixels?"
             hint = ""
@@ -142,7 +144,7 @@ def _fitted(
 
 
 def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:
-    """Add each path listed with two different labels to the mistakes. With the same label, it stays two records."""
+    """Add each path listed with two different labels to the mistakes. With equal labels, it becomes two records."""
     for index, before in doubles(names):
         one, other = labels[before], labels[index]
         if one is not None and other is not None and not np.array_equal(one, other):
@@ -244,6 +246,6 @@ def _ids(rows: list[Row], mistakes: Mistakes) -> list[int] | None:
             mistakes.add(ValueError(f"{row.where}: has no id, others have"))
     for index, earlier in doubles(row.id for row in rows):
         again, before = rows[index], rows[earlier]
-        wrong = f"{again.where}: id {again.id} was given by {before.where} already; ids must be unique"
+        wrong = f"{again.where}: id {again.id} is also the id of {before.where}; ids must be unique"
         mistakes.add(ValueError(wrong))
     return [row.id for row in rows if row.id is not None]

@@ -39,7 +39,7 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
     concepts = _concepts(tree, base)
     mistakes = options.mistakes
     all_images = listed_paths(tree, f"{base}ImageList/Imagelist.txt", "Flickr/", mistakes)
-    mistakes.check()  # the labels are in its order
+    mistakes.check()  # the labels follow its order
     row_of = {path: row for row, path in enumerate(all_images)}
     paths = listed_paths(tree, f"{base}ImageList/{_LISTS[part]}", "Flickr/", mistakes)
     for path, spot in paths.items():
@@ -78,7 +78,7 @@ def _concepts(tree: Tree, base: str) -> tuple[str, ...]:
 
 
 def _truth(tree: Tree, name: str, count: int) -> np.ndarray:
-    """Return the labels (count,) bool of one concept."""
+    """Return the labels (count,) bool of one concept. Raise FileNotFoundError, or ValueError for a malformed file."""
     tokens = tree.read_needed(name).split()
     where = tree.where(name)
     if not set(tokens) <= {b"0", b"1"}:

@@ -11,8 +11,9 @@ from dali_mix.datasets.trees import Tree
 
 
 def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
-    """List split "train" or "val"; labels are indices into the sorted wnids of wnids.txt. Split "test" has no
-    labels.
+    """List split "train" or "val" ("test" has no labels); labels are indices into the sorted wnids of wnids.txt.
+
+    Raise FileNotFoundError, or ValueError for another split or with `--classes`.
     """
     if split not in ("train", "val"):
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")
@@ -44,7 +45,7 @@ def _base(tree: Tree) -> str | None:
 def _annotated(
     tree: Tree, folder: str, classes: tuple[str, ...], mistakes: Mistakes
 ) -> tuple[list[str], list[int], list[str]]:
-    """Return the images, their labels, and the lines that list them."""
+    """Return the images, their labels, and the lines that list them. Malformed and duplicate lines are mistakes."""
     where = tree.where(f"{folder}/val_annotations.txt")
     number_of = {wnid: number for number, wnid in enumerate(classes)}
     found: dict[str, tuple[int, str]] = {}

@@ -1,8 +1,8 @@
 """Layout `voc`: PASCAL VOC's devkit, and any set in the same layout: multi-label targets or boxes.
 
 VOCdevkit/VOC<year>/ with Annotations/ID.xml, ImageSets/Main/SPLIT.txt and JPEGImages/ID.jpg. Several years are packed
-into one set (`--years 2007,2012`). A Roboflow export has SPLIT/ID.jpg and SPLIT/ID.xml; one of CVAT is the folder of
-one year, with labelmap.txt in it. Without lists, Annotations/ with JPEGImages/, annotations/ with images/ (Kaggle), or
+into one set (`--years 2007,2012`). A Roboflow export has SPLIT/ID.jpg and SPLIT/ID.xml; a CVAT export is the folder of
+one year with a labelmap.txt. Without lists, Annotations/ with JPEGImages/, annotations/ with images/ (Kaggle), or
 a folder of ID.jpg and ID.xml is one split.
 
 Multi-label targets: 1 if a class has an object that is not difficult; if all its objects are difficult, 0 in a training
@@ -45,37 +45,40 @@ VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-# Images per split, by the challenge's own statistics: host.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html and voc2012.
+# Images per split, from the challenge's statistics: host.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html and voc2012.
 PUBLISHED = {
     ("2007", "train"): 2501, ("2007", "val"): 2510, ("2007", "trainval"): 5011, ("2007", "test"): 4952,
     ("2012", "train"): 5717, ("2012", "val"): 5823, ("2012", "trainval"): 11540,
 }  # fmt: skip
-_LABEL_MAP = "labelmap.txt"  # of CVAT
+_LABEL_MAP = "labelmap.txt"  # written by CVAT
 
 
 class _Object(NamedTuple):
     name: str
-    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, from 0, the last excluded
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, 0-based, x2 and y2 exclusive
     difficult: bool
     where: str
 
 
 class _Image(NamedTuple):
     name: str
-    listed: str  # file and line
+    listed: str  # file and line that list the image, or its annotation
     annotation: str
     size: tuple[int, int] | None  # height, width; None if not annotated
     objects: list[_Object]
     filename: str  # the image's name in the annotation
-    first: int  # the number of the first pixel
+    first: int  # coordinate of the first pixel in the annotation: 1, or 0 for CVAT
 
 
 def voc(root: Path, split: str, options: Options) -> Listing:
-    """List split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of all years found, or of `--years`;
-    `--task multilabel` (default) or detection. A set without lists is one split, of any name, or two with
-    `--val-share`. Classes: `--classes FILE`, or `--classes auto`: those in all annotations of these years, sorted, so
-    that every split has the same. Default: the standard 20; in a CVAT export those of labelmap.txt; auto in a Roboflow
-    export or without lists.
+    """List split "train", "val", "trainval" or "test" (any list in ImageSets/Main).
+
+    `--task` is multilabel (default) or detection. All years of `--years` are listed; without it, the set may have only
+    one. A set without lists is one split of any name, or two with `--val-share`.
+
+    Classes are the standard 20, or those of labelmap.txt in a CVAT export. `--classes FILE` overrides them, and
+    `--classes auto` collects the names in all annotations of these years, sorted, so that every split has the same
+    classes; auto is the default for a Roboflow export and for a set without lists.
 
     Raise FileNotFoundError or ValueError naming file and object if anything is missing, malformed or of an unknown
     class.
@@ -140,7 +143,10 @@ def voc(root: Path, split: str, options: Options) -> Listing:
 
 
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return year and folder of each year to read."""
+    """Return (year, folder) of each year to read; ("", folder) if the root is the folder of a single year.
+
+    Raise FileNotFoundError or ValueError if a year is missing, or if one has to be chosen.
+    """
     for devkit in ("VOCdevkit/", "") if tree.exists("VOCdevkit") else ("",):
         folders = tree.folders(devkit.rstrip("/"))
         there = [name[3:] for name in folders if name.startswith("VOC") and name[3:].isdigit()]
@@ -148,16 +154,16 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
             break
     if not there:
         if tree.exists(f"{devkit}Annotations") and not asked:
-            return [("", devkit)]  # the root is one year's folder itself
+            return [("", devkit)]  # the root is the folder of one year
         raise FileNotFoundError(
             f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root is what holds VOCdevkit, the folders train"
-            " and valid of a Roboflow export, Annotations and JPEGImages, or images with an .xml file beside each"
+            " and valid of a Roboflow export, Annotations and JPEGImages, or images with an .xml file next to each"
         )
     for year in asked:
         if year not in there:
             raise FileNotFoundError(f"{tree.where(devkit)}VOC{year}: no such folder; there is {', '.join(there)}")
     if not asked and len(there) > 1:
-        raise ValueError(f"{tree.root}: the years {', '.join(there)} are there: choose, e.g. --years {','.join(there)}")
+        raise ValueError(f"{tree.root}: there are years {', '.join(there)}: choose, e.g. --years {','.join(there)}")
     return [(year, f"{devkit}VOC{year}/") for year in asked or there]
 
 
@@ -170,7 +176,10 @@ def _exported(tree: Tree) -> list[str]:
 
 
 def _beside(tree: Tree, split: str, exported: list[str], mistakes: Mistakes) -> list[_Image]:
-    """Return the images of a Roboflow export's split, each with the annotation in the same folder."""
+    """Return the images of a Roboflow export's split, each with the annotation in the same folder.
+
+    Raise FileNotFoundError if the split does not exist.
+    """
     if split not in exported:
         there = ", ".join(exported)
         raise FileNotFoundError(f"{tree.where(split)}: no annotations there; choose --split among {there}")
@@ -194,8 +203,11 @@ def _holds_xml(tree: Tree, folder: str) -> bool:
 
 
 def _paired(tree: Tree, image_folder: str, folder: str, mistakes: Mistakes) -> list[_Image]:
-    """Return the images of `image_folder`, each with the annotation of the same name in `folder`."""
-    there = "beside it" if folder == image_folder else f"of its name in {tree.where(folder)}"
+    """Return the images of `image_folder`, each with the annotation of the same name in `folder`.
+
+    Images without an annotation, and annotations without an image, are mistakes.
+    """
+    there = "next to it" if folder == image_folder else f"of its name in {tree.where(folder)}"
 
     def key(name: str, base: str) -> str:
         return composed(name.removeprefix(f"{base}/").rpartition(".")[0])
@@ -302,8 +314,8 @@ def _is_turned(item: _Object) -> bool:
 def _turned_text(item: _Object, first: int) -> str:
     corners = [item.box[0] + first, item.box[1] + first, *item.box[2:]]
     return (
-        f"{item.where}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a width"
-        " and a height? correct it"
+        f"{item.where}: the box {corners} (xmin, ymin, xmax, ymax) is empty or has swapped corners: are the last two a"
+        " width and a height? correct it"
     )
 
 
@@ -312,10 +324,10 @@ def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
     notices = []
     others = [image for image in images if image.filename and not _same_name(image)]
     if others:
-        own, said = others[0].annotation.rpartition("/")[2], printable(others[0].filename)
+        own, other = others[0].annotation.rpartition("/")[2], printable(others[0].filename)
         notices.append(
             f"{counted(len(others), 'annotation names', 'annotations name')} another image in <filename> (first: {own}"
-            f" says {said}); each was taken for the image of its own name"
+            f" says {other}); each is used for the image that has the annotation's own name"
         )
     boxes = [item.box for image in images if image.first for item in image.objects] if boxed else []
     if thin := sum(x2 - x1 == 1 or y2 - y1 == 1 for x1, y1, x2, y2 in boxes):

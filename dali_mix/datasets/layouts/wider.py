@@ -2,8 +2,8 @@
 
 Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE. An attribute is 1, -1
 (negative) or 0 (unspecified), which become targets 1, 0 and, for unspecified, 0 in a training split and -1 (ignore) in
-others. A crop is encoded once, as JPEG (`--quality`, 95) or by `--encoding`; its box is rounded to pixels and clipped
-to the image.
+others. A crop is encoded once, as JPEG (`--quality`, default 95) or as set by `--encoding`; its box is rounded to
+pixels and clipped to the image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dali_mix.datasets.trees import check_name
 from dali_mix.tasks import MULTILABEL
 
 _FILES = {"train": "trainval", "val": "trainval", "trainval": "trainval", "test": "test"}
-# Persons: mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html counts 57,524 in all.
+# Persons: mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html counts 57,524 in total.
 PUBLISHED = {"trainval": 28_345, "test": 29_179}
 ATTRIBUTES = 14
 
@@ -55,9 +55,9 @@ def wider(root: Path, split: str, options: Options) -> Listing:
     places: list[str] = []
     targets: list[np.ndarray] = []
     crops: list[tuple[float, float, float, float]] = []
-    given_names = column(images, "file_name", is_text, "a file's name", f"{where}: images", mistakes)
+    file_names = column(images, "file_name", is_text, "a file's name", f"{where}: images", mistakes)
     files: dict[int, str] = {}
-    for row, name in enumerate(given_names):
+    for row, name in enumerate(file_names):
         with mistakes:
             if name is not None:
                 files[row] = check_name(name, "Image/", f"{where}: images[{row}]: field 'file_name'")
@@ -72,11 +72,11 @@ def wider(root: Path, split: str, options: Options) -> Listing:
             spot += ": targets"
             values = column(people, "attribute", _is_attribute, f"{ATTRIBUTES} numbers 1, 0 or -1", spot, mistakes)
             boxes = boxes_of(people, "bbox", spot, mistakes)
-            for person, (given, box) in enumerate(zip(values, boxes.tolist(), strict=True)):
+            for person, (attributes, box) in enumerate(zip(values, boxes.tolist(), strict=True)):
                 names.append(f"Image/{name}")
                 places.append(f"{spot}[{person}]")
-                if given is not None:
-                    targets.append(_target(given, 0 if split in TRAINING_SPLITS else -1))
+                if attributes is not None:
+                    targets.append(_target(attributes, 0 if split in TRAINING_SPLITS else -1))
                 crops.append((box[0], box[1], box[2], box[3]))
     mistakes.settle(tree, names, places)
     report = against_published(len(names), PUBLISHED.get(split), f"WIDER-Attribute {split}", "persons")
@@ -85,9 +85,9 @@ def wider(root: Path, split: str, options: Options) -> Listing:
     )
 
 
-def _target(given: list[int], unspecified: int) -> np.ndarray:
-    attributes = np.array(given, dtype=np.float32)
-    return np.select([attributes == 1, attributes == -1], [1, 0], unspecified).astype(np.float32)
+def _target(attributes: list[int], unspecified: int) -> np.ndarray:
+    values = np.array(attributes, dtype=np.float32)
+    return np.select([values == 1, values == -1], [1, 0], unspecified).astype(np.float32)
 
 
 def _is_attribute(value: Any) -> bool:
@@ -97,7 +97,7 @@ def _is_attribute(value: Any) -> bool:
 
 
 def _attributes(content: Any, where: str) -> tuple[str, ...]:
-    """Return the attribute names, by index."""
+    """Return the attribute names, by index. Raise ValueError unless there is one for each attribute."""
     names = content.get("attribute_id_map") if isinstance(content, dict) else None
     expected = {str(number) for number in range(ATTRIBUTES)}
     if not isinstance(names, dict) or set(names) != expected or not all(is_text(name) for name in names.values()):

@@ -41,8 +41,9 @@ _NOTICES = {
 
 def yolo(root: Path, split: str, options: Options) -> Listing:
     """List split "train", "val" (or "valid") or "test" of the set described by data.yaml or obj.data in the root.
+
     `--classes FILE` overrides its class names and makes both files optional: without one, images are looked up in
-    images/SPLIT, SPLIT/images and SPLIT. Images without a label file, or with an empty one, have no boxes.
+    images/SPLIT, SPLIT/images or SPLIT. Images without a label file, or with an empty one, have no boxes.
 
     Raise FileNotFoundError or ValueError naming file and line if anything is missing, malformed or out of range.
     """
@@ -73,7 +74,7 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
         first = next(iter(places))
         raise FileNotFoundError(
             f"{tree.where(_candidates(first)[0])}: no such file, and no other of the {len(labels):,} images has a label"
-            " file: they belong in labels/ as the images in images/, or beside the images; fetch them"
+            " file: they belong in labels/ as the images in images/, or next to the images; fetch them"
         )
     report: dict[str, Any] = {name: counts[name] for name in (*_NOTICES, "boxes_without_area") if counts[name]}
     notices = [f"{counted(counts[name], *of)} {text}" for name, (*of, text) in _NOTICES.items() if counts[name]]
@@ -90,7 +91,10 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
 
 
 def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
-    """Return name and content of the set's config file; "" and {} if there is none and classes are `named`."""
+    """Return the name and content of the set's config file; "" and {} if there is none and `named` is True.
+
+    Raise FileNotFoundError if there is none and `named` is False.
+    """
     for name in _YAML:
         if tree.exists(name):
             return name, read_mapping(tree, name)
@@ -107,7 +111,10 @@ def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
 
 
 def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names in data.yaml or, for darknet, in the file that obj.data refers to."""
+    """Return the class names in data.yaml or, for darknet, in the file that obj.data refers to.
+
+    Raise FileNotFoundError, or ValueError if there are none, one is a duplicate, or their number is not the stated one.
+    """
     where = tree.where(file)
     names: Any = config.get("names")
     if file == _DARKNET and is_text(names):
@@ -136,8 +143,9 @@ def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
 def _images(
     tree: Tree, file: str, config: dict[str, Any], split: str, folders: list[str], mistakes: Mistakes
 ) -> dict[str, str]:
-    """Return the images of a split, each with the folder, or file and line, that lists it; append to `folders` those
-    that were searched.
+    """Return image → the folder, or the file and line, that lists it; append the folders searched to `folders`.
+
+    Raise FileNotFoundError if the split or one of its paths does not exist, ValueError if it is not a path or a list.
     """
     keys = _ALIASES.get(split, (split,))
     if file:
@@ -176,8 +184,9 @@ def _parts(path: str) -> list[str]:
 
 
 def _inside(tree: Tree, base: str, path: str, least: int = 2) -> str | None:
-    """Return the longest suffix of base/path that exists in the tree, or None; with at least `least` parts if `path`
-    has that many.
+    """Return the longest trailing part of base/path that exists in the tree, or None.
+
+    It has at least `least` components, or as many as `path` if that has fewer.
     """
     parts, least = [*_parts(base), *_parts(path)], min(least, len(_parts(path)))
     ends = ("/".join(parts[start:]) for start in range(max(1, len(parts) - least + 1)))

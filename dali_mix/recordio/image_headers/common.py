@@ -8,8 +8,8 @@ from typing import NamedTuple
 MAX_SIDE = (1 << 31) - 1
 # EXIF's integer types: code → struct's letter. The bytes of a value are read by its type and the block's byte order.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
-# Tags whose values OpenCV's reader fetches from elsewhere in the block, whatever type they state: strings of the
-# stated number of bytes, and rationals of the number listed here.
+# Tags whose values OpenCV's reader reads at an offset, whatever type they state: strings, of as many bytes as the entry
+# counts, and rationals, of the number of bytes listed here.
 _TEXTS = frozenset((0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x8298))
 _RATIONALS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 48}
 
@@ -17,9 +17,13 @@ _RATIONALS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 
 class ImageHeader(NamedTuple):
     """Properties of an image file, used by packing, adopting, verifying and predicting.
 
-    `encoding` is one of `manifest.ENCODINGS`; `height` and `width` are in pixels after rotation by the EXIF
-    `orientation`, 1 to 8. `odd`: why decoders may disagree about rotation, size or colours; "" for an image that DALI
-    decodes as stated here. `channels`: channels of the stored pixels.
+    Attributes:
+        encoding: one of `manifest.ENCODINGS`.
+        height, width: in pixels, after rotation by `orientation`.
+        orientation: the EXIF orientation, 1 to 8.
+        odd: why decoders may disagree about rotation, size or colours; "" for an image that DALI decodes as stated
+            here.
+        channels: number of channels of the stored pixels.
     """
 
     encoding: str
@@ -40,7 +44,10 @@ class Exif(NamedTuple):
 def sized(
     encoding: str, height: int, width: int, exif: Exif | None = None, *, odd: str = "", channels: int = 3
 ) -> ImageHeader:
-    """Return the header of an image of stored size `height` x `width`. Raise ValueError for a size of 0."""
+    """Return the header of an image of stored size `height` x `width`, in pixels.
+
+    Raise ValueError unless both are from 1 to 2^31 - 1.
+    """
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise ValueError(f"a damaged {encoding.upper()}: its header says {width}x{height} pixels")
     exif = exif or Exif()
@@ -50,7 +57,7 @@ def sized(
 
 
 def cut_short(name: str, data: bytes | memoryview) -> ValueError:
-    """Return the error for a truncated file."""
+    """Return the error for a truncated file of format `name`."""
     return ValueError(f"a {name} cut short after {len(data):,} bytes; fetch or copy the file again")
 
 

@@ -72,7 +72,7 @@ def _verdict(
     data: bytes | memoryview, scan: int, frame: tuple[int, int, int, int] | None, exif: Exif, adobe: bool
 ) -> ImageHeader:
     if frame is None:
-        raise ValueError("a damaged JPEG: its picture data begins before its dimensions")
+        raise ValueError("a damaged JPEG: its image data begins before its dimensions")
     if data[-2:] != _END:
         _check_end(bytes(data), scan)
     marker, height, width, components = frame
@@ -85,7 +85,7 @@ def _verdict(
 
 
 def _check_end(data: bytes, scan: int) -> None:
-    """Raise ValueError for a file without an EOI after its last scan. Padding and trailers of cameras may follow it."""
+    """Raise ValueError for a file without an EOI after its last scan. Padding and camera trailers may follow it."""
     end = data.rfind(_END)
     if end < scan or end < data.rfind(b"\xff\xda"):
         raise cut_short("JPEG", data)

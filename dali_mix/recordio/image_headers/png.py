@@ -16,13 +16,13 @@ _CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 3, _GRAY_ALPHA: 2, _RGBA: 4}
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that determine the pixels
 
 
-_ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # DALI fails at a frame's header even where no acTL announces it
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # DALI fails on a frame header even without an acTL chunk
 
 
 class _Chunk(NamedTuple):
     kind: bytes
-    start: int  # of its length field
-    end: int  # of its crc
+    start: int  # offset of its length field
+    end: int  # offset of the byte after its CRC
 
     def content(self, data: bytes) -> bytes:
         return data[self.start + 8 : self.end - 4]
@@ -117,10 +117,9 @@ def pixel_chunks(data: bytes) -> bytes:
 
 
 def check_pixels(data: bytes) -> None:
-    """Raise ValueError unless the compressed pixels are complete, since programs using libpng differ in what they
-    tolerate.
+    """Raise ValueError unless the compressed pixels are complete.
 
-    `data` must have passed `read_png`.
+    Programs that use libpng differ in what they tolerate. `data` must have passed `read_png`.
     """
     chunks = list(_chunks(data))
     expected = _raw_size(_header(data, chunks[0]))

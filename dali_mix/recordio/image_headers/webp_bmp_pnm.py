@@ -8,13 +8,13 @@ import struct
 from dali_mix.recordio.image_headers.common import ImageHeader, cut_short, merged, read_exif, sized
 
 PNM_MAXIMA = 255, 65535  # DALI 2.4 does not scale by a PNM's maximum value
-_PNM_NUMBER = re.compile(rb"(?:\s+|#[^\n]*\n)*+(\d{1,10})")  # *+: backtracking would remember each comment
-_ORDER = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")  # else libwebp ignores the rest, EXIF included
+_PNM_NUMBER = re.compile(rb"(?:\s+|#[^\n]*\n)*+(\d{1,10})")  # possessive *+: backtracking stores each comment
+_ORDER = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")  # in another order, libwebp ignores the rest
 _ANIMATION, _EXIF = 0x02, 0x08  # flags of VP8X
 
 
 def read_webp(data: bytes) -> ImageHeader:
-    """Return the header of a WebP. Raise ValueError if it is truncated, animated, or contradicts its canvas size."""
+    """Return the header of a WebP. Raise ValueError if it is damaged, truncated or animated."""
     if len(data) < 30:
         raise cut_short("WebP", data)
     end = int.from_bytes(data[4:8], "little") + 8
@@ -72,7 +72,7 @@ def _riff_chunk(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _webp_frame(data: bytes, at: int) -> tuple[int, int]:
-    """Return height and width of the image in the chunk at byte `at`."""
+    """Return height and width of the image in the chunk at byte `at`. Raise ValueError if its header is invalid."""
     if len(data) < at + 18:
         raise cut_short("WebP", data)
     if data[at : at + 4] == b"VP8L":
@@ -133,7 +133,7 @@ def read_pnm(data: bytes) -> ImageHeader:
             f"a PNM with maximum value {maximum}: DALI assumes 255 or 65535, and the image would be too dark;"
             " convert it, or pack with --encoding png"
         )
-    comment = re.search(rb"\d#", data[:end])  # OpenCV, and so DALI, requires a space between
+    comment = re.search(rb"\d#", data[:end])  # OpenCV, and therefore DALI, requires whitespace in between
     return header._replace(odd="a PNM with a comment right after a number") if comment else header
 
 
