@@ -10,9 +10,9 @@ from typing import Any
 
 from dali_mix._text import printable
 from dali_mix.datasets.archives import ARCHIVES, open_tree
+from dali_mix.datasets.images.orientation import CHOICES
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, check_name
-from dali_mix.datasets.turns import CHOICES
 from dali_mix.options import choice, flag, set_whole
 from dali_mix.recordio.header import Label
 

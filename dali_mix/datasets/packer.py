@@ -44,10 +44,10 @@ from dali_mix._machines import Machines, Progress
 from dali_mix._text import printable
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, join_reports
-from dali_mix.datasets.images import AS_ASKED, Transform
+from dali_mix.datasets.images.orientation import CHOICES, turn_boxes, turned_notice
+from dali_mix.datasets.images.transform import AS_ASKED, Transform
 from dali_mix.datasets.mistakes import beginning, unusable
 from dali_mix.datasets.trees import Tree
-from dali_mix.datasets.turns import CHOICES, turn_boxes, turned_notice
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.options import choice, flag, set_whole
 from dali_mix.recordio import Block, SetInfo, SetWriter
