@@ -83,7 +83,9 @@ class Listing:
         for name in self.classes:
             if any("\ud800" <= character <= "\udfff" for character in name):
                 raise ValueError(f"{self.tree.root}: the class name {printable(name)!r} is not UTF-8 text; rename it")
-        assert len(self.names) == len(self.labels)
+        if len(self.names) != len(self.labels):  # of a user's layout, also where an error left out a label
+            counts = f"{len(self.names)} names and {len(self.labels)} labels"
+            raise ValueError(f"layout {self.source} lists {counts}; correct its function")
 
     def only(self, rows: Sequence[int]) -> Listing:
         """Return a copy of the listing that contains only the given rows."""
