@@ -200,9 +200,9 @@ def doubles(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
             yield index, before
 
 
-def first_of(names: Sequence[str], most: int = 6) -> str:
-    """Return the first `most` names for a message, with "…" if there are more."""
-    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+def first_of(names: Sequence[str]) -> str:
+    """Return the first 6 names for a message, with "…" if there are more."""
+    return ", ".join(names[:6]) + ", …" * (len(names) > 6)
 
 
 def numbered_classes(highest: int, where: str) -> tuple[str, ...]:

@@ -29,9 +29,9 @@ from dali_mix.recordio.manifest import (
     FileInfo,
     SetInfo,
     file_sha256,
+    manifest_path,
     open_table,
     read_info,
-    set_file,
     set_prefix,
     table_bytes,
 )
@@ -79,7 +79,7 @@ def adopt(
     paths = [Path(rec) for rec in recs]
     if reindex and not force and (prefix is not None or len(paths) == 1):
         existing = set_prefix(paths[0] if prefix is None else prefix)
-        if set_file(existing, ".json").exists():
+        if manifest_path(existing).exists():
             return _reindexed(existing, paths)
     for path in paths:
         if not path.is_file():
@@ -118,7 +118,7 @@ def adopt(
         )
         for row, label in enumerate(scan.labels):
             try:
-                kind.check_stored(label, info, "label")
+                kind.check_stored(label, info)
             except ValueError as error:
                 where = f"{paths[table['part'][row]]}: record {scan.numbers[row]}"
                 advice = "specify the labels with --task and --classes, or correct them and write the file again"
@@ -214,7 +214,7 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     The new index equals the original byte for byte, unless the set was adopted with the index of another program, whose
     keys and order are stored nowhere else. Then it has the records' ids in file order, and the manifest is updated.
     """
-    manifest = set_file(base, ".json")
+    manifest = manifest_path(base)
     info = read_info(manifest)
     listed = [part.name for part in info.parts]
     given = [path.name for path in paths]
