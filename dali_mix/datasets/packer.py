@@ -18,6 +18,8 @@ On many machines each shard is a job of the same kind (`_pack_shard`), which wri
 
 Threads suffice, since reading, decoding, resizing, encoding, crc32 and sha256 all release the GIL. There are no worker
 processes that could die unnoticed: killing the packer stops everything and leaves nothing under a final name.
+
+More than 300 lines: one machine and many run the same jobs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`Writer`: write a set image by image from Python, in constant memory."""
+"""`Writer`: write a set image by image from Python, in constant memory.
+
+More than 300 lines: one class, and the conversion of the kinds of images and labels it accepts.
+"""
 
 from __future__ import annotations
 
