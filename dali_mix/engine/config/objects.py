@@ -65,7 +65,16 @@ def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None
         raise ValueError(f"{name} is called with ({', '.join(arguments)}), but takes {signature}: {error}") from None
 
 
+class ObjectMissing(ValueError):
+    """An object that a run used, which its files do not contain; pass it again as `keyword`, which `cli.main` reads."""
+
+    def __init__(self, message: str, keyword: str) -> None:
+        super().__init__(message)
+        self.keyword = keyword
+
+
 def check_present(name: str, value: Any) -> None:
     """Raise ValueError for a recorded object: the user must pass the object again."""
     if isinstance(value, str) and value.startswith(RECORDED):
-        raise ValueError(f"{name}: the run used an {value}, which its files do not contain: pass it again as {name}=…")
+        what = f"{name}: the run used an {value}, which its files do not contain: pass it again as {name}=…"
+        raise ObjectMissing(what, name)
