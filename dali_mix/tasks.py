@@ -39,13 +39,12 @@ class Task(ABC):
     def check(self, label: Any, num_classes: int) -> None:
         """Raise ValueError naming the wrong field unless `label`, a number or floats (n,), is valid."""
 
-    def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
+    def check_stored(self, label: np.ndarray, info: Any) -> None:
         """Raise ValueError for an invalid label read from a record.
 
         Args:
             label: (n,) floats.
             info: the set's manifest, of which `num_classes` and `label_width` are used.
-            where: name of the label in error messages.
         """
         self.check(label, info.num_classes)
 
@@ -106,7 +105,7 @@ class Classification(Task):
                 f"label {label:g} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
             )
 
-    def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
+    def check_stored(self, label: np.ndarray, info: Any) -> None:
         if label.size != (info.label_width or label.size):
             raise ValueError(f"{label.size} label floats where the manifest says {info.label_width}")
         self.check(float(label[0]), info.num_classes)
@@ -221,8 +220,8 @@ class Detection(Task):
     def check(self, label: Any, num_classes: int) -> None:
         check_boxes(np.asarray(label, dtype=np.float32), num_classes)
 
-    def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
-        check_boxes(label_of(boxes_of(label, where)), info.num_classes)
+    def check_stored(self, label: np.ndarray, info: Any) -> None:
+        check_boxes(label_of(boxes_of(label, "label")), info.num_classes)
 
     def width(self, num_classes: int) -> int:
         return 0

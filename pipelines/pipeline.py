@@ -1,4 +1,7 @@
-"""`Pipeline`: random draws for each record, and the DALI graph that uses them."""
+"""`Pipeline`: random draws for each record, and the DALI graph that uses them.
+
+More than 300 lines: draws, graph and boxes go through the same list of steps.
+"""
 
 from __future__ import annotations
 

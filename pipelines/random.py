@@ -17,11 +17,11 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
 
-def philox4x32(counters: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.ndarray:
-    """Return Philox4x32's random words (4, …) uint32 for counters (4, …) uint32 and a key of two 32-bit words."""
+def philox4x32(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+    """Return Philox4x32-10's random words (4, …) uint32 for counters (4, …) uint32 and a key of two 32-bit words."""
     c0, c1, c2, c3 = (part.astype(np.uint64) for part in counters)
     k0, k1 = key
-    for _ in range(rounds):
+    for _ in range(10):
         high0_low0 = c0 * ROUND_MULTIPLIERS[0]
         high1_low1 = c2 * ROUND_MULTIPLIERS[1]
         c0 = (high1_low1 >> _SHIFT) ^ c1 ^ np.uint64(k0)

@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image
 
 from dali_mix import build_loader
-from dali_mix.datasets.decoding import decode_bgr, decoded_size
-from dali_mix.datasets.images import Transform
+from dali_mix.datasets.images.decoding import decode_bgr, decoded_size
+from dali_mix.datasets.images.transform import Transform
 from dali_mix.recordio import RecordSet, Sample, read_image_header, write_set
 from tests.loading.sets import decoded_by_dali
 from tests.recordio.odd_images import ODD, PLAIN

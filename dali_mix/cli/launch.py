@@ -27,8 +27,9 @@ from types import FrameType
 
 from dali_mix._signals import handled
 from dali_mix.cli import console, rank
-from dali_mix.cli.commands.train import INTERRUPTED, NOTHING_TO_SAVE, PREEMPTED
-from dali_mix.cli.main import LOST, parse
+from dali_mix.cli.commands.train import NOTHING_TO_SAVE
+from dali_mix.cli.exit_status import INTERRUPTED, LOST, PREEMPTED
+from dali_mix.cli.main import parse
 from dali_mix.engine.distributed.environment import integer
 
 _POLL_SECONDS = 0.1

@@ -4,9 +4,7 @@ A subcommand is a module of `dali_mix.cli.commands` with `configure(parser)`, wh
 `run(args) -> int`, which returns the exit status. A module is imported only when its command is run, so that
 `dali-mix --help` is fast.
 
-Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 3 ended only because another rank has; 75 stopped
-by SIGTERM after saving a checkpoint, or before the first step; 130 interrupted (training has then saved a checkpoint,
-unless it was interrupted twice). With DALI_MIX_DEBUG=1 in the environment errors are printed with their traceback.
+`exit_status` lists the exit statuses. With DALI_MIX_DEBUG=1 in the environment errors are printed with their traceback.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from dali_mix._text import printable, worded
 from dali_mix._version import __version__
 from dali_mix.cli import console
 from dali_mix.cli.arguments import Parser
+from dali_mix.cli.exit_status import INTERRUPTED, LOST
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("dali_mix.cli.commands.pack", "pack a dataset into RecordIO with a manifest"),
@@ -55,9 +54,6 @@ IN_PYTHON = {
     "predict": "dali_mix.Predictor(RECIPE, CHECKPOINT, {}=…)",
     "attention": "dali_mix.reports.attention(dali_mix.Predictor(RECIPE, CHECKPOINT, {}=…), IMAGES, DIR)",
 }
-LOST = 3  # lower than 75, since srun returns the highest status of its tasks
-
-
 Tell = Callable[..., None]  # (message, *, lost=False); lost: the only error is that another rank has ended
 
 
@@ -82,7 +78,7 @@ def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
     except KeyboardInterrupt:
         _decided(ends)
         tell(f"dali-mix {args.command}: interrupted")
-        return 130
+        return INTERRUPTED
     finally:
         _decided(ends)
 
@@ -130,7 +126,7 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
         if any(getattr(spec, "_initializing", False) for spec in specs):
             # An exception that reaches their C++ code aborts the process ("terminate called after throwing …").
             tell(f"dali-mix {args.command}: interrupted")
-            os._exit(130)
+            os._exit(INTERRUPTED)
         raise KeyboardInterrupt
 
     by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler

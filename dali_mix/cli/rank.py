@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from dali_mix._files import replacing
 from dali_mix.cli import main as program
+from dali_mix.cli.exit_status import INTERRUPTED
 
 FOLDER = "DALI_MIX_RANKS"  # the environment variable that names the launcher's folder
 LAUNCHER = "DALI_MIX_LAUNCHER"  # the environment variable that holds the launcher's process id
@@ -20,7 +21,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Ended(NamedTuple):
-    """How a rank ended: its exit status, as in `cli.main`, and its error message or ""."""
+    """How a rank ended: its exit status, see `cli.exit_status`, and its error message or ""."""
 
     status: int
     message: str
@@ -38,7 +39,7 @@ def main() -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         status = program.main(tell=tell)
     except KeyboardInterrupt:  # before the command began
-        status = 130
+        status = INTERRUPTED
         tell(f"dali-mix {sys.argv[1]}: interrupted")
     except Exception:  # a bug: its traceback is the message
         status = 1

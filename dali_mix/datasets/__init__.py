@@ -6,7 +6,7 @@ group "dali_mix.datasets" (NAME = module:function).
 
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Layout, Listing, Options
-from dali_mix.datasets.images import Transform
+from dali_mix.datasets.images.transform import Transform
 from dali_mix.datasets.packer import PackOptions, pack_listing
 from dali_mix.datasets.packing import ENTRY_POINT_GROUP, LAYOUTS, find_layout, layout_names, pack
 from dali_mix.datasets.writer import Writer

@@ -1,4 +1,7 @@
-"""Helpers for layouts with annotation files: read untrusted JSON, XML and YAML, and build labels."""
+"""Helpers for layouts with annotation files: read untrusted JSON, XML and YAML, and build labels.
+
+More than 300 lines: short functions that do not depend on a layout; each is used by at least one of them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from dali_mix._labels import boxes_of as boxes_in
 from dali_mix._labels import has_area, label_of
 from dali_mix._text import counted
 from dali_mix.datasets.base import Listing, Options, decode_lines, doubles, first_double, join_reports
-from dali_mix.datasets.decoding import converted_header, needs_conversion
+from dali_mix.datasets.images.decoding import converted_header, needs_conversion
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.image_headers.header import read_image_header

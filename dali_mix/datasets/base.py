@@ -10,9 +10,9 @@ from typing import Any
 
 from dali_mix._text import printable
 from dali_mix.datasets.archives import ARCHIVES, open_tree
+from dali_mix.datasets.images.orientation import CHOICES
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, check_name
-from dali_mix.datasets.turns import CHOICES
 from dali_mix.options import choice, flag, set_whole
 from dali_mix.recordio.header import Label
 
@@ -83,7 +83,9 @@ class Listing:
         for name in self.classes:
             if any("\ud800" <= character <= "\udfff" for character in name):
                 raise ValueError(f"{self.tree.root}: the class name {printable(name)!r} is not UTF-8 text; rename it")
-        assert len(self.names) == len(self.labels)
+        if len(self.names) != len(self.labels):  # of a user's layout, also where an error left out a label
+            counts = f"{len(self.names)} names and {len(self.labels)} labels"
+            raise ValueError(f"layout {self.source} lists {counts}; correct its function")
 
     def only(self, rows: Sequence[int]) -> Listing:
         """Return a copy of the listing with only the items at the indices `rows`."""
@@ -198,9 +200,9 @@ def doubles(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
             yield index, before
 
 
-def first_of(names: Sequence[str], most: int = 6) -> str:
-    """Return the first `most` names for a message, with "…" if there are more."""
-    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+def first_of(names: Sequence[str]) -> str:
+    """Return the first 6 names for a message, with "…" if there are more."""
+    return ", ".join(names[:6]) + ", …" * (len(names) > 6)
 
 
 def numbered_classes(highest: int, where: str) -> tuple[str, ...]:

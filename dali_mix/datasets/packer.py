@@ -19,6 +19,8 @@ On many machines each shard is a job of the same kind (`_pack_shard`), which wri
 
 Threads suffice, since reading, decoding, resizing, encoding, crc32 and sha256 all release the GIL. There are no worker
 processes that could die unnoticed: killing the packer stops everything and leaves nothing under a final name.
+
+More than 300 lines: one machine and many run the same jobs.
 """
 
 from __future__ import annotations
@@ -45,10 +47,10 @@ from dali_mix._machines import Machines, Progress
 from dali_mix._text import printable
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, join_reports
-from dali_mix.datasets.images import AS_ASKED, Transform
+from dali_mix.datasets.images.orientation import CHOICES, turn_boxes, turned_notice
+from dali_mix.datasets.images.transform import AS_ASKED, Transform
 from dali_mix.datasets.mistakes import beginning, unusable
 from dali_mix.datasets.trees import Tree
-from dali_mix.datasets.turns import CHOICES, turn_boxes, turned_notice
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.options import choice, flag, set_whole
 from dali_mix.recordio import Block, SetInfo, SetWriter

@@ -15,7 +15,7 @@ from dali_mix._keywords import in_keywords, keywords
 from dali_mix._machines import Machines
 from dali_mix.datasets.archives import check_slices
 from dali_mix.datasets.base import Layout, Listing, Options
-from dali_mix.datasets.images import Transform
+from dali_mix.datasets.images.transform import Transform
 from dali_mix.datasets.layouts.cifar import cifar10, cifar100
 from dali_mix.datasets.layouts.coco import coco
 from dali_mix.datasets.layouts.digit_scenes import digit_scenes

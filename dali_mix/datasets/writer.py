@@ -1,4 +1,7 @@
-"""`Writer`: write a set image by image from Python, in constant memory."""
+"""`Writer`: write a set image by image from Python, in constant memory.
+
+More than 300 lines: one class, and the conversion of the kinds of images and labels it accepts.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from PIL import Image
 
 from dali_mix._keywords import keywords, naming_keywords
 from dali_mix._labels import clip_boxes, count_targets, label_of, report_targets
-from dali_mix.datasets.decoding import converted_header, needs_conversion
-from dali_mix.datasets.images import AS_ASKED, Transform, encode
+from dali_mix.datasets.images.decoding import converted_header, needs_conversion
+from dali_mix.datasets.images.transform import AS_ASKED, Transform, encode
 from dali_mix.datasets.packer import PackOptions
 from dali_mix.options import did_you_mean, whole
 from dali_mix.recordio import SetInfo, SetWriter, read_image_header

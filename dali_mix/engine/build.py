@@ -21,11 +21,11 @@ from dali_mix.engine.config.groups import ServiceOptions
 from dali_mix.engine.config.objects import check_present, class_name, is_object
 from dali_mix.engine.config.schema import DEFAULT_LOSS, RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.given import check_loader, check_share, given_loss, given_mixer, given_model
 from dali_mix.engine.scores import SCORES, Scores
 from dali_mix.engine.train.objectives import OBJECTIVES, Objective
 from dali_mix.engine.train.optim import build_optimizer
 from dali_mix.engine.train.seeding import INIT, derive_seed
+from dali_mix.engine.user_objects import check_loader, check_share, user_loss, user_mixer, user_model
 from dali_mix.loading import Batch, build_loader
 from dali_mix.loading.loader import Dataset
 from dali_mix.options import check_keys, choice, did_you_mean
@@ -268,7 +268,7 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
     check_present("model", model)
     if is_object(model):
         check_keys("model", options, ())
-        return given_model(model)
+        return user_model(model)
     if ":" in model:
         return call_with(_factories.resolve(model, "model"), f"model {model}", {"num_classes": num_classes, **options})
     if model == "multilabel":
@@ -335,7 +335,7 @@ def build_loss(config: RunConfig) -> nn.Module | None:
     kind = options.pop("type")
     check_present("loss", kind)
     if is_object(kind):
-        return given_loss(kind)
+        return user_loss(kind)
     # Losses with more arguments than logits and targets are used only by an objective.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
@@ -359,7 +359,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
     kind = options.pop("type")
     check_present("mixer", kind)
     if is_object(kind):
-        return given_mixer(kind, num_classes)
+        return user_mixer(kind, num_classes)
     mixers.check_named(kind, options)
     pipeline = build_pipeline(config, True)
     data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}

@@ -55,15 +55,15 @@ from dali_mix.engine.distributed.environment import environment
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.distributed.rendezvous import spans
 from dali_mix.engine.evaluate import evaluate
-from dali_mix.engine.given import given_model
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.memory import check_evaluation, check_step, explaining
 from dali_mix.engine.provenance import provenance
 from dali_mix.engine.scores import Scores
-from dali_mix.engine.train.callbacks import given_callbacks
+from dali_mix.engine.train.callbacks import user_callbacks
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
+from dali_mix.engine.user_objects import user_model
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.models.detection import DEFAULT_FREEZE
 from dali_mix.pipelines import Pipeline
@@ -102,7 +102,7 @@ def train(
             not finite.
         OSError: a file could not be written, or another rank failed.
     """
-    callbacks = given_callbacks(callbacks)
+    callbacks = user_callbacks(callbacks)
     work_dir = Path(work_dir)
     kind = config.resolved()["model"]["type"]
     report = Report(work_dir, main=environment()[0] == 0, visualizer=visualizer_names(config.visualizer))
@@ -372,7 +372,7 @@ def evaluate_checkpoint(
     """
     trained: Trained
     if is_object(model := config.model["type"]):
-        given_model(model)
+        user_model(model)
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
         nonlocal trained

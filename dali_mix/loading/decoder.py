@@ -1,4 +1,7 @@
-"""`Decoder`: run a pipeline's DALI graph over steps of records, and find records that fail to decode."""
+"""`Decoder`: run a pipeline's DALI graph over steps of records, and find records that fail to decode.
+
+More than 300 lines: building and running the graph, and finding the records on which it fails, share their state.
+"""
 
 from __future__ import annotations
 

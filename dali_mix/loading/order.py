@@ -94,7 +94,7 @@ def share(size: int, rank: int, world_size: int) -> slice:
     return slice(start, start + base + (rank < extra))
 
 
-def steps_of_rank(plan: Plan, rank: int, world_size: int) -> int:
+def steps_of_rank(plan: Plan, rank: int) -> int:
     """Return the number of steps `rank` takes: all, unless the last step of an evaluation has no record for it."""
     return sum(1 for size in plan.tail if rank < size) + plan.steps
 
@@ -142,7 +142,7 @@ class Schedule:
 
     def steps_left(self, position: int) -> int:
         """Return the number of steps this rank takes from global `position` of an epoch on."""
-        return steps_of_rank(self.plan(position), self.rank, self.world_size)
+        return steps_of_rank(self.plan(position), self.rank)
 
     def step(self, order: np.ndarray, epoch: int, position: int) -> Step:
         """Return this rank's step at global `position` of an epoch with `order` (count,); `rows` may be empty.

@@ -3,6 +3,8 @@
 A chunk is a pure function of its question, so any worker may answer, even repeatedly; the first answer counts. The
 trainer keeps the order and repeats questions itself: it has several chunks pending, waits for those of the current
 step, and asks another worker if one is late or lost. This module does not know how workers are reached: see `Workers`.
+
+More than 300 lines: one class; planning, asking and waiting share its table of pieces.
 """
 
 from __future__ import annotations

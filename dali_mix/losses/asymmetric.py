@@ -63,7 +63,7 @@ class AsymmetricLoss(MultiLabelLoss):
             with torch.no_grad():
                 true = positive * targets + negative * (1 - targets)
                 gamma = self.gamma_pos * targets + self.gamma_neg * (1 - targets)
-                # With soft targets `true` may be rounded above 1, and a fractional power of a negative is NaN.
+                # A soft target may be rounded above 1, and `true` with it; a fractional power of a negative is NaN.
                 weights = (1 - true).clamp(min=0).pow(gamma)
             total = -(terms * weights * known).sum() * self.scale
             return total if self.reduction == "sum" else total / known.sum().clamp_min(1)

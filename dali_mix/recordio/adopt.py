@@ -30,9 +30,9 @@ from dali_mix.recordio.manifest import (
     FileInfo,
     SetInfo,
     file_sha256,
+    manifest_path,
     open_table,
     read_info,
-    set_file,
     set_prefix,
     table_bytes,
 )
@@ -80,7 +80,7 @@ def adopt(
     paths = [Path(rec) for rec in recs]
     if reindex and not force and (prefix is not None or len(paths) == 1):
         existing = set_prefix(paths[0] if prefix is None else prefix)
-        if set_file(existing, ".json").exists():
+        if manifest_path(existing).exists():
             return _reindexed(existing, paths)
     for path in paths:
         if not path.is_file():
@@ -119,7 +119,7 @@ def adopt(
         )
         for row, label in enumerate(scan.labels):
             try:
-                kind.check_stored(label, info, "label")
+                kind.check_stored(label, info)
             except ValueError as error:
                 where = f"{paths[table['part'][row]]}: record {scan.numbers[row]}"
                 advice = "specify the labels with --task and --classes, or correct them and write the file again"
@@ -220,7 +220,7 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     keys and order are stored nowhere else. Then it has the records' ids in file order, and the manifest is updated.
     Raise ValueError if `paths` are not those of the set, or if its table has changed.
     """
-    manifest = set_file(base, ".json")
+    manifest = manifest_path(base)
     info = read_info(manifest)
     listed = [part.name for part in info.parts]
     names = [path.name for path in paths]

@@ -129,12 +129,12 @@ def set_prefix(path: str | os.PathLike[str]) -> Path:
         return found
     plain, shard = found.with_suffix(""), _SHARD.fullmatch(found.name)
     candidates = [found, plain, *([found.with_name(shard[1])] if shard else [])]
-    return next((prefix for prefix in candidates if set_file(prefix, ".json").exists()), plain)
+    return next((prefix for prefix in candidates if manifest_path(prefix).exists()), plain)
 
 
-def set_file(prefix: Path, suffix: str) -> Path:
-    """Return the path PREFIX + `suffix`, without replacing a suffix of the prefix."""
-    return prefix.with_name(prefix.name + suffix)
+def manifest_path(prefix: Path) -> Path:
+    """Return the path PREFIX.json, without replacing a suffix of the prefix."""
+    return prefix.with_name(prefix.name + ".json")
 
 
 def read_info(path: Path) -> SetInfo:

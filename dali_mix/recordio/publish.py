@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dali_mix._files import open_new, sync
-from dali_mix.recordio.manifest import SUFFIXES, FileInfo, read_info, set_file, set_prefix
+from dali_mix.recordio.manifest import SUFFIXES, FileInfo, manifest_path, read_info, set_prefix
 from dali_mix.recordio.part import write_errors
 
 _TRY = re.compile(r"\.[0-9a-f]{8}$")
@@ -163,7 +163,7 @@ class Publication:
     def _old_names(self) -> set[str]:
         """Return the files, except the manifest, of the set to be replaced, which may have more shards than the new."""
         try:
-            info = read_info(set_file(self.prefix, ".json"))
+            info = read_info(manifest_path(self.prefix))
         except (OSError, ValueError):
             return set()
         names = {part.name for part in info.parts} | {info.index.name, info.table.name}

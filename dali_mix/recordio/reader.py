@@ -16,7 +16,7 @@ from dali_mix.recordio import framing
 from dali_mix.recordio.header import Unpacked, unpack_record
 from dali_mix.recordio.image_headers.webp_bmp_pnm import PNM_MAXIMA, pnm_numbers
 from dali_mix.recordio.index import reindex_advice
-from dali_mix.recordio.manifest import ENCODINGS, SetInfo, file_sha256, open_table, read_info, set_file, set_prefix
+from dali_mix.recordio.manifest import ENCODINGS, SetInfo, file_sha256, manifest_path, open_table, read_info, set_prefix
 from dali_mix.tasks import TASKS, Task
 
 _MAP_FIXED = 0x10  # Linux's MAP_FIXED, which the module mmap lacks
@@ -42,7 +42,7 @@ class RecordSet:
 
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
         self.prefix = set_prefix(prefix)
-        self.info: SetInfo = read_info(set_file(self.prefix, ".json"))
+        self.info: SetInfo = read_info(manifest_path(self.prefix))
         self.task: Task = TASKS[self.info.task]
         check_names(self.prefix, self.info)
         folder = self.prefix.parent
@@ -187,7 +187,7 @@ def check_names(prefix: Path, info: SetInfo) -> None:
     if info.index.name != f"{prefix.name}.idx" and not index.exists():
         packed = info.index.name.removesuffix(".idx")
         raise FileNotFoundError(
-            f"{set_file(prefix, '.json')}: is the manifest of {packed!r}, and {index} is missing: the files of a set"
+            f"{manifest_path(prefix)}: is the manifest of {packed!r}, and {index} is missing: the files of a set"
             f" keep the names they were packed with; rename them back to {packed}.*, or pack the set as {prefix.name!r}"
         )
 

@@ -27,9 +27,9 @@ from dali_mix.recordio.manifest import (
     FileInfo,
     SetInfo,
     file_sha256,
+    manifest_path,
     open_table,
     read_info,
-    set_file,
     set_prefix,
 )
 from dali_mix.recordio.reader import check_names, check_size, map_file
@@ -58,7 +58,7 @@ def verify_set(
     """
     base = set_prefix(prefix)
     try:
-        info = read_info(set_file(base, ".json"))
+        info = read_info(manifest_path(base))
         check_names(base, info)
         table = open_table(base.parent / info.table.name, info.count)
     except (OSError, ValueError) as error:
@@ -75,7 +75,7 @@ def verify_set(
 
         def there(work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
             assert machines is not None
-            sees = {set_file(base, ".json"): str(set_file(base, ".json"))}
+            sees = {manifest_path(base): str(manifest_path(base))}
             results = machines.map(work, len(parts), lambda part: (folder, info, part, *arguments), sees, progress)
             return opened.enter_context(closing(results))
 
@@ -225,7 +225,7 @@ def _differs(payload: memoryview, record: framing.Record, entry: np.void, info: 
         if unpacked.id != entry["id"] and not info.options.get("renumber"):
             return f"id is {unpacked.id}, the manifest says {entry['id']}"
         task = TASKS[info.task]
-        task.check_stored(unpacked.label, info, "label")
+        task.check_stored(unpacked.label, info)
         scalar = task.scalar(unpacked.label)
         if not math.isnan(scalar) and scalar != entry["label"]:
             return f"label is {scalar:g}, the manifest says {entry['label']:g}"

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dali_mix._files import replacing
-from dali_mix.datasets.decoding import converted_header, decode_bgr, needs_conversion
+from dali_mix.datasets.images.decoding import converted_header, decode_bgr, needs_conversion
 from dali_mix.metrics import DetectionMetrics
 from dali_mix.metrics.detection import RIGHT
 from dali_mix.recordio import RecordSet

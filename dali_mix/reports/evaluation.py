@@ -43,7 +43,7 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
     drawn = next(iter(columns.values()))
     files = [table, style.save(draw_bars(classes, drawn, title), folder / "per_class.png")]
     if reports:
-        curves = draw_curves(classes, reports, "Precision over recall, with AP in %")
+        curves = draw_curves(classes, reports)
         files.append(style.save(curves, folder / "pr_curves.png"))
     if isinstance(evaluation.scores, DetectionScores) and evaluation.val_set is not None:
         files.append(boxes.sheet(evaluation.scores.metrics, RecordSet(evaluation.val_set), folder / "boxes.png"))
@@ -103,14 +103,14 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
     return figure
 
 
-def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: str) -> Figure:
+def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport]) -> Figure:
     """Draw one small panel per class, in class order: precision (y) over recall (x), both 0 … 1."""
     columns = min(len(classes), max(5, math.ceil(math.sqrt(1.2 * len(classes)))))
     rows = math.ceil(len(classes) / columns)
     across, down = ACROSS + CELL_GAP, UP + CAPTION + CELL_GAP
     width, height = max(4.5, 2 * MARGIN + columns * across - CELL_GAP), TOP - 0.1 + rows * down + MARGIN / 2
     figure = style.new_figure(width, height)
-    _title(figure, title, width, height)
+    _title(figure, "Precision over recall, with AP in %", width, height)
     # One Axes for all panels: hundreds of Axes take minutes to draw.
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()

@@ -2,6 +2,8 @@
 
 Ray's defaults are insecure: anyone who can reach a port can run code. Here a token is always required, and without
 `--listen` every port is bound to the loopback device.
+
+More than 300 lines: connecting, its settings, and the messages on why it failed, which depend on both.
 """
 
 from __future__ import annotations

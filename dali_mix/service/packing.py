@@ -11,6 +11,8 @@ process, not by Ray:
 A try that takes much longer than others is duplicated if a machine is free; the first result counts. A try without a
 heartbeat for `FROZEN` seconds is lost. Each try writes its own files, so one that was considered lost but still runs
 does no harm.
+
+More than 300 lines: one scheduler, whose methods share the table of tries.
 """
 
 from __future__ import annotations

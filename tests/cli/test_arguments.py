@@ -46,7 +46,15 @@ def test_usage_errors_name_what_was_meant(command, meant, capsys):
     assert meant in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["frobnicate", "train quickstart --work-dir d --xyzzy", "pack zzz --out p"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "frobnicate",
+        "train quickstart --work-dir d --xyzzy",
+        "pack zzz --out p",
+        "predict quickstart best.pt --top-k x -- --thresold",  # a file
+    ],
+)
 def test_nothing_is_suggested_for_what_is_like_nothing(command, capsys):
     with pytest.raises(SystemExit):
         parse(command.split())

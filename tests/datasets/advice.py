@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.datasets.files import archived, lay
+from tests.datasets.images.test_orientation import lay as lay_boxes
 from tests.datasets.test_coco_sizes import coco
 from tests.datasets.test_nus_wide import nus_wide
-from tests.datasets.test_turns import lay as lay_boxes
 from tests.recordio.samples import encoded, image_folder, small_set
 from tests.recordio.test_adopt import classes, foreign
 

@@ -10,7 +10,7 @@ import pytest
 
 from dali_mix.datasets import PackOptions
 from dali_mix.datasets.base import Listing
-from dali_mix.datasets.images import Transform
+from dali_mix.datasets.images.transform import Transform
 from dali_mix.datasets.packer import pack_listing
 from dali_mix.datasets.trees import FolderTree
 from dali_mix.recordio import Block, RecordSet, Sample, SetWriter, write_set

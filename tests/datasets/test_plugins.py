@@ -25,14 +25,41 @@ by-prefix = own_layouts:by_prefix
 broken = no_such_module_here:by_prefix
 number = own_layouts:a_number
 nothing = own_layouts:nothing
+cats-only = own_layouts:cats_only
+cats-listed = own_layouts:cats_listed
+"""
+
+
+MORE = """
+
+a_number = 3
+
+
+def nothing(root, split, options):
+    return None
+
+
+def cats_only(root, split, options):
+    tree, labels = open_tree(root), []
+    names = tree.images(split)
+    for name in names:
+        with options.mistakes:
+            if "cat" not in name:
+                raise ValueError(f"{name}: not a cat")
+            labels.append(0)
+    return Listing(tree, names, labels, ("cat",), "cats-only", split)
+
+
+def cats_listed(root, split, options):
+    tree = open_tree(root)
+    return Listing(tree, tree.images(split), [0, 0], ("cat",), "cats-listed", split)
 """
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A distribution as pip leaves it, beside some images."""
-    more = "\n\na_number = 3\n\n\ndef nothing(root, split, options):\n    return None\n"
-    (tmp_path / "own_layouts.py").write_text(LAYOUT + more)
+    (tmp_path / "own_layouts.py").write_text(LAYOUT + MORE)
     info = tmp_path / "own_layouts-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-layouts\nVersion: 1.0\n")
@@ -79,6 +106,13 @@ def test_what_does_not_load_is_said(installed: Path, name: str, message: str) ->
 def test_a_layout_that_lists_nothing(installed: Path, capsys: Capture) -> None:
     assert main(["pack", "nothing", "--root", "photos", "--out", "sets/a", "--quiet"]) == 1
     assert "layout nothing returned a NoneType, not a Listing" in capsys.readouterr().err
+
+
+def test_mistakes_come_before_the_missing_labels_they_cause(installed: Path, capsys: Capture) -> None:
+    assert main(["pack", "cats-only", "--root", "photos", "--out", "sets/a", "--quiet"]) == 1
+    assert "dali-mix pack: error: train/dog_1.jpg: not a cat (" in capsys.readouterr().err
+    assert main(["pack", "cats-listed", "--root", "photos", "--out", "sets/a", "--quiet"]) == 1
+    assert "layout cats-listed lists 3 names and 2 labels; correct its function" in capsys.readouterr().err
 
 
 def test_ours_come_first(installed: Path) -> None:

@@ -158,6 +158,8 @@ def test_state_of_another_run_is_refused_unless_asked(forty, tmp_path):
         loader(forty).load_state_dict({key: value for key, value in state.items() if key != "seed"})
     with pytest.raises(ValueError, match="record 41 of epoch 0"):
         loader(forty).load_state_dict(state | {"samples_seen": 41})
+    with pytest.raises(ValueError, match="record 0 of epoch -1"):
+        loader(forty).load_state_dict(state | {"epoch": -1})
 
 
 def test_fewer_records_than_ranks(tmp_path):

@@ -79,7 +79,7 @@ def test_the_remainder_is_shared_then_pooled():
     assert [pooled.size(s) for s in range(len(pooled))] == [18, 10, 9]
     assert [plan(37, 6, 3, train=True, drop_last=True).size(s) for s in range(2)] == [18, 18]
     assert len(plan(2, 6, 3, train=True)) == 0
-    assert [steps_of_rank(plan(2, 6, 3, train=False), rank, 3) for rank in range(3)] == [1, 1, 0]
+    assert [steps_of_rank(plan(2, 6, 3, train=False), rank) for rank in range(3)] == [1, 1, 0]
     assert [share(10, rank, 3) for rank in range(3)] == [slice(0, 4), slice(4, 7), slice(7, 10)]
 
 

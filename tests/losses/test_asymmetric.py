@@ -48,6 +48,11 @@ def test_terms_by_hand_over_known_entries(positive):
     assert mean.item() == pytest.approx(10 * sum(terms) / len(terms), rel=1e-5)
 
 
+def test_a_target_rounded_above_one_gives_no_nan():
+    logits, targets = torch.full((1, 1), 40.0), torch.full((1, 1), 1 + 2**-23)
+    assert AsymmetricLoss(gamma_pos=0.5)(logits, targets).item() == 0
+
+
 def test_sgre_adds_the_auxiliary_logits_in_training_only():
     logits, targets = draw()
     auxiliary, _ = draw(seed=1)

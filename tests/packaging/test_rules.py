@@ -45,6 +45,19 @@ def test_the_rule_itself(source, lines):
     assert unsafe_loads(source) == lines
 
 
+def unexplained_length(source):
+    """Whether a file has more than 300 lines, and its docstring does not say why."""
+    return source.count("\n") > 300 and "\nMore than 300 lines: " not in (ast.get_docstring(ast.parse(source)) or "")
+
+
+def test_long_files_say_why():
+    found = [str(path) for path in SOURCES if unexplained_length(path.read_text(encoding="utf-8"))]
+    assert found == []
+    reason = '"""A file.\n\nMore than 300 lines: a reason.\n"""\n'
+    assert not unexplained_length("x = 1\n" * 300) and unexplained_length("x = 1\n" * 301)
+    assert not unexplained_length(reason + "x = 1\n" * 300)
+
+
 # Modules that are called otherwise than what installs them, and those that come with another requirement.
 INSTALLED_BY = {"PIL": "pillow", "cv2": "opencv-python", "nvidia": "nvidia-dali-cuda120", "sklearn": "scikit-learn"}
 INSTALLED_BY |= {"yaml": "pyyaml", "llvmlite": "numba", "triton": "torch"}

@@ -133,6 +133,15 @@ def test_cutout_centres_reach_every_pixel():
     assert abs(draws["fill_value"].mean() - 127.5) < 0.5 and draws["fill_value"].max() == 255
 
 
+def test_a_cutout_of_odd_sides_is_aligned_to_pixels():
+    table = np.zeros(1000, [("height", "u4"), ("width", "u4")])
+    table["height"], table["width"] = 100, 200
+    pipeline = build("multilabel", True, {**PLAIN, "cutout": 0.2})
+    draws = drawn_by(pipeline, table, SampleRandom(1, 0, np.arange(len(table))))["Cutout"]
+    assert draws["shape"].max(0).tolist() == [13, 19]
+    assert not (draws["anchor"] % 1).any() and not (draws["shape"] % 1).any()
+
+
 def test_window_flip_and_cutout_have_nothing_to_do_with_each_other():
     table = np.zeros(40_000, [("height", "u4"), ("width", "u4")])
     table["height"], table["width"] = 300, 500

@@ -98,6 +98,11 @@ def lines(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
     return apply
 
 
+def end_of_the_records(path: Path) -> None:
+    size = sum(rec.stat().st_size for rec in path.parent.glob("*.rec"))
+    lines(lambda old: [*old[:-1], f"9\t{size}"])(path)
+
+
 IDX = {
     "garbage (19)": (lambda path: path.write_bytes(b"\x00\xffgarbage\n" * 5), "line 1"),
     "a malformed line (19)": (lines(lambda old: [*old[:4], "four", *old[5:]]), "line 5"),
@@ -106,6 +111,7 @@ IDX = {
     "duplicated (20)": (lines(lambda old: [*old[:-1], "9\t" + old[-2].split()[1]]), "twice"),
     "unaligned (20)": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) + 1)]), "multiple of four"),
     "past the end (20)": (lines(lambda old: [*old[:-1], "9\t99999996"]), "past the end"),
+    "at the end (20)": (end_of_the_records, "past the end"),
     "negative (20)": (lines(lambda old: ["0\t-4", *old[1:]]), "line 1"),
     "empty (20)": (lambda path: path.write_bytes(b""), "empty"),
     "missing": (lambda path: path.unlink(), "missing"),

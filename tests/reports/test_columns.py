@@ -8,6 +8,7 @@ from dali_mix.mixers import (
     CutMix,
     Cutout,
     MixChoice,
+    Mixer,
     MixUp,
     PasteParams,
     ResizeMixPlus,
@@ -94,6 +95,24 @@ def test_every_view_has_a_column(tmp_path, dots):
     for row in range(3):
         for view in range(2):
             assert np.abs(shown(out, row, 1 + view) - pixels[12 * view + row]).max() <= 1
+
+
+class Mirrored(Mixer):
+    """The batch and its mirror image, without a description."""
+
+    def sample(self, batch_size, height, width, generator=None, device="cpu"):
+        return batch_size
+
+    def apply(self, images, targets, params):
+        return torch.cat([images, images.flip(-1)]), targets.repeat(2)
+
+
+def test_views_that_are_not_described_show_their_labels(dots):
+    batch = Batch(images_of(dots, 6), torch.arange(12) % 4, torch.full((3,), 0.2), ["a", "b", "c", "d"], rows=3)
+    columns = mixed(Mirrored(), batch, seed=6, boxes=True, peaks=False)
+    assert [column.name for column in columns] == ["Mirrored, view 1", "Mirrored, view 2"]
+    for column in columns:
+        assert [picture.caption for picture in column.pictures] == [["a"], ["b"], ["c"]]
 
 
 def test_captions_of_views_tell_the_paste(dots):

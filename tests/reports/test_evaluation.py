@@ -78,7 +78,7 @@ def report(ap, recall=(), precision=()):
 
 def test_curves_run_where_they_belong():
     reports = [report(0.9, (0.5, 1.0), (1.0, 0.75)), report(math.nan), report(0.2, (1.0,), (0.2,))]
-    figure = draw_curves(["one", "none", "three"], reports, "title")
+    figure = draw_curves(["one", "none", "three"], reports)
     *_, lines = figure.axes[0].collections
     one, three = (path.vertices for path in lines.get_paths())
     bottom = TOP - 0.1 + CAPTION + UP
@@ -93,7 +93,7 @@ def test_curves_run_where_they_belong():
 
 def test_a_class_of_which_nothing_right_was_found_has_an_empty_panel():
     none = ClassReport(0.0, 0.0, 0.0, 0.0, 4, np.zeros((2, 0)))
-    figure = draw_curves(["found", "missed"], [report(0.9, (0.5, 1.0), (1.0, 0.5)), none], "title")
+    figure = draw_curves(["found", "missed"], [report(0.9, (0.5, 1.0), (1.0, 0.5)), none])
     frames, areas, lines = figure.axes[0].collections
     assert len(frames.get_paths()) == 2 and len(lines.get_paths()) == len(areas.get_paths()) == 1
 
@@ -101,7 +101,7 @@ def test_a_class_of_which_nothing_right_was_found_has_an_empty_panel():
 def test_five_hundred_curves_fit(tmp_path):
     many = np.linspace(0.001, 1, 5000)
     reports = [report(0.5, many, 1 - many / 2)] * 500
-    figure = draw_curves([f"class {number}" for number in range(500)], reports, "title")
+    figure = draw_curves([f"class {number}" for number in range(500)], reports)
     width, height = figure.get_size_inches()
     frames, _, lines = figure.axes[0].collections
     assert len(frames.get_paths()) == len(lines.get_paths()) == 500

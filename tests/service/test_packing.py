@@ -19,7 +19,7 @@ from dali_mix import _machines
 from dali_mix._code import code_digest
 from dali_mix.cli.main import main
 from dali_mix.datasets import Options, PackOptions, Transform, find_layout, pack_listing
-from dali_mix.datasets.decoding import decoded_size
+from dali_mix.datasets.images.decoding import decoded_size
 from dali_mix.recordio.verify import verify_set
 from dali_mix.service import packing
 from dali_mix.service.packing import RayMachines

@@ -17,8 +17,8 @@ from dali_mix.cli.bars import Bar
 from dali_mix.cli.cluster import add_cluster, with_cluster
 from dali_mix.datasets import Transform, layout_names, pack
 from dali_mix.datasets.base import BAD_BOXES
-from dali_mix.datasets.images import TARGETS
-from dali_mix.datasets.turns import CHOICES
+from dali_mix.datasets.images.orientation import CHOICES
+from dali_mix.datasets.images.transform import TARGETS
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.summary import lines, summarize
 from dali_mix.tasks import TASKS

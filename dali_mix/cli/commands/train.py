@@ -10,9 +10,9 @@ from types import FrameType
 
 from dali_mix._signals import handled
 from dali_mix.cli.arguments import add_recipe
+from dali_mix.cli.exit_status import INTERRUPTED, PREEMPTED
 from dali_mix.cli.pools import add_service, guarded, set_service
 
-PREEMPTED, INTERRUPTED = 75, 130
 NOTHING_TO_SAVE = "SIGTERM while no step was under way: nothing to save; start it again (with --resume=auto)"
 
 

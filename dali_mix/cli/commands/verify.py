@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace, machines: Machines | None) -> int:
     decode = None
     if args.decode:
-        from dali_mix.datasets.decoding import decoded_size
+        from dali_mix.datasets.images.decoding import decoded_size
 
         decode = decoded_size
     failed = False

@@ -12,7 +12,7 @@ import numpy as np
 
 from dali_mix.datasets.base import Listing, Options, numbered_classes, trees_of
 from dali_mix.datasets.class_folders import class_folders, split_base
-from dali_mix.datasets.images import encode
+from dali_mix.datasets.images.transform import encode
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.safe_pickle import as_text, load_plain
 from dali_mix.datasets.trees import MemoryTree, Tree

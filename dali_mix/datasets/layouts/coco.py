@@ -5,6 +5,8 @@ or Roboflow's SPLIT/_annotations.coco.json with the images in the same folder. C
 of their ids, counted from 0 without gaps, or the names of `--classes FILE`. Multi-label: a class is 1 if it has an
 annotation, including crowds. Detection: a crowd's box is marked difficult, so that training and evaluation ignore it; a
 box without area (the published files have a few) is left out and counted in the report.
+
+More than 300 lines: where the files are and what the JSON contains are interpreted together.
 """
 
 from __future__ import annotations

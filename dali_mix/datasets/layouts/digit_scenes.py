@@ -16,7 +16,7 @@ import numpy as np
 from dali_mix._labels import label_of
 from dali_mix.datasets.annotations import choose_task, multi_hot
 from dali_mix.datasets.base import Listing, Options
-from dali_mix.datasets.images import encode
+from dali_mix.datasets.images.transform import encode
 from dali_mix.datasets.layouts.digits import held_out_rows
 from dali_mix.datasets.trees import MemoryTree
 from dali_mix.tasks import DETECTION, MULTILABEL

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from dali_mix.datasets.base import Listing, Options
-from dali_mix.datasets.images import encode
+from dali_mix.datasets.images.transform import encode
 from dali_mix.datasets.trees import MemoryTree
 
 SIDE = 32

@@ -9,7 +9,7 @@ Multi-label targets: 1 if a class has an object that is not difficult; if all it
 split and -1 (ignore) in others. VOC's corners are 1-based and inclusive: a box that spans a row of 500 pixels is 1 to
 500, here 0 to 1. CVAT writes 0 to 500.
 
-This file is long because folder layout and XML content are interpreted together.
+More than 300 lines: folder layout and XML content are interpreted together.
 """
 
 from __future__ import annotations

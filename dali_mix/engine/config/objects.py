@@ -66,7 +66,9 @@ def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None
 
 
 class ObjectMissing(ValueError):
-    """Raised if a run used an object, which its files do not contain: the user must pass it again as `keyword`."""
+    """Raised if a run used an object, which its files do not contain: the user must pass it again as `keyword`, which
+    `cli.main` reads.
+    """
 
     def __init__(self, message: str, keyword: str) -> None:
         super().__init__(message)

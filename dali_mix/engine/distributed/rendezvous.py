@@ -247,8 +247,8 @@ def spans(ranks: list[int]) -> str:
     return f"rank{'s' * (len(ranks) > 1)} {', '.join('-'.join(map(str, ends)) for ends in ranges)}"
 
 
-def _short(value: str, most: int = 48) -> str:
-    return value if len(value) <= most else f"{value[: most - 1]}…"
+def _short(value: str) -> str:
+    return value if len(value) <= 48 else f"{value[:47]}…"
 
 
 def _first_line(error: Exception) -> str:

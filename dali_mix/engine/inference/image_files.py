@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dali_mix.datasets.class_folders import unread_images
-from dali_mix.datasets.decoding import has_alpha, needs_conversion
-from dali_mix.datasets.images import AS_ASKED, Transform
+from dali_mix.datasets.images.decoding import has_alpha, needs_conversion
+from dali_mix.datasets.images.transform import AS_ASKED, Transform
 from dali_mix.datasets.no_data import no_data
 from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image, suffix_of
 from dali_mix.engine.config.objects import class_name

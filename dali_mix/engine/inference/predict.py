@@ -20,10 +20,10 @@ from dali_mix.engine.config.saved import load_evaluated
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.given import given_model
 from dali_mix.engine.inference.image_files import Seen, Unreadable, find_images, load_images
 from dali_mix.engine.train.objectives import logits_of
 from dali_mix.engine.train.precision import Precision
+from dali_mix.engine.user_objects import user_model
 from dali_mix.options import number
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.manifest import set_prefix
@@ -122,7 +122,7 @@ class Predictor:
     ) -> None:
         if isinstance(classes, (str, os.PathLike)):
             classes = read_names(Path(classes))
-        given = [] if model is None else [("model", {"type": given_model(model)})]
+        given = [] if model is None else [("model", {"type": user_model(model)})]
         if isinstance(config, RunConfig):
             config = change(config, given)
         else:

@@ -39,7 +39,7 @@ class Callback:
         """
 
 
-def given_callbacks(callbacks: Any) -> list[Any]:
+def user_callbacks(callbacks: Any) -> list[Any]:
     """Return the user's `callbacks`, one or several, as a list. Raise ValueError for one that cannot be called."""
     single = callable(callbacks) or any(hasattr(callbacks, hook) for hook in HOOKS)
     if not single and (isinstance(callbacks, str) or not isinstance(callbacks, Iterable)):

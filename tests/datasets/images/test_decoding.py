@@ -16,7 +16,7 @@ from PIL import Image
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import Transform
-from dali_mix.datasets.decoding import decoded_size
+from dali_mix.datasets.images.decoding import decoded_size
 from dali_mix.recordio import RecordSet
 from tests.loading.sets import decoded_by_dali
 from tests.recordio.odd_images import PICTURE, png

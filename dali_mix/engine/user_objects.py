@@ -59,7 +59,7 @@ def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: 
         )
 
 
-def given_model(model: Any) -> nn.Module:
+def user_model(model: Any) -> nn.Module:
     """Return `model`. Raise ValueError if it is not a module, or is already wrapped in DataParallel or DDP."""
     check_object("model", model, nn.Module, "a torch.nn.Module")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -67,7 +67,7 @@ def given_model(model: Any) -> nn.Module:
     return model
 
 
-def given_loss(given: Any) -> nn.Module:
+def user_loss(given: Any) -> nn.Module:
     """Return the user's loss as a module.
 
     Raise ValueError if it is not a function of outputs and targets, has trainable parameters, which a run would not
@@ -86,7 +86,7 @@ def given_loss(given: Any) -> nn.Module:
     return loss
 
 
-def given_mixer(mixer: Any, num_classes: int) -> Mixer:
+def user_mixer(mixer: Any, num_classes: int) -> Mixer:
     """Return `mixer`. Raise ValueError if it is not a `Mixer`, or has a different number of classes."""
     check_object("mixer", mixer, Mixer, "a dali_mix.mixers.Mixer")
     if (count := getattr(mixer, "num_classes", num_classes)) not in (None, num_classes):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dali_mix.datasets.decoding import converted_header, decode_bgr, decoded_size, needs_conversion
-from dali_mix.datasets.turns import turn_crop
+from dali_mix.datasets.images.decoding import converted_header, decode_bgr, decoded_size, needs_conversion
+from dali_mix.datasets.images.orientation import turn_crop
 from dali_mix.options import choice, set_whole
 from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
 

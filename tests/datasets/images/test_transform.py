@@ -13,7 +13,7 @@ from PIL import Image
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import Transform
-from dali_mix.datasets.decoding import decoded_size
+from dali_mix.datasets.images.decoding import decoded_size
 from dali_mix.recordio import ENCODINGS, RecordSet
 from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import encoded, image_folder, pixels

@@ -1,0 +1,1 @@
+"""Image files: decode them, apply EXIF orientations to pixels and boxes, and resize or re-encode them for storage."""
