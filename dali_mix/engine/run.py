@@ -377,8 +377,6 @@ def evaluate_checkpoint(
     def prepare() -> tuple[torch.device, dict[str, str]]:
         nonlocal trained
         trained = open_trained(checkpoint, ema=ema)
-        if environment()[0] == 0:
-            trained.warn_of_values(config)
         device = process_group.pick_device(config.device)
         sets = open_sets(config, train=False) if make_loaders is None else {}
         if make_loaders is None:
@@ -400,6 +398,8 @@ def evaluate_checkpoint(
             trained.check_set(task.name, classes, f"val_set {config.resolved()['val_set']}")
             model = build_model(config, len(classes))
             notes = trained.load_into(model, given=is_object(config.model["type"]))
+            if ranks.main:
+                trained.warn_of_values(config)
             scores = build_scores(config, task, len(classes), device)
             batches = len(loader)
             values = evaluate(

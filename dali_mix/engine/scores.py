@@ -43,12 +43,14 @@ class Scores(Protocol):
 
 
 class ClassificationScores(Scores):
-    """Top-1 and top-5 accuracy in percent."""
+    """Top-1 and top-5 accuracy in percent; only top-1 with five classes or fewer, where top-5 is always 100."""
 
     def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None:
         if options:
             raise ValueError(f"metrics={options}: classification has no protocol or ties options; omit it")
-        self.accuracy, self.accuracies = Accuracy(topk=(1, 5), device=device), ClassAccuracy(num_classes, device)
+        topk = (1, 5) if num_classes > 5 else (1,)
+        self.names = (*(f"top{k}" for k in topk), "loss")
+        self.accuracy, self.accuracies = Accuracy(topk=topk, device=device), ClassAccuracy(num_classes, device)
 
     def update(self, outputs: Tensor, targets: Tensor, ids: Tensor) -> None:
         """Count a batch: logits (B,K), targets (B,)."""
@@ -56,7 +58,7 @@ class ClassificationScores(Scores):
         self.accuracies.update(outputs, targets)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """Return "top1" and "top5" in percent, equal on every rank."""
+        """Return {"top1": percent, "top5": percent}, equal on every rank; "top5" only with more than five classes."""
         ranks.sum_(self.accuracy.state())
         ranks.sum_(self.accuracies.state())
         return self.accuracy.compute()

@@ -305,6 +305,7 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
     listed.write_text("..\\..\\000005\n")
     assert f"{listed}: line 1: " in (error := refused(tmp_path, capsys)) and "'..' are refused" in error
     (base / "JPEGImages").rename(base / "moved")
+    (base / "ImageSets").rename(base / "lists")  # the images are missed first
     assert f"{base / 'JPEGImages'}: no such folder" in refused(tmp_path, capsys)
     (base / "moved").rename(base / "JPEGImages")
     assert "no VOCdevkit/VOC2007 or the like" in refused(base / "JPEGImages", capsys)

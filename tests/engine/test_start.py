@@ -503,7 +503,9 @@ def test_a_callback_with_hooks_is_not_called_as_a_function_too(tmp_path, callbac
 def test_an_error_of_the_first_forward_says_what_the_model_was_given(tmp_path):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised:
         dali_mix.train(config(), tmp_path / "run", **objects(model=Fixed()))
-    assert raised.value.__notes__ == ["the model's input was a batch of images (9, 3, 8, 8) from the loader passed"]
+    assert raised.value.__notes__ == [
+        "the input of model Fixed was a batch of images (9, 3, 8, 8) from the loader passed"
+    ]
 
 
 def test_the_first_line_of_a_run_says_what_the_model_gets(tmp_path, digits):

@@ -230,6 +230,9 @@ def _paired(tree: Tree, image_folder: str, folder: str, mistakes: Mistakes) -> l
 
 
 def _images(tree: Tree, base: str, split: str, mistakes: Mistakes) -> list[_Image]:
+    for folder in ("Annotations", "JPEGImages"):
+        if not tree.exists(base + folder):
+            raise FileNotFoundError(f"{tree.where(base + folder)}: no such folder; fetch the devkit again")
     listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main', '--split')}.txt"
     if not tree.exists(listed):
         folder = f"{base}ImageSets/Main"
@@ -238,9 +241,6 @@ def _images(tree: Tree, base: str, split: str, mistakes: Mistakes) -> list[_Imag
         files = (name.rpartition("/")[2] for name in tree.walk(folder))
         there = ", ".join(name[:-4] for name in files if name.endswith(".txt") and "_" not in name)
         raise FileNotFoundError(f"{tree.where(listed)}: no such file; choose --split among {there or 'none'}")
-    for folder in ("Annotations", "JPEGImages"):
-        if not tree.exists(base + folder):
-            raise FileNotFoundError(f"{tree.where(base + folder)}: no such folder; fetch the devkit again")
     files_of: dict[str, list[str]] = {}
     for name in tree.images(f"{base}JPEGImages"):
         key = name.removeprefix(f"{base}JPEGImages/").rpartition(".")[0]

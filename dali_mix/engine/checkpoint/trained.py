@@ -62,7 +62,8 @@ class Trained:
         ours = self.classes
         if self.task not in ("", task):
             raise ValueError(
-                f"{self.path} was trained on a {self.task} set, but {where} is a set for {task}: choose another set"
+                f"{self.path} was trained on a {self.task} set, but {where} is a set for {task}: choose another"
+                " checkpoint or set"
             )
         if not ours or ours == tuple(classes):
             return

@@ -128,7 +128,6 @@ class Predictor:
         else:
             config, _ = load_evaluated(config, Path(checkpoint), given)
         trained = open_trained(checkpoint, ema=ema)
-        trained.warn_of_values(config)
         self.config = config
         self.classes, task = tuple(classes or ()) or trained.classes, trained.task
         if not self.classes:
@@ -139,6 +138,7 @@ class Predictor:
         self.device = process_group.pick_device(config.device)
         built = build_model(config, len(self.classes))
         self.notes = trained.load_into(built, given=model is not None)
+        trained.warn_of_values(config)
         self.model = place_model(built, config, Ranks(0, 1, self.device)).eval()
         self.autocast = Precision(config.amp, self.device).autocast
 

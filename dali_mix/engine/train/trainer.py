@@ -309,7 +309,8 @@ class Trainer:
                 images = inputs[0]
                 name = getattr(getattr(self.parts.train_loader, "pipeline", None), "name", "")
                 whose = f"pipeline {name}" if name else "the loader passed"
-                error.add_note(f"the model's input was a batch of images {tuple(images.shape)} from {whose}")
+                model = type(self.parts.model).__name__
+                error.add_note(f"the input of model {model} was a batch of images {tuple(images.shape)} from {whose}")
             raise
 
     def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
