@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix._text import printable
-from dali_mix.options import choice, whole
+from dali_mix.options import as_path, choice, whole
 from dali_mix.tasks import TASKS
 
 VERSION = 1
@@ -123,7 +123,7 @@ def set_prefix(path: str | os.PathLike[str]) -> Path:
 
     A prefix that has a manifest is returned unchanged, whatever its suffix.
     """
-    found = Path(path)
+    found = as_path("prefix", path)
     if found.suffix not in SUFFIXES:
         return found
     plain, shard = found.with_suffix(""), _SHARD.fullmatch(found.name)
