@@ -385,11 +385,27 @@ def test_images_that_are_not_read_and_label_files_without_image_are_noted(tmp_pa
     assert len(RecordSet(tmp_path / "out")) == 4
 
 
+@pytest.mark.parametrize(("images", "labels"), [("images/train", "labels/train"), ("train", "train")])
+def test_a_label_file_of_several_images_is_noted(tmp_path, capsys, images, labels):
+    lay(tmp_path / "set", images, labels)
+    write(tmp_path / "set/data.yaml", f"train: {images}\nnames: [cat, dog]\n")
+    for name in ("a.png", "a.bmp", "c.png"):  # c has no label file
+        write(tmp_path / "set" / images / name, encoded("PNG", HEIGHT, WIDTH, seed=9))
+    assert pack(tmp_path / "set", tmp_path / "out") == 0
+    assert f"1 label file belongs to several images, which all get its boxes (first: {tmp_path}/set/{labels}/a.txt)" in (
+        capsys.readouterr().err
+    )
+    records = RecordSet(tmp_path / "out")
+    assert records.info.report["label_files_of_several_images"] == 1
+    assert [len(boxes) for boxes in records.labels(np.arange(7))] == [2, 2, 2, 0, 0, 0, 1]
+
+
 def test_a_complete_set_has_no_note_on_label_files(tmp_path, capsys):
     ultralytics(tmp_path / "set")
     assert main(["pack", "yolo", "--root", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
-    assert "label files have no image" not in printed.out + printed.err
+    for note in ("label files have no image", "several images"):
+        assert note not in printed.out + printed.err
 
 
 def test_val_share_makes_two_splits_of_train(tmp_path):
