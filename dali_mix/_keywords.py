@@ -105,8 +105,8 @@ def _pattern() -> re.Pattern[str]:
     from dali_mix.tasks import TASKS  # late, since it brings numpy with it, which `dali-mix --help` does not need
 
     # A command in backquotes stays as it is, and so does what only looks like an option, in a path or a class's name,
-    # where no space, bracket or backquote is before it, or a letter or slash behind it.
-    option = r"(?<![^\s(\[`])--([a-z][a-z-]+)(?![\w/])"
+    # where no space, bracket or backquote is before it, or a letter, slash, colon or suffix behind it.
+    option = r"(?<![^\s(\[`])--([a-z][a-z-]+)(?!\.?\w|[-/:])"
     # After "=" or a space: a word in capitals or a number.
     value = rf"[A-Z]+\b|\d[\d.]*|(?:auto|apply|ignore|{'|'.join(TASKS)})\b"
     return re.compile(rf"`dali-mix [^`]*`|--cfg-options (?=[a-z_.]+[=:])|{option}(?:([= ])({value}))?")
