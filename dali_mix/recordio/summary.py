@@ -46,7 +46,9 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """Format the figures as text lines; lists of the report are shown by length, long class lists are shortened."""
+    """Format the figures as text lines; lists of the report are shown by length, long class lists are shortened, and
+    split records are left out if there are none.
+    """
 
     def shown(value: Any) -> str:
         if isinstance(value, dict):
@@ -56,5 +58,6 @@ def lines(figures: dict[str, Any]) -> list[str]:
             return str(len(value))
         return f"{value:,}" if isinstance(value, int) else str(value) or "-"
 
+    figures = {key: value for key, value in figures.items() if key != "split_records" or value}
     width = max(len(key) for key in figures)
     return [printable(f"{key.replace('_', ' '):<{width}}  {shown(value)}") for key, value in figures.items()]
