@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def pack(root: Path, out: Path, *options: str) -> int:
-    return main(["pack", "imagefolder", "--root", str(root), "--out", str(out), "--quiet", *options])
+    return main(["pack", "imagefolder", "--root", str(root), "--out", str(out), *options])
 
 
 @pytest.mark.parametrize(

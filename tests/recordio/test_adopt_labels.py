@@ -98,13 +98,13 @@ def test_a_first_float_that_is_no_class(tmp_path: Path, label: list[float]) -> N
 
 def test_vectors_that_may_be_either(tmp_path: Path, capsys: Capture) -> None:
     rec = foreign(tmp_path / "set.rec", vectors([0.0, 1.0], [1.0, 0.0], [1.0, 1.0]))
-    assert main(["adopt", str(rec), "--quiet"]) == 0
+    assert main(["adopt", str(rec)]) == 0
     captured = capsys.readouterr()
     assert "labels of 2 floats read as multi-label targets" in captured.err and "1 (positive) 4" in captured.out
-    assert main(["adopt", str(rec), "--quiet", "--task", "classification", "--force"]) == 0
+    assert main(["adopt", str(rec), "--task", "classification", "--force"]) == 0
     assert "note:" not in capsys.readouterr().err
     assert RecordSet(rec).labels(np.arange(3)).tolist() == [0, 1, 1]
-    assert main(["adopt", str(rec), "--quiet", "--task", "multilabel", "--force"]) == 0
+    assert main(["adopt", str(rec), "--task", "multilabel", "--force"]) == 0
     assert "note:" not in capsys.readouterr().err
 
 
@@ -143,10 +143,10 @@ def test_minus_one_for_no_is_noticed(
     if way == "list":
         lines = ("\t".join([str(number), *map(str, row), f"{number}.jpg"]) for number, row in enumerate(rows))
         (tmp_path / "train.lst").write_text("\n".join(lines))
-        command = ["pack", "list", "--root", str(tmp_path), "--out", str(tmp_path / "set"), "--quiet"]
+        command = ["pack", "list", "--root", str(tmp_path), "--out", str(tmp_path / "set")]
     else:
         foreign(tmp_path / "set.rec", vectors(*(list(map(float, row)) for row in rows)))
-        command = ["adopt", str(tmp_path / "set.rec"), "--quiet"]
+        command = ["adopt", str(tmp_path / "set.rec")]
     assert main([*command, "--task", "multilabel"]) == 0
     captured = capsys.readouterr()
     assert ("-1 means ignore" in captured.err) == bool(suspect) and suspect in captured.err
