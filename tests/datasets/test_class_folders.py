@@ -259,7 +259,10 @@ def test_a_folder_in_a_class_that_dangles_is_counted(tmp_path: Path) -> None:
     [
         (("data.yaml", "images/train/a.jpg", "labels/train/a.txt"), "in/data.yaml suggests, use `dali-mix pack yolo`"),
         (("train/images/a.jpg", "train/labels/a.txt"), "in/train/labels/a.txt suggests, use `dali-mix pack yolo`"),
-        (("obj.data", "obj_train_data/a.jpg", "obj_train_data/a.txt"), "in/obj.data suggests, use `dali-mix pack yolo`"),
+        (
+            ("obj.data", "obj_train_data/a.jpg", "obj_train_data/a.txt"),
+            "in/obj.data suggests, use `dali-mix pack yolo`",
+        ),
         (("annotations/instances_val2017.json", "val2017/a.jpg"), "_val2017.json suggests, use `dali-mix pack coco`"),
         (("train/a.jpg", "train/_annotations.coco.json"), "_annotations.coco.json suggests, use `dali-mix pack coco`"),
         (("VOC2007/Annotations/a.xml", "VOC2007/JPEGImages/a.jpg"), "/a.xml suggests, use `dali-mix pack voc`"),

@@ -392,8 +392,9 @@ def test_a_label_file_of_several_images_is_noted(tmp_path, capsys, images, label
     for name in ("a.png", "a.bmp", "c.png"):  # c has no label file
         write(tmp_path / "set" / images / name, encoded("PNG", HEIGHT, WIDTH, seed=9))
     assert pack(tmp_path / "set", tmp_path / "out") == 0
-    assert f"1 label file belongs to several images, which all get its boxes (first: {tmp_path}/set/{labels}/a.txt)" in (
-        capsys.readouterr().err
+    assert (
+        f"1 label file belongs to several images, which all get its boxes (first: {tmp_path}/set/{labels}/a.txt)"
+        in (capsys.readouterr().err)
     )
     records = RecordSet(tmp_path / "out")
     assert records.info.report["label_files_of_several_images"] == 1

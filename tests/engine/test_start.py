@@ -31,7 +31,7 @@ from tests.engine.test_trainer import newest_state
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda wrong: dali_mix.train(wrong, "run"), "recipe={}: must be a name (`dali-mix recipes` lists them) or the"),
+        (lambda wrong: dali_mix.train(wrong, "run"), "recipe={}: must be a name (`dali-mix recipes` lists them) or"),
         (lambda wrong: dali_mix.evaluate(wrong, "run"), "recipe={}: must be a name"),
         (lambda wrong: dali_mix.load_config(wrong), "recipe={}: must be a name"),
         (lambda wrong: dali_mix.train("imagenet/resnet50", wrong), "work_dir={}: must be a path, as a string or"),

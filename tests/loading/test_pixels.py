@@ -164,13 +164,13 @@ def test_grey_and_deep_images_equal_decoded_ones(tmp_path, monkeypatch, kind, la
     np.testing.assert_array_equal(found[0], found[1])
 
 
-@pytest.mark.parametrize(("letters", "maximum", "unencoded"), [("P5", 255, False), ("P5", 65535, True), ("P6", 255, True)])
-def test_grey_images_of_8_bits_are_decoded(tmp_path, decoders, letters, maximum, unencoded):
+@pytest.mark.parametrize(("letters", "maximum", "own"), [("P5", 255, False), ("P5", 65535, True), ("P6", 255, True)])
+def test_grey_images_of_8_bits_are_decoded(tmp_path, decoders, letters, maximum, own):
     """Their values are repeated faster by DALI."""
     count = 40 * 50 * (3 if letters == "P6" else 1) * (2 if maximum > 255 else 1)
     write_set(tmp_path / "raw", [(f"{letters}\n50 40\n{maximum}\n".encode() + bytes(count), 0)] * 4, classes="a")
     list(loader(tmp_path / "raw", "imagenet", True))
-    assert decoders == [unencoded]
+    assert decoders == [own]
 
 
 def test_comments_and_bytes_behind_are_not_pixels(tmp_path):
