@@ -300,7 +300,7 @@ def guess(labels: Sequence[np.ndarray], where: Callable[[int], str]) -> Task:
 def _kind(label: np.ndarray) -> tuple[str, int] | None:
     """Return the only task that fits a stored label, and the number of floats if it is fixed; None if no task fits."""
     task = next((task for task in TASKS.values() if task.fits([label])), None)
-    return task and (task.name, 0 if task.boxes else label.size)
+    return None if task is None else (task.name, 0 if task.boxes else label.size)
 
 
 def _shown(label: np.ndarray) -> str:
