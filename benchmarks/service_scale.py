@@ -172,7 +172,7 @@ def check(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     for row in rows:
         print(
             f"{row['set']:12} {row['workers']:20} {row['cores']:10.2f} {row['real']:8,.0f} {row['simulated']:10,.0f}"
-            f" {row['ratio']:6.2f} {100 * (row['ratio'] - 1):+6.0f} %"
+            f" {row['ratio']:6.2f} {100 * (row['ratio'] - 1):+6.0f}%"
         )
     return rows
 

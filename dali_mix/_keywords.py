@@ -111,8 +111,9 @@ def _pattern() -> re.Pattern[str]:
     from dali_mix.tasks import TASKS  # imported here because it imports numpy, which `dali-mix --help` does not need
 
     # Commands in backquotes are left unchanged. An option begins the text or follows a space, opening bracket or
-    # backquote, and no letter or slash follows it, so that parts of paths and class names do not match.
-    option = r"(?<![^\s(\[`])--([a-z][a-z-]+)(?![\w/])"
+    # backquote, and no letter, slash, colon, hyphen or file extension follows it, so that parts of paths and class
+    # names do not match.
+    option = r"(?<![^\s(\[`])--([a-z][a-z-]+)(?!\.?\w|[-/:])"
     # A value after "=" or a space: a word in capitals, a number, or one of a few lowercase words.
     value = rf"[A-Z]+\b|\d[\d.]*|(?:auto|apply|ignore|{'|'.join(TASKS)})\b"
     return re.compile(rf"`dali-mix [^`]*`|--cfg-options (?=[a-z_.]+[=:])|{option}(?:([= ])({value}))?")

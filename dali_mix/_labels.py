@@ -92,7 +92,7 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
 
 
 def leaving(boxes: np.ndarray, height: Any, width: Any) -> np.ndarray:
-    """Return a mask (n,) bool of boxes (n, 4) that exceed their image by more than one pixel and more than 1 %.
+    """Return a mask (n,) bool of boxes (n, 4) that exceed their image by more than one pixel and more than 1%.
 
     Boxes are x1, y1, x2, y2 in 0..1. `height` and `width` are those of one image for all boxes, or (n,); a box for
     which they are NaN (unknown) is never marked.
@@ -106,7 +106,7 @@ def bad_box_text(box: np.ndarray, height: int, width: int) -> str:
     corners = np.round(box * np.array([width, height, width, height], dtype=np.float64), 2).tolist()
     text = f"the box {corners} (x1, y1, x2, y2 in pixels)"
     if leaving(box, height, width):
-        return f"{text} leaves the {width}x{height} image by more than a pixel and 1 %"
+        return f"{text} leaves the {width}x{height} image by more than a pixel and 1%"
     return f"{text} has no area inside the {width}x{height} image"
 
 
@@ -124,7 +124,7 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
     """Return a copy of a detection label (2 + 6n,) float32 with boxes clipped to 0..1, and how many were clipped.
 
-    Raise ValueError if a box exceeds the image by more than one pixel and more than 1 % (see `leaving`).
+    Raise ValueError if a box exceeds the image by more than one pixel and more than 1% (see `leaving`).
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 _LONGEST = (1 << 63) - 1
@@ -72,6 +74,13 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r:.40}: must be True or False")
     return value
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return `value` as a Path. Raise ValueError naming it unless it is a string or a path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{name}={value!r:.40}: must be a path, as a string or pathlib.Path")
+    return Path(value)
 
 
 def choice(name: str, value: Any, known: Iterable[Any]) -> Any:

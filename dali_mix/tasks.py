@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import methodcaller
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from dali_mix._labels import HEADER_WIDTH, boxes_of, check_boxes, check_class, label_of
+from dali_mix._text import counted
 from dali_mix.options import did_you_mean
 
 __all__ = ["TASKS", "Task"]
@@ -81,7 +82,7 @@ class Task(ABC):
         return False
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        """Return the number of classes in stored labels."""
+        """Return the number of classes in stored labels; those that are not of this task count for nothing."""
         return 1
 
 
@@ -203,7 +204,7 @@ class MultiLabel(Task):
         return width != 1 and all(label.size == width and np.isin(label, (-1, 0, 1)).all() for label in labels)
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        return labels[0].size
+        return Counter(label.size for label in labels).most_common(1)[0][0]
 
 
 class Detection(Task):
@@ -257,7 +258,7 @@ class Detection(Task):
         return True
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        return _highest([boxes_of(label, "label")[:, 0] for label in labels])
+        return _highest([boxes_of(label, "label")[:, 0] for label in labels if self.fits([label])])
 
 
 CLASSIFICATION, MULTILABEL, DETECTION = Classification(), MultiLabel(), Detection()
@@ -277,17 +278,34 @@ def get(name: str) -> Task:
     return TASKS[name]
 
 
-def guess(labels: Sequence[np.ndarray]) -> Task:
-    """Determine the task of stored labels. Raise ValueError if they match none."""
+def guess(labels: Sequence[np.ndarray], where: Callable[[int], str]) -> Task:
+    """Return the task that stored labels fit. Raise ValueError if they fit none; `where(row)` names a row's record."""
     for task in TASKS.values():
         if task.fits(labels):
             return task
-    first = labels[0].size
+    kinds = [_kind(label) for label in labels]
+    [(most, _)] = Counter(kinds).most_common(1)
+    row = next((row for row, kind in enumerate(kinds) if most and kind != most), None)
+    found = f"the first has {counted(labels[0].size, 'float', 'floats')}"
+    if row is not None:
+        found = f"{where(row)} has {_shown(labels[row])}, most are like {_shown(labels[kinds.index(most)])}"
     raise ValueError(
-        "the labels are neither classes, nor rows of equal length with 1, 0, -1, nor boxes in mxnet's layout (the first"
-        f" has {first} float{'s' * (first != 1)}); if the first float of each is its class, as in insightface's sets,"
+        "the labels are neither classes, nor rows of equal length with 1, 0, -1, nor boxes in mxnet's layout"
+        f" ({found}); correct such labels and write the file again or, if the first float of each is its class, as in"
+        " insightface's sets,"
         " pass --task classification"
     )
+
+
+def _kind(label: np.ndarray) -> tuple[str, int] | None:
+    """Return the only task that fits a stored label, and the number of floats if it is fixed; None if no task fits."""
+    task = next((task for task in TASKS.values() if task.fits([label])), None)
+    return None if task is None else (task.name, 0 if task.boxes else label.size)
+
+
+def _shown(label: np.ndarray) -> str:
+    shown = ", ".join(f"{value:g}" for value in label[:8])
+    return f"[{shown}]" if label.size <= 8 else f"[{shown}, …] ({label.size} floats)"
 
 
 def _counted(kinds: np.ndarray, num_classes: int) -> np.ndarray:
@@ -296,5 +314,5 @@ def _counted(kinds: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def _highest(kinds: Sequence[np.ndarray]) -> int:
-    highest = np.concatenate(kinds).max(initial=0)
+    highest = np.concatenate([np.empty(0), *kinds]).max(initial=0)
     return int(highest) + 1 if 0 <= highest <= 1 << 24 else 1

@@ -73,7 +73,7 @@ def main() -> None:
             losses.append(loss.item())
         mean = sum(losses) / len(losses)
         print(f"epoch {epoch + 1}: loss {mean:.3f}, {mixed} of {len(train_set)} images with mixed labels")
-    print(f"held-out accuracy {accuracy(model, images[:HELD_OUT], labels[:HELD_OUT]):.1f} %")
+    print(f"held-out accuracy {accuracy(model, images[:HELD_OUT], labels[:HELD_OUT]):.1f}%")
 
 
 if __name__ == "__main__":

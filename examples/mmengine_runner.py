@@ -73,7 +73,7 @@ class PrintEpochs(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         loss, share = torch.tensor(self.seen).mean(0).tolist()
-        print(f"epoch {runner.epoch + 1}: loss {loss:.3f}, {100 * share:.0f} % of the images with mixed labels")
+        print(f"epoch {runner.epoch + 1}: loss {loss:.3f}, {100 * share:.0f}% of the images with mixed labels")
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def main() -> None:
         runner.train()
     device = next(model.parameters()).device
     held_out = accuracy(model.network, images[:HELD_OUT].to(device), labels[:HELD_OUT].to(device))
-    print(f"held-out accuracy {held_out:.1f} %")
+    print(f"held-out accuracy {held_out:.1f}%")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class PrintEpochs(Callback):
     """Prints the accuracy after each epoch."""
 
     def after_epoch(self, trainer: Any) -> None:
-        print(f"epoch {trainer.epoch + 1}: held-out accuracy {trainer.scores['top1']:.1f} %")
+        print(f"epoch {trainer.epoch + 1}: held-out accuracy {trainer.scores['top1']:.1f}%")
 
 
 def pack(folder: Path) -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     )
     best = work_dir / "checkpoints/best.pt"
     top1 = dali_mix.evaluate("quickstart", best, model=Gray(), loss=nn.CrossEntropyLoss()).values["top1"]
-    print(f"{how}: held-out accuracy {top1:.1f} %")
+    print(f"{how}: held-out accuracy {top1:.1f}%")
 
 
 if __name__ == "__main__":

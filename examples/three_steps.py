@@ -3,7 +3,7 @@
     python examples/three_steps.py [--work-dir work_dirs/three_steps] [--scenes 2000] [--max-steps N]
 
 The images are scikit-learn's scans of digits: single digits for pretraining, and scenes of several digits for the other
-two steps. Expected results with 2,000 scenes: top-1 99.2 %, mAP 99.0 %, AP50 97.9 % after the first epoch and 99.4 % at
+two steps. Expected results with 2,000 scenes: top-1 99.2%, mAP 99.0%, AP50 97.9% after the first epoch and 99.4% at
 the end, in 7 minutes on two shared CPU cores. In addition to the runs, the script writes reports/labels and
 reports/boxes (scores per class, correct and missed predictions), curves/, scene.png, and the scene with its detected
 boxes in drawn/.
@@ -82,7 +82,7 @@ def main() -> None:
     boxes = train(BOXES, data / "detection", out / "boxes", {**avg, **weights}, args.max_steps)
     show(out, data, labels, boxes)
     top1, mean_ap, ap50 = first.values["top1"], labels.values["mAP"], boxes.values["AP50"]
-    print(f"\npretrained: top-1 {top1:.1f} %; several labels: mAP {mean_ap:.1f} %; boxes: AP50 {ap50:.1f} %")
+    print(f"\npretrained: top-1 {top1:.1f}%; several labels: mAP {mean_ap:.1f}%; boxes: AP50 {ap50:.1f}%")
 
 
 if __name__ == "__main__":

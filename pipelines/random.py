@@ -64,20 +64,20 @@ class SampleRandom:
         return SampleRandom(self._seed, self._epoch, self._ids, 1024 * whole("branch", number, 1, 63))
 
     def words(self, k: int) -> np.ndarray:
-        """Draw (B, k) uint32, uniform over all values; k is a multiple of 4.
+        """Draw (B, k) uint32, uniform over all values.
 
         Raise ValueError if streams are used up: their numbers are below 65,536, and every call of any method uses one.
         """
         if self._stream >= 1 << 16:
             raise ValueError("more than 65,536 draws for one record: draw several numbers in one call")
-        blocks = k // 4
+        blocks = -(-k // 4)
         counters = np.empty((4, len(self._ids), blocks), dtype=np.uint64)
         counters[0] = np.arange(blocks, dtype=np.uint64)
         counters[1] = self._epoch
         counters[2] = (self._ids & _LOW)[:, None]
         counters[3] = ((self._ids >> _SHIFT) << np.uint64(16) | np.uint64(self._stream))[:, None]
         self._stream += 1
-        return np.moveaxis(philox4x32(counters, self._key), 0, -1).reshape(len(self._ids), 4 * blocks)
+        return np.moveaxis(philox4x32(counters, self._key), 0, -1).reshape(len(self._ids), 4 * blocks)[:, :k]
 
     def uniform(self, k: int) -> np.ndarray:
         """Draw (B, k) float64 in [0, 1), with 53 random bits each."""

@@ -36,7 +36,7 @@ step dali-mix curves "$out/run" --out "$out/curves.png"
 cat <<END
 
 Done. Look at
-  $out/metrics.json   the result: $(python -c 'import json, sys; print("top-1 {top1:.2f} %".format(**json.load(open(sys.argv[1]))))' "$out/metrics.json")
+  $out/metrics.json   the result: $(python -c 'import json, sys; print("top-1 {top1:.2f}%".format(**json.load(open(sys.argv[1]))))' "$out/metrics.json")
   $out/curves.png     learning curves
   $out/gallery.png    what the mixers do to the training images
   $out/run/           log, metrics and checkpoints of the run

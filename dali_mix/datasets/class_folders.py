@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from difflib import get_close_matches
 from typing import Any
@@ -19,6 +20,13 @@ _UNREAD = frozenset((
     ".x3f", ".raw", ".3fr", ".iiq",
 ))  # fmt: skip
 
+# Paths of the files that describe boxes, by layout.
+_ANNOTATIONS = {
+    "yolo": re.compile(r"(^|/)((data|dataset)\.ya?ml|obj\.data|labels/.*\.txt)$"),
+    "coco": re.compile(r"(^|/)(_annotations\.coco|instances_[^/]+)\.json$"),
+    "voc": re.compile(r"\.xml$"),
+}
+
 
 def class_folders(
     tree: Tree, base: str, classes: tuple[str, ...] | None, mistakes: Mistakes
@@ -34,10 +42,12 @@ def class_folders(
     if not folders:
         loose = any(is_image(file) for file in tree.walk(base))
         advice = "; if it is a class itself, pass --split-folders no" if loose and base else ""
-        raise ValueError(f"{where}: no class folders in it; expected {where}/CLASS/IMAGE{advice}")
+        raise ValueError(
+            f"{where}: no class folders in it; expected {where}/CLASS/IMAGE{advice}{_another_layout(tree)}"
+        )
     given = classes is not None
     classes = tuple(folders) if classes is None else classes
-    notices = [] if given else _doubts(where, folders)
+    notices = [] if given else _doubts(tree, where, folders)
     # Names in `classes` may differ from the folder names only in Unicode normalization.
     same = composed if given else str
     number_of = {same(name): number for number, name in enumerate(classes)}
@@ -59,12 +69,13 @@ def class_folders(
         else:
             kind = "dangling link" if tree.dangles(file) else printable(suffix_of(file)) or "no suffix"
             others[folder][kind] += 1
+    another = _another_layout(tree) if not given and not all(images.values()) else ""
     for folder, found in images.items():
         if not found and not given:
             there = f" (only {_counted(others[folder])})" if others[folder] else ""
             empty = (
                 f"{where}/{folder}: a class folder without images{there}; fill it, remove it from every split,"
-                " or name the classes with --classes FILE if only this split has none of it"
+                f" or name the classes with --classes FILE if only this split has none of it{another}"
             )
             mistakes.add(ValueError(empty))
     mistakes.check()
@@ -75,10 +86,11 @@ def class_folders(
     return names, labels, classes, _report(where, sum(others.values(), Counter()), loose_images, notices)
 
 
-def _doubts(where: str, folders: list[str]) -> list[str]:
+def _doubts(tree: Tree, where: str, folders: list[str]) -> list[str]:
     """Return a list with a notice on a single class, or on numeric names that are not in numeric order; else empty."""
     if len(folders) == 1:
-        return [f"{where}: there is only one class, {folders[0]!r}; if it is not a class, correct --root or --split"]
+        advice = f"if it is not a class, correct --root or --split{_another_layout(tree)}"
+        return [f"{where}: there is only one class, {folders[0]!r}; {advice}"]
     if all(name.isascii() and name.isdigit() for name in folders):
         by_number = sorted(folders, key=int)
         for label, name in enumerate(folders):
@@ -110,6 +122,14 @@ def unread_images(suffixes: Counter[str]) -> list[str]:
 
 def _counted(suffixes: Counter[str]) -> str:
     return ", ".join(f"{count:,} {suffix} file{'s' * (count > 1)}" for suffix, count in sorted(suffixes.items()))
+
+
+def _another_layout(tree: Tree) -> str:
+    """Return advice, beginning with "; ", if files below the root are those of a layout with boxes; else ""."""
+    for layout, files in _ANNOTATIONS.items():
+        if found := next(filter(files.search, tree.walk()), None):
+            return f"; if the images have boxes, as {tree.where(found)} suggests, use `dali-mix pack {layout}`"
+    return ""
 
 
 def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str, list[str]]:

@@ -30,7 +30,7 @@ from dali_mix.datasets.layouts.voc import voc
 from dali_mix.datasets.layouts.wider import wider
 from dali_mix.datasets.layouts.yolo import yolo
 from dali_mix.datasets.packer import PackOptions, pack_listing
-from dali_mix.options import choice, flag, number
+from dali_mix.options import as_path, choice, flag, number
 from dali_mix.recordio import SetInfo
 
 LAYOUTS: dict[str, Layout] = {
@@ -146,6 +146,7 @@ def pack(
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written. In all of these cases nothing is left under the final names.
     """
+    out = as_path("out", out)
     choice("check", check, ("header", "decode"))
     flag("download", download)
     if val_share is not None:
@@ -169,16 +170,17 @@ def pack(
     _check_layout(layout, root, classes, {**reading, "list": list})
     if download:
         _download(layout, root)
+    folder = Path() if root is None else as_path("root", root)
     if machines is not None:
-        check_slices(Path() if root is None else Path(root))  # before unpacking it
+        check_slices(folder)  # before unpacking it
     options = Options(
-        list_file=None if list is None else Path(list),
+        list_file=None if list is None else as_path("list", list),
         classes_file=Path(classes) if isinstance(classes, (str, os.PathLike)) else _names(classes),
         **{name: value for name, value in reading.items() if value is not None},
     )
     read = find_layout(layout)
     with options.mistakes.together(images=not skip_bad):
-        listing = read(Path() if root is None else Path(root), split, options)
+        listing = read(folder, split, options)
     if not isinstance(listing, Listing):
         raise ValueError(f"layout {layout} returned a {type(listing).__name__}, not a Listing; correct its function")
     if task not in (None, listing.task):

@@ -31,7 +31,7 @@ def read_boxes(
     that slightly exceed the image are kept for the packer to clip; boxes without area and duplicate lines are dropped.
     `counts` is updated with the number of each case.
 
-    A box that exceeds the image, of height and width `size()`, by more than one pixel and more than 1 %, or has a
+    A box that exceeds the image, of height and width `size()`, by more than one pixel and more than 1%, or has a
     negative side, is handled by `treat_boxes`. Any other error is added to `options.mistakes`, with file and line.
     """
     rows: dict[tuple[float, ...], None] = {}
@@ -98,7 +98,7 @@ def _treated(
         hint = ": if these are pixels, divide them by width and height" if max(box) > 2 else OR_TREAT
         text = (
             f"{where}: the box {corners} (x1, y1, x2, y2 in 0..1) leaves the {width}x{height} image by more than a"
-            f" pixel and 1 %; correct it{hint}"
+            f" pixel and 1%; correct it{hint}"
         )
     stays = treat_boxes(boxes, np.array([True]), lambda _: text, options, counts).all()
     x1, y1, x2, y2 = boxes[0].tolist()

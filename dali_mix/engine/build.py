@@ -417,7 +417,7 @@ def build_parts(
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
     """Load the weight files named in the recipe into `model`, and return their reports.
 
-    All tensors of the model must be found in its file; of a backbone at least 95 %. Raise FileNotFoundError or
+    All tensors of the model must be found in its file; of a backbone at least 95%. Raise FileNotFoundError or
     ValueError as `load_weights`.
     """
     found = []

@@ -66,6 +66,7 @@ from dali_mix.engine.train.trainer import Trainer
 from dali_mix.engine.user_objects import user_model
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.models.detection import DEFAULT_FREEZE
+from dali_mix.models.weights.files import find_weights
 from dali_mix.pipelines import Pipeline
 from dali_mix.recordio import RecordSet
 
@@ -121,8 +122,10 @@ def train(
                 check_evaluation(config, num_classes, environment()[1], device)
         begun = resume != "no" and bool(folder.steps())  # then all weights come from the checkpoint
         for part, path in ({} if begun else weight_files(config)).items():
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} does not exist")
+            try:
+                find_weights(path)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {error}") from None
         _tune(device, config)
         report.line(f"building {kind} on {device.type}, and the pipelines of {config.resolved()['train_set']}")
         return device, {"resume": resume, **run_values(config, device, sets)}

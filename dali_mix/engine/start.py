@@ -15,7 +15,7 @@ from dali_mix.engine.config.objects import is_object
 from dali_mix.engine.config.recipe_files import Options, change, load_config, recipe_name, to_pairs
 from dali_mix.engine.config.saved import load_evaluated, load_resumed
 from dali_mix.engine.config.schema import RunConfig
-from dali_mix.options import choice
+from dali_mix.options import as_path, choice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,6 +80,7 @@ def train(
         OSError: a file could not be written, or another rank failed.
     """
     how = choice("resume", _RESUME.get(resume, resume) if isinstance(resume, bool) else resume, ("no", "must", "auto"))
+    work_dir = as_path("work_dir", work_dir)
     values |= {} if mixer == "recipe" else {"mixer": mixer}
     changes = to_pairs(options, values, model=model, optimizer=optimizer, loss=loss)
     loaders = _loaders(changes, train_loader, val_loader)
@@ -89,7 +90,7 @@ def train(
     elif how == "no":
         config, name = load_config(recipe, changes), recipe_name(recipe)
     else:
-        config, name = load_resumed(recipe, Path(work_dir), changes), recipe_name(recipe)
+        config, name = load_resumed(recipe, work_dir, changes), recipe_name(recipe)
     if train_loader is not None and "batch_size" not in dict(changes):
         batch_size = getattr(train_loader, "global_batch_size", config.batch_size) * config.accumulate
         config = dataclasses.replace(config, batch_size=batch_size)
@@ -129,13 +130,14 @@ def evaluate(
         FileNotFoundError, ValueError: as `train`; also for a checkpoint whose classes differ from the `val_set`'s, or
             that has no averaged weights although `ema` is set.
     """
+    checkpoint = as_path("checkpoint", checkpoint)
     changes = to_pairs(options, values, model=model, loss=loss)
     loaders = _loaders(changes, None, val_loader)
     asked, changes = [key for key, _ in changes], changes + loaders
     if isinstance(recipe, RunConfig):
         config = change(recipe, changes)
     else:
-        config, _ = load_evaluated(recipe, Path(checkpoint), changes)
+        config, _ = load_evaluated(recipe, checkpoint, changes)
     _check_used(asked, config.val_set)
     from dali_mix.engine import run
 

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from dali_mix.loading.remote import RemoteSource
 from dali_mix.loading.source import Source
 from dali_mix.loading.workers import Opened, Pool, Spec
 from dali_mix.malloc import keep_freed_memory
-from dali_mix.options import choice, flag, whole
+from dali_mix.options import as_path, choice, flag, whole
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import TASKS
 
@@ -100,13 +99,13 @@ def build_loader(
         )
     made = _pipeline(pipeline, train, pipeline_options)
     if workers is None:
-        opened: RecordSet | Opened = prefix if isinstance(prefix, RecordSet) else RecordSet(Path(prefix))
+        opened: RecordSet | Opened = prefix if isinstance(prefix, RecordSet) else RecordSet(prefix)
     else:
         if isinstance(made, pipelines.CachedPipeline):
             raise ValueError(f"pipeline {made.name!r} decodes a set once and keeps it: it needs no workers")
         if not isinstance(pipeline, str):
             raise ValueError("workers build the pipeline themselves: give its name and pipeline_options")
-        folder = prefix.prefix if isinstance(prefix, RecordSet) else Path(prefix)
+        folder = prefix.prefix if isinstance(prefix, RecordSet) else as_path("prefix", prefix)
         options = dict(pipeline_options or {})
         opened = workers.open(Spec(folder.absolute(), pipeline, options, train, seed, decode, verify_crc))
     rank, world_size = _rank(rank, world_size)
@@ -185,6 +184,8 @@ def _pipeline(pipeline: str | pipelines.Pipeline, train: bool, options: Mapping[
         raise ValueError(f"pipeline_options={options!r:.60}: must be a dict")
     if isinstance(pipeline, str):
         return pipelines.build(pipeline, train, options)
+    if not isinstance(pipeline, pipelines.Pipeline):
+        raise ValueError(f"pipeline={pipeline!r:.40}: must be the name of a pipeline, or a Pipeline")
     if options:
         raise ValueError("pipeline_options are for a pipeline passed by name; this one is already constructed")
     if pipeline.train != train:

@@ -40,7 +40,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
 
     RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations out of
     fifteen, drawn per view, not per image. Magnitude m sets the strength of each operation to m / 30 of its range. At
-    14: a rotation of 14°, a shear of 25.2°, a shift by 4.7 % of the side, each in a direction drawn per image; colour,
+    14: a rotation of 14°, a shear of 25.2°, a shift by 4.7% of the side, each in a direction drawn per image; colour,
     contrast, brightness and sharpness at 0.94 (range 0.1 to 1.9, 1 is no change); 6 bits per colour; values from 0.47
     up inverted, or 0.2 added and then values from 0.5 up inverted (solarize-add; other libraries add only to values
     below 0.5). Equalize, autocontrast and invert have no magnitude. Areas uncovered by a rotation, shear or shift are 0

@@ -174,7 +174,7 @@ def build_detector(
     Args:
         backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32; or, as in a
             recipe, a dict with this name as `type`, the backbone's options, and `weights`, a file for `load_weights`
-            that must contain 95 % of the backbone's tensors.
+            that must contain 95% of the backbone's tensors.
         num_classes: K, without background.
         neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", only the last map, at stride 32.
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, including its statistics; "stem",

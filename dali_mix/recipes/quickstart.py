@@ -5,7 +5,7 @@ Command:  dali-mix pack digits --out data/digits_train --split train
           dali-mix train quickstart --work-dir work_dirs/quickstart
 Hardware: 2 CPU cores, no GPU
 Source:   mixer of ResizeMix (arXiv 2012.11101, section 3) on scikit-learn's 1,797 scanned digits; no published figure
-Expected: top-1 ≥ 97 % on held-out digits (99 % measured), in two minutes
+Expected: top-1 ≥ 97% on held-out digits (99% measured), in two minutes
 """
 
 train_set = "data/digits_train"

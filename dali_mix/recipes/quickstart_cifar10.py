@@ -5,7 +5,7 @@ Command:  dali-mix pack cifar10 --root data/cifar10 --download --out data/cifar1
           dali-mix train quickstart_cifar10 --work-dir work_dirs/quickstart_cifar10
 Hardware: 2 CPU cores, no GPU; seconds on a GPU
 Source:   mixer of ResizeMix (arXiv 2012.11101, section 3), a small model, a short schedule; no published figure
-Expected: top-1 above 60 % after 3 epochs; the published protocol is cifar10/wrn28_10:resizemix
+Expected: top-1 above 60% after 3 epochs; the published protocol is cifar10/wrn28_10:resizemix
 """
 
 train_set = "data/cifar10_train"

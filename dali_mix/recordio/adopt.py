@@ -94,7 +94,7 @@ def adopt(
     with Publication(base, force=force) as files:
         files.check_free(names[1:])
         scan = _Scan(paths, skip_bad=skip_bad, progress=progress)
-        kind = asked or tasks.guess(scan.labels)
+        kind = asked or tasks.guess(scan.labels, scan.where)
         table = scan.table(kind)
         if renumber:
             table["id"] = np.arange(len(table))
@@ -121,9 +121,10 @@ def adopt(
             try:
                 kind.check_stored(label, info)
             except ValueError as error:
-                where = f"{paths[table['part'][row]]}: record {scan.numbers[row]}"
                 advice = "specify the labels with --task and --classes, or correct them and write the file again"
-                raise ValueError(f"{where}: {error}; {advice}") from None
+                if kind.boxes:
+                    advice += "; boxes are clipped or dropped only by `dali-mix pack --bad-boxes`, from the image files"
+                raise ValueError(f"{scan.where(row)}: {error}; {advice}") from None
         files.write(names[2], info.to_json().encode())
         files.publish(names, remove_old=False)  # keep .rec files of an older set: they belong to the user
         return info
@@ -137,9 +138,10 @@ class _Scan:
     """
 
     def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:
+        self._paths = paths
         self.rows: list[tuple[Any, ...]] = []
         self.labels: list[np.ndarray] = []
-        self.numbers: list[int] = []  # each row's record number in its file; `skip_bad` leaves gaps
+        self._records: list[tuple[int, int]] = []  # each row's file index and record number; `skip_bad` leaves gaps
         self.bad: list[dict[str, Any]] = []
         for part, path in enumerate(paths):
             number = 0
@@ -169,7 +171,12 @@ class _Scan:
         crc = zlib.crc32(payload)
         self.rows.append((record.offset, record.length, crc, *size, unpacked.id, math.nan, part, encoding, flags))
         self.labels.append(unpacked.label.copy())
-        self.numbers.append(number)
+        self._records.append((part, number))
+
+    def where(self, row: int) -> str:
+        """Return a row's file and record, for messages."""
+        part, number = self._records[row]
+        return f"{self._paths[part]}: record {number}"
 
     def label_width(self, task: Task) -> int:
         """Return the number of floats per label, 0 if it varies."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix._text import printable
-from dali_mix.options import choice, whole
+from dali_mix.options import as_path, choice, whole
 from dali_mix.tasks import TASKS
 
 VERSION = 1
@@ -124,7 +124,7 @@ def set_prefix(path: str | os.PathLike[str]) -> Path:
     The files are PREFIX.json, .rec, .idx, .npy and PREFIX-00000.rec. A prefix that has a manifest is returned
     unchanged, whatever its suffix.
     """
-    found = Path(path)
+    found = as_path("prefix", path)
     if found.suffix not in SUFFIXES:
         return found
     plain, shard = found.with_suffix(""), _SHARD.fullmatch(found.name)

@@ -126,13 +126,20 @@ class RecordSet:
 
     @functools.cached_property
     def unencoded(self) -> bool:
-        """Return True if all images are uncompressed, as binary PGMs and PPMs, which `pixels` reads."""
+        """Return True if all images are binary PNMs, and `pixels` is faster than a decoder.
+
+        For 8-bit grey images it is slower, since it repeats each value three times; whether images are of this kind is
+        determined from the first.
+        """
         if not len(self) or self.table["encoding"][0] != _PNM:
             return False  # without reading the rest of the table
+        height, width, length = (int(self.table[name][0]) for name in ("height", "width", "length"))
+        if length < 2 * height * width:
+            return False
         return bool((self.table["encoding"] == _PNM).all())
 
     def pixels(self, row: int) -> np.ndarray:
-        """Return an image of an `unencoded` set, (H, W, 3) uint8 RGB; a view unless it is grey or has 16 bits.
+        """Return an image of a set of PNMs, (H, W, 3) uint8 RGB; a view unless it is grey or has 16 bits.
 
         Raise ValueError like `payload`, and if it is not a PNM of the size in the table.
         """

@@ -44,7 +44,10 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """Format the result of `summarize` as text lines. A list is shown as its length, a long dict is shortened."""
+    """Format the result of `summarize` as text lines.
+
+    A list is shown as its length, a long dict is shortened, and split records are omitted if there are none.
+    """
 
     def shown(value: Any) -> str:
         if isinstance(value, dict):
@@ -54,5 +57,6 @@ def lines(figures: dict[str, Any]) -> list[str]:
             return str(len(value))
         return f"{value:,}" if isinstance(value, int) else str(value) or "-"
 
+    figures = {key: value for key, value in figures.items() if key != "split_records" or value}
     width = max(len(key) for key in figures)
     return [printable(f"{key.replace('_', ' '):<{width}}  {shown(value)}") for key, value in figures.items()]

@@ -87,7 +87,7 @@ def _columns(
         pictures = [Picture(overlaid(picture, heat), caption)]
         if looked.attention is not None:
             shares = 100 * looked.attention[row, number].float().cpu()
-            caption = ["attention", f"{float(shares.min()):.2g} … {float(shares.max()):.2g} %"]
+            caption = ["attention", f"{float(shares.min()):.2g} … {float(shares.max()):.2g}%"]
             pictures.append(Picture(overlaid(picture, shares), caption))
         yield Column(classes[number], pictures)
 

@@ -154,7 +154,7 @@ def _watched(val: Records) -> tuple[str, dict[str, str]]:
 def _summary(val: Records) -> str:
     key, name = next(iter(_watched(val)[1].items()))
     _, values = _series(val, key)
-    return f": {name} {values[-1]:.2f} %, best {max(values):.2f} %" if values else ""
+    return f": {name} {values[-1]:.2f}%, best {max(values):.2f}%" if values else ""
 
 
 def _thousands(value: float, _: int | None = None) -> str:

@@ -9,7 +9,6 @@ import math
 import os
 import socket
 import time
-import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +157,7 @@ class RayWorkers:
         self._pool = pool
         self._watch = watch
         self._spec = (key, spec, fingerprint)
-        self._trainer = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+        self._trainer = f"{socket.gethostname()}:{os.getpid()}"
         self._tickets: dict[Any, list[_Ticket]] = {}  # by object reference; questions may share an answer
         self._known: list[tuple[str, Any]] = []  # workers' names and handles
         self._refreshed = self._pool_lost = -math.inf

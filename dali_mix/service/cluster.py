@@ -284,7 +284,7 @@ def join(address: str) -> tuple[Any, str]:
             raise ValueError(f"this process is connected to {ray.get_runtime_context().gcs_address}, not to {where}")
         return ray, where
     check_pool(host, port)
-    with _quiet(), _kept_handlers(ray._private.utils):
+    with _quiet(), _kept_handlers(ray._private.utils), _few_tries(ray._private.ray_constants):
         try:
             ray.init(
                 address=where,
@@ -435,6 +435,16 @@ def _kept_handlers(utils: Any) -> Iterator[None]:
         for number, handler in kept.items():
             with contextlib.suppress(ValueError):  # not the main thread: Ray has set none
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _few_tries(constants: Any) -> Iterator[None]:
+    """Let `ray.init` fail after 3 s: it would try 20 times, 1 s apart, also with a wrong token."""
+    kept, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, 3
+    try:
+        yield
+    finally:
+        constants.NUM_REDIS_GET_RETRIES = kept
 
 
 @contextlib.contextmanager

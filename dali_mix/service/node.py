@@ -224,7 +224,7 @@ class Node:
 def store_bytes(wanted: int | None) -> int:
     """Return the bytes of shared memory to use.
 
-    That is `wanted`, or by default a quarter of the machine's memory, but at most 80 % of what is free in /dev/shm.
+    That is `wanted`, or by default a quarter of the machine's memory, but at most 80% of what is free in /dev/shm.
     Raise ValueError if it is less than `LEAST_STORE` or more than is free.
     """
     system = os.statvfs("/dev/shm")

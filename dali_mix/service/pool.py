@@ -21,7 +21,7 @@ from dali_mix.service.spec import differences
 
 SUSPECTED = 5.0  # seconds for which a worker that was late or lost is used last
 SILENT = 12.0  # seconds without registration until a worker is removed: its machine is lost
-TRAINER_GONE = 3600.0  # seconds without a question until a trainer is removed
+READER_GONE = 3600.0  # seconds without a question until a reader is removed
 RATE_OVER = 10.0  # window in seconds of the rate in `status`
 LOOK = 0.02  # seconds between calls of `_collect`, the slowest part of `ask`
 
@@ -53,8 +53,9 @@ class _Entry:
 
 
 @dataclass
-class _Trainer:
-    key: str
+class _Reader:
+    """The loaders of a trainer, HOST:PID, for one set and pipeline."""
+
     spec: Spec
     asked: int = 0
     second_asks: int = 0
@@ -70,7 +71,7 @@ class Pool:
         # Cached answers by node, and their bytes, so that the cost of a question does not grow with the cache.
         self._kept: dict[str, OrderedDict[tuple[str, bytes], _Entry]] = {}
         self._held: Counter[str] = Counter()
-        self._trainers: dict[str, _Trainer] = {}
+        self._readers: dict[tuple[str, str], _Reader] = {}  # by trainer and key
         self._counts = {"asked": 0, "decoded": 0, "shared": 0, "second_asks": 0, "lost": 0}
         self._recent: deque[tuple[float, int]] = deque()
         self._begun = time.time()
@@ -174,7 +175,7 @@ class Pool:
         return sorted(self._members, key=order)
 
     def _collect(self) -> None:
-        """Record new answers, remove lost workers and trainers, and evict the least recently requested answers."""
+        """Record new answers, remove lost workers and readers, and evict the least recently requested answers."""
         self._looked = time.monotonic()
         pending = [info for member in self._members.values() for info in member.under_way]
         if pending:
@@ -184,8 +185,8 @@ class Pool:
                     self._answered(member, member.under_way.pop(info), info)
         now = time.monotonic()
         self.remove([name for name, member in self._members.items() if now - member.heard > SILENT])
-        for name in [name for name, seen in self._trainers.items() if time.time() - seen.seen > TRAINER_GONE]:
-            del self._trainers[name]
+        for reader in [reader for reader, seen in self._readers.items() if time.time() - seen.seen > READER_GONE]:
+            del self._readers[reader]
         self._trim()
         while self._recent and self._recent[0][0] < now - RATE_OVER:
             self._recent.popleft()
@@ -242,7 +243,7 @@ class Pool:
 
     def _note(self, trainer: str, key: str, spec: Spec, again: int) -> None:
         self._counts["asked"] += 1
-        seen = self._trainers.setdefault(trainer, _Trainer(key, spec))
+        seen = self._readers.setdefault((trainer, key), _Reader(spec))
         seen.asked += 1
         seen.second_asks += again == 1
         seen.seen = time.time()
@@ -251,6 +252,9 @@ class Pool:
         """Return the status shown by `dali-mix serve --status`, as plain values."""
         self._collect()
         now = time.monotonic()
+        trainers: dict[str, list[_Reader]] = {}
+        for (trainer, _), reader in self._readers.items():
+            trainers.setdefault(trainer, []).append(reader)
         return {
             "seconds": time.time() - self._begun,
             "images_per_second": sum(images for _, images in self._recent) / RATE_OVER,
@@ -272,15 +276,15 @@ class Pool:
             "trainers": [
                 {
                     "name": name,
-                    "idle": time.time() - seen.seen,
-                    "asked": seen.asked,
-                    "second_asks": seen.second_asks,
+                    "idle": time.time() - max(reader.seen for reader in readers),
+                    "asked": sum(reader.asked for reader in readers),
+                    "second_asks": sum(reader.second_asks for reader in readers),
                     "waits_for": self._waits_for(name),
                 }
-                for name, seen in self._trainers.items()
+                for name, readers in trainers.items()
             ],
             "sets": [
                 {"key": key[:12], "set": str(spec.prefix), "pipeline": spec.pipeline, "train": spec.train}
-                for key, spec in {seen.key: seen.spec for seen in self._trainers.values()}.items()
+                for key, spec in {key: reader.spec for (_, key), reader in self._readers.items()}.items()
             ],
         }

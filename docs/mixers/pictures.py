@@ -54,7 +54,7 @@ def masks(batch: Batch, out: Path) -> None:
     removed = FreeFormMasks()(batch.images, torch.Generator().manual_seed(SEED))
     left = mask_out(batch.images, removed)
     black = (~removed).byte().mul(255).expand(-1, 3, -1, -1)
-    shares = [f"{100 * share:.0f} % removed" for share in removed.float().mean((1, 2, 3)).tolist()]
+    shares = [f"{100 * share:.0f}% removed" for share in removed.float().mean((1, 2, 3)).tolist()]
     rows = range(batch.rows)
     columns = [
         *plain(batch, False, False),

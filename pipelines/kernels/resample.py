@@ -8,9 +8,13 @@ generate it from a loop: sums stay in registers, a pixel's three channels and tw
 
 Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius max(1,
 input / output); pixels beyond the border repeat the border. The result is the exact value rounded to a grey level,
-except for values within 0.01 of a half. It is the same on every CPU: weights are computed with operations that IEEE 754
-defines exactly, and everything else is integer arithmetic. Normalizing multiplies and adds, rounding after each, so it
-is bit-identical to `dali_mix.pipelines.normalize`.
+except for values near a half, since weights have 14 to 16 bits. Measured on black and white noise, such values are
+within 0.01 of a half for images shrunk up to 10 times, 0.03 up to 100 times and 0.13 up to 2,000 times. There, an image
+made to add up the rounding errors of one pixel's weights is off by 2 levels.
+
+The result is the same on every CPU: weights are computed with operations that IEEE 754 defines exactly, and everything
+else is integer arithmetic. Normalizing multiplies and adds, rounding after each, so it is bit-identical to
+`dali_mix.pipelines.normalize`.
 
 More than 300 lines: all compiled code is in this one file, so that numba's disk cache detects every change.
 """

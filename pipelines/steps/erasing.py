@@ -15,7 +15,7 @@ from dali_mix.options import number
 
 
 class Erasing(Step):
-    """Fill 2 to 33 % of the image with the colour `mean` (0..1 units) with probability `prob` (arXiv 1708.04896)."""
+    """Fill 2 to 33% of the image with the colour `mean` (0..1 units) with probability `prob` (arXiv 1708.04896)."""
 
     moves = False
 

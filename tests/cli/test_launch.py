@@ -146,7 +146,7 @@ def test_a_mistake_of_a_rank_comes_before_a_port_in_use(tmp_path):
         )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "no.pt: no such checkpoint" in done.stderr  # its own mistake first: it needs no other rank
+    assert "no.pt: no such file" in done.stderr  # its own mistake first: it needs no other rank
 
 
 def test_launcher_two_processes(sets, tmp_path):

@@ -55,7 +55,23 @@ def test_many_classes_are_cut_short(tmp_path, capsys):
 
 
 def test_packing_prints_the_boxes(tmp_path, capsys):
-    words = ["--task", "detection", "--split", "val", "--scenes", "7", "--out", str(tmp_path / "set"), "--quiet"]
+    words = ["--task", "detection", "--split", "val", "--scenes", "7", "--out", str(tmp_path / "set")]
     assert main(["pack", "digit-scenes", *words]) == 0
     labels = RecordSet(tmp_path / "set").labels(range(7))
     assert re.search(rf"^boxes +{sum(map(len, labels))}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_quiet_leaves_notes_problems_and_skipped_images(tmp_path, capsys):
+    root = image_folder(tmp_path / "images", 1, 3)
+    (root / "class0" / "9.jpg").write_bytes(b"<html>")
+    prefix = str(tmp_path / "set")
+    assert main(["pack", "imagefolder", "--root", str(root), "--out", prefix, "--skip-bad", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("skipped class0/9.jpg: ") and said.out.count("\n") == 1
+    assert said.err.startswith("note: ") and "there is only one class" in said.err and said.err.count("\n") == 1
+    for command in (["verify", prefix], ["adopt", f"{prefix}.rec", "--force"]):
+        assert main([*command, "--quiet"]) == 0
+        assert capsys.readouterr() == ("", "")
+    (tmp_path / "set.idx").write_text("")
+    assert main(["verify", prefix, "--quiet"]) == 1
+    assert "set.idx: " in capsys.readouterr().err

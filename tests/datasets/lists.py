@@ -13,7 +13,7 @@ def pack(root: Path, name: str, text: str, *options: str) -> tuple[int, Path]:
     path = root / name
     path.write_text(text, encoding="utf-8")
     out = root.parent / "set"
-    arguments = ["--root", str(root), "--list", str(path), "--out", str(out), "--no-shuffle", "--force", "--quiet"]
+    arguments = ["--root", str(root), "--list", str(path), "--out", str(out), "--no-shuffle", "--force"]
     return main(["pack", "list", *arguments, *options]), out
 
 

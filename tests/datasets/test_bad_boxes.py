@@ -115,7 +115,7 @@ def test_bad_boxes_are_clipped_or_left_out(
 ) -> None:
     options = make(tmp_path / "root")
     command = ["pack", options["layout"], "--root", str(tmp_path / "root"), "--out", str(tmp_path / "set")]
-    command += ["--no-shuffle", "--quiet", "--bad-boxes", how, *(["--task", "detection"] if "task" in options else [])]
+    command += ["--no-shuffle", "--bad-boxes", how, *(["--task", "detection"] if "task" in options else [])]
     if make is voc:
         write(tmp_path / "names", "cat\n")
         command += ["--classes", str(tmp_path / "names")]

@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def pack(root: Path, out: Path, *options: str) -> int:
-    return main(["pack", "imagefolder", "--root", str(root), "--out", str(out), "--quiet", *options])
+    return main(["pack", "imagefolder", "--root", str(root), "--out", str(out), *options])
 
 
 @pytest.mark.parametrize(
@@ -252,3 +252,26 @@ def test_a_folder_in_a_class_that_dangles_is_counted(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "root", classes=2, each=3)
     (root / "class0" / "more").symlink_to("/nowhere")
     assert LAYOUTS["imagefolder"](root, "train", Options()).report["other_files"] == {"dangling link": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("data.yaml", "images/train/a.jpg", "labels/train/a.txt"), "in/data.yaml suggests, use `dali-mix pack yolo`"),
+        (("train/images/a.jpg", "train/labels/a.txt"), "in/train/labels/a.txt suggests, use `dali-mix pack yolo`"),
+        (
+            ("obj.data", "obj_train_data/a.jpg", "obj_train_data/a.txt"),
+            "in/obj.data suggests, use `dali-mix pack yolo`",
+        ),
+        (("annotations/instances_val2017.json", "val2017/a.jpg"), "_val2017.json suggests, use `dali-mix pack coco`"),
+        (("train/a.jpg", "train/_annotations.coco.json"), "_annotations.coco.json suggests, use `dali-mix pack coco`"),
+        (("VOC2007/Annotations/a.xml", "VOC2007/JPEGImages/a.jpg"), "/a.xml suggests, use `dali-mix pack voc`"),
+        (("train/a.jpg", "train/a.xml"), "in/train/a.xml suggests, use `dali-mix pack voc`"),
+        (("cat/a.jpg", "dog/a.txt", "config.yaml", "results.json"), ""),
+    ],
+)
+def test_a_layout_with_boxes_is_suggested(tmp_path: Path, capsys: Capture, names: tuple[str, ...], said: str) -> None:
+    pack(lay(tmp_path / "in", *names), tmp_path / "set")
+    error = capsys.readouterr().err
+    assert said in error and error.startswith(("dali-mix pack: error: ", "note: "))
+    assert ("if the images have boxes" in error) == bool(said)

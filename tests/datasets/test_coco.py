@@ -137,7 +137,7 @@ def test_given_names_decide_the_classes_whatever_the_ids(tmp_path: Path, capsys:
 
 
 def test_how_far_a_box_may_leave_the_image(tmp_path: Path) -> None:
-    """By a pixel or 1 %: what is left of it counts, if anything is."""
+    """By a pixel or 1%: what is left of it counts, if anything is."""
     images = [image(9, "val2014") | {"width": 500, "height": 300}]
     boxes = [[-4.9, 0, 20, 302.9], [-0.9, 0, 0.8, 5], [480, 290, 24.9, 12.9]]
     notes = [{k: v for k, v in note(n, 9, 1, box).items() if k != "iscrowd"} for n, box in enumerate(boxes)]

@@ -40,7 +40,7 @@ NO_DATA = {
 
 
 def pack(root: Path, out: Path, *options: str) -> int:
-    return main(["pack", "imagefolder", "--root", str(root), "--out", str(out), "--quiet", *options])
+    return main(["pack", "imagefolder", "--root", str(root), "--out", str(out), *options])
 
 
 @pytest.mark.parametrize("kind", ["folder", "set.zip", "set.tgz"])

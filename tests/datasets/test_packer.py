@@ -25,7 +25,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def run_pack(root: Path, out: Path, *options: str, layout: str = "imagefolder") -> int:
-    return main(["pack", layout, "--root", str(root), "--out", str(out), "--quiet", *options])
+    return main(["pack", layout, "--root", str(root), "--out", str(out), *options])
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -111,7 +111,7 @@ def test_a_dangling_link_is_an_unreadable_image(
 ) -> None:
     root = image_folder(tmp_path / "root", classes=2, each=3)
     (root / "class0" / "9.jpeg").symlink_to(target)
-    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set"), "--quiet", *options]
+    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set"), *options]
     assert main(command) == 1
     error = capsys.readouterr().err
     assert f"9.jpeg: a dangling symbolic link: {target} does not exist" in error and "that leaves" not in error
@@ -124,7 +124,7 @@ def test_a_dangling_link_is_an_unreadable_image(
 def test_a_link_to_itself_is_an_unreadable_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = image_folder(tmp_path / "root", classes=2, each=3)
     (root / "class0" / "9.jpeg").symlink_to("9.jpeg")
-    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set"), "--quiet"]
+    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set")]
     assert main(command) == 1
     assert "9.jpeg: cannot be read: Too many levels of symbolic links" in capsys.readouterr().err
     assert main([*command, "--skip-bad"]) == 0

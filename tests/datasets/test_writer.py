@@ -342,6 +342,8 @@ def test_force_is_a_flag(tmp_path):
         ("bilder --shuffleö, --force_x", "bilder --shuffleö, --force_x"),
         ("see [--force] and `--force`", "see [force=True] and `force=True`"),
         ("pass --exif ignore, or --max-pixels 7", "pass exif='ignore', or max_pixels=7"),
+        ("my --force: exists; pass --force", "my --force: exists; pass force=True"),
+        ("my --force.rec: exists; omit --skip-bad.", "my --force.rec: exists; omit skip_bad=True."),
     ],
 )
 def test_options_of_a_command_become_keywords(message, wanted):

@@ -15,7 +15,7 @@ from tests.datasets.files import archived
 from tests.recordio.samples import encoded
 
 Capture = pytest.CaptureFixture[str]
-HEIGHT, WIDTH = 40, 200  # a pixel is 2.5 % of the height; 1 % of the width is two pixels
+HEIGHT, WIDTH = 40, 200  # a pixel is 2.5% of the height; 1% of the width is two pixels
 
 # a.jpg: two boxes, b.jpg: none (empty), c.jpg: no label file, d.jpg: one box
 LABELS = {
@@ -225,9 +225,9 @@ def test_repeated_lines_and_boxes_without_area_are_left_out_and_counted(tmp_path
 @pytest.mark.parametrize(
     ("line", "box"),
     [
-        ("0 0.01 0.5 0.039 1", [0, 0, 0.0295, 1]),  # by almost two pixels of 200: 1 %
+        ("0 0.01 0.5 0.039 1", [0, 0, 0.0295, 1]),  # by almost two pixels of 200: 1%
         ("0 0.99 0.5 0.039 1", [0.9705, 0, 1, 1]),
-        ("0 0.5 0 1 0.049", [0, 0, 1, 0.0245]),  # by almost a pixel of 40: 2.5 %
+        ("0 0.5 0 1 0.049", [0, 0, 1, 0.0245]),  # by almost a pixel of 40: 2.5%
         ("0 0.5 1 1 0.049", [0, 0.9755, 1, 1]),
         ("0 0.4 1.024 0.2 0.9 0.3 0.7", [0.2, 0.7, 0.4, 1]),
     ],
@@ -262,11 +262,11 @@ def test_a_box_a_little_over_the_border(tmp_path: Path, line: str, box: list[flo
         ("0 0.5 0.5 1 -1", "sizes must not be negative"),
         (
             "0 0.5 0.5 1.03 1",
-            "leaves the 200x40 image by more than a pixel and 1 %; correct it (--bad-boxes clips",
+            "leaves the 200x40 image by more than a pixel and 1%; correct it (--bad-boxes clips",
         ),
         ("0 0.5 0.5 1 1.06", "the box 0, -0.03, 1, 1.03 (x1, y1, x2, y2 in 0..1) leaves the 200x40 image"),
         ("0 0.5 0.5 1 1e300", "leaves the 200x40 image"),
-        ("0 100 20 50 10", "leaves the 200x40 image by more than a pixel and 1 %; correct it: if these are pixels"),
+        ("0 100 20 50 10", "leaves the 200x40 image by more than a pixel and 1%; correct it: if these are pixels"),
         ("0 0.5 0.5 -0.1 0.7 0.3 0.9", "leaves the 200x40 image"),
         (b"0 0.5 0.5 1 1 \xff", "is not UTF-8 text; save the file as UTF-8"),
     ],
@@ -358,7 +358,7 @@ def test_turned_images(tmp_path: Path, capsys: Capture) -> None:
     """A box may leave the picture as it is shown, or as it is stored, by a pixel of its own height."""
     ultralytics(tmp_path / "root")
     write(tmp_path / "root/images/train/d.jpg", encoded("JPEG", HEIGHT, WIDTH, turn=6))
-    write(tmp_path / "root/labels/train/d.txt", "0 0.5 0 1 0.049\n")  # 2.45 %: of 40 less than a pixel, of 200 more
+    write(tmp_path / "root/labels/train/d.txt", "0 0.5 0 1 0.049\n")  # 2.45%: of 40 less than a pixel, of 200 more
     assert "leaves the 40x200 image" in refused(tmp_path / "root", capsys)
     assert pack(tmp_path / "root", tmp_path / "set", "--exif", "ignore") == 0
     assert RecordSet(tmp_path / "set").info.report["turned_by_exif"] == 1
@@ -385,11 +385,28 @@ def test_images_that_are_not_read_and_label_files_without_image_are_noted(tmp_pa
     assert len(RecordSet(tmp_path / "out")) == 4
 
 
+@pytest.mark.parametrize(("images", "labels"), [("images/train", "labels/train"), ("train", "train")])
+def test_a_label_file_of_several_images_is_noted(tmp_path, capsys, images, labels):
+    lay(tmp_path / "set", images, labels)
+    write(tmp_path / "set/data.yaml", f"train: {images}\nnames: [cat, dog]\n")
+    for name in ("a.png", "a.bmp", "c.png"):  # c has no label file
+        write(tmp_path / "set" / images / name, encoded("PNG", HEIGHT, WIDTH, seed=9))
+    assert pack(tmp_path / "set", tmp_path / "out") == 0
+    assert (
+        f"1 label file belongs to several images, which all get its boxes (first: {tmp_path}/set/{labels}/a.txt)"
+        in (capsys.readouterr().err)
+    )
+    records = RecordSet(tmp_path / "out")
+    assert records.info.report["label_files_of_several_images"] == 1
+    assert [len(boxes) for boxes in records.labels(np.arange(7))] == [2, 2, 2, 0, 0, 0, 1]
+
+
 def test_a_complete_set_has_no_note_on_label_files(tmp_path, capsys):
     ultralytics(tmp_path / "set")
     assert main(["pack", "yolo", "--root", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
-    assert "label files have no image" not in printed.out + printed.err
+    for note in ("label files have no image", "several images"):
+        assert note not in printed.out + printed.err
 
 
 def test_val_share_makes_two_splits_of_train(tmp_path):

@@ -126,7 +126,11 @@ def test_tasks_are_compared_before_classes():
         ("csra", ["loss={'type': 'MaskedSupervisionLoss'}"], "unknown"),
         ("csra", ["model.head={'type': 'csra', 'num_heads': 3}"], "num_heads=3"),
         ("csra", ["model.head={'type': 'cssra'}"], "cssra"),
-        ("csra", ["model.backbone.weights=nowhere.pth"], "model.backbone.weights: nowhere.pth does not exist"),
+        (
+            "csra",
+            ["model.backbone.weights=nowhere.pth"],
+            "model.backbone.weights: nowhere.pth: no such file; pass a weight file",
+        ),
         ("msl", ["objective.masks=nowhere"], "nowhere"),
         ("msl", ["objective.whole=-1"], "whole=-1"),
         ("sgre", ["model.head.embeddings=nowhere.npy"], "no label embeddings at nowhere.npy"),

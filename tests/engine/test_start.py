@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -24,6 +25,27 @@ from dali_mix.reports import attention
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import SyntheticLoader, TinyNet, recipe, train_synthetic
 from tests.engine.test_trainer import newest_state
+
+
+@pytest.mark.parametrize("wrong", [None, 3, {"epochs": 1}, b"run"])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda wrong: dali_mix.train(wrong, "run"), "recipe={}: must be a name (`dali-mix recipes` lists them) or"),
+        (lambda wrong: dali_mix.evaluate(wrong, "run"), "recipe={}: must be a name"),
+        (lambda wrong: dali_mix.load_config(wrong), "recipe={}: must be a name"),
+        (lambda wrong: dali_mix.train("imagenet/resnet50", wrong), "work_dir={}: must be a path, as a string or"),
+        (lambda wrong: dali_mix.evaluate("imagenet/resnet50", wrong), "checkpoint={}: must be a path"),
+        (lambda wrong: dali_mix.Predictor("imagenet/resnet50", wrong), "checkpoint={}: must be a path"),
+        (lambda wrong: dali_mix.Writer(wrong, classes=["a"]), "prefix={}: must be a path"),
+        (lambda wrong: dali_mix.build_loader("imagenet", wrong, batch_size=1, train=True), "prefix={}: must be a path"),
+        (lambda wrong: dali_mix.build_loader(wrong, "set", batch_size=1, train=True), "pipeline={}: must be the name"),
+        (lambda wrong: dali_mix.pack("imagefolder", root="photos", out=wrong), "out={}: must be a path"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(wrong, call, words):
+    with pytest.raises(ValueError, match="^" + re.escape(words.format(repr(wrong)))):
+        call(wrong)
 
 
 class OtherNet(TinyNet):

@@ -27,7 +27,7 @@ def test_a_cut_checkpoint_is_not_taken_for_plain_weights(tmp_path, cut):
 def test_a_folder_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.pt").touch()
-    with pytest.raises(FileNotFoundError, match=r"a folder; pass a checkpoint in it: checkpoints/best\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"weight file or checkpoint in it: checkpoints/best\.pt"):
         evaluate_checkpoint(make_config(recipe()), tmp_path, make_loaders=make_loaders)
 
 

@@ -53,7 +53,7 @@ def test_an_example_learns_from_mixed_images(script, share):
     for epoch in epochs:
         mixed = int(epoch[5]) / 100 if epoch[5] else int(epoch[3]) / int(epoch[4])
         assert share[0] < mixed < share[1]
-    accuracy = float(re.search(r"held-out accuracy ([\d.]+) %", printed)[1])
+    accuracy = float(re.search(r"held-out accuracy ([\d.]+)%", printed)[1])
     assert accuracy > 80  # guessing gives 10
 
 
@@ -71,7 +71,7 @@ def test_every_example_is_run_here():
 def test_a_model_of_your_own_learns_and_resumes(tmp_path):
     printed = run("own_model.py", "--work-dir", tmp_path / "run")
     assert len(re.findall(r"^epoch \d: held-out accuracy", printed, flags=re.MULTILINE)) == 4
-    last = re.compile(r"finished: held-out accuracy ([\d.]+) %$")
+    last = re.compile(r"finished: held-out accuracy ([\d.]+)%$")
     assert float(last.search(printed)[1]) > 80
     again = run("own_model.py", "--work-dir", tmp_path / "run")  # no step is left
     assert last.search(again)[0] == last.search(printed)[0]
@@ -79,7 +79,7 @@ def test_a_model_of_your_own_learns_and_resumes(tmp_path):
 
 def test_one_backbone_goes_through_three_steps(tmp_path):
     printed = run("three_steps.py", "--work-dir", tmp_path / "run", "--scenes", "40", "--max-steps", "3")
-    last = re.fullmatch(r"pretrained: top-1 .* %; several labels: mAP .* %; boxes: AP50 .* %", printed.splitlines()[-1])
+    last = re.fullmatch(r"pretrained: top-1 .*%; several labels: mAP .*%; boxes: AP50 .*%", printed.splitlines()[-1])
     assert last
     for step in ("labels", "boxes"):  # all of the backbone came from the first step
         log = (tmp_path / "run" / step / "train.log").read_text()

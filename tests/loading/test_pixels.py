@@ -158,10 +158,19 @@ def test_grey_and_deep_images_equal_decoded_ones(tmp_path, monkeypatch, kind, la
     steps = {"image_size": (height, width), "mean": (0, 0, 0), "std": (1, 1, 1), "steps": [Crop()]}
     found = []
     for own in (True, False):
-        monkeypatch.setattr(Pipeline, "may_take_pixels", own)
+        monkeypatch.setattr(RecordSet, "unencoded", own)
         (batch,) = loader(tmp_path / "raw", Pipeline(train=False, **steps), False, dtype="uint8")
         found.append(batch.images.numpy())
     np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize(("letters", "maximum", "own"), [("P5", 255, False), ("P5", 65535, True), ("P6", 255, True)])
+def test_grey_images_of_8_bits_are_decoded(tmp_path, decoders, letters, maximum, own):
+    """Their values are repeated faster by DALI."""
+    count = 40 * 50 * (3 if letters == "P6" else 1) * (2 if maximum > 255 else 1)
+    write_set(tmp_path / "raw", [(f"{letters}\n50 40\n{maximum}\n".encode() + bytes(count), 0)] * 4, classes="a")
+    list(loader(tmp_path / "raw", "imagenet", True))
+    assert decoders == [own]
 
 
 def test_comments_and_bytes_behind_are_not_pixels(tmp_path):

@@ -59,7 +59,7 @@ def test_soft_targets_count_by_their_largest_entry():
 @pytest.mark.parametrize("value", [0.0, 0.3, -7.5, float("inf"), float("-inf")])
 @pytest.mark.parametrize("labels", [[0] * 10, [9] * 10, list(range(10)), [3, 3, 3, 0, 1, -1]], ids=str)
 def test_a_model_that_gives_one_logit_gets_what_guessing_would(value, labels):
-    """Whatever the classes are: nine of ten records of class 0 do not make it 90 %."""
+    """Whatever the classes are: nine of ten records of class 0 do not make it 90%."""
     accuracy, by_class = Accuracy(topk=(1, 5)), ClassAccuracy(10)
     for metric in (accuracy, by_class):
         metric.update(torch.full((len(labels), 10), value), torch.tensor(labels))

@@ -92,3 +92,19 @@ def test_two_entries_of_one_name(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
         load_weights(make(), tmp_path / "nothing.pth")
+
+
+def test_what_may_be_meant_by_a_path_without_weights(tmp_path):
+    for name in ("resnet50.safetensors", "resnet50.txt", "checkpoints/best.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    advice = "; pass a weight file, or a checkpoint of a run"
+    for path, said in (
+        (tmp_path / "resnet50.pth", f"no such file (did you mean resnet50.safetensors?){advice}"),
+        (tmp_path / "none" / "resnet5.pth", f"no such file{advice}"),
+        (tmp_path / "checkpoints" / "latest", f"no such file{advice}"),
+        (tmp_path, "a folder; pass a weight file or checkpoint in it: checkpoints/best.pt, resnet50.safetensors"),
+    ):
+        with pytest.raises(FileNotFoundError) as raised:
+            load_weights(make(), path)
+        assert str(raised.value) == f"{path}: {said}"

@@ -56,6 +56,13 @@ def test_numbers_are_spread_as_they_should_be():
     assert abs((abs(normal) < 1.96).mean() - 0.95) < 0.005
 
 
+def test_any_number_of_words():
+    """They begin alike, however many are drawn."""
+    first = SampleRandom(1, 2, np.arange(3)).words(12)
+    for count in (1, 3, 4, 6):
+        assert np.array_equal(SampleRandom(1, 2, np.arange(3)).words(count), first[:, :count])
+
+
 def test_integers_take_bounds_per_record():
     random = SampleRandom(4, 0, np.arange(3000))
     high = np.arange(3000)[:, None] % 5 + 1

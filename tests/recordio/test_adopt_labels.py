@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,50 @@ def test_the_class_may_be_the_first_float(tmp_path: Path, capsys: Capture, label
     assert batch.targets.tolist() == expected
 
 
+BOX = [2.0, 6.0, 1.0, 0.25, 0.25, 0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("usual", "other", "words"),
+    [
+        ([4.0], [1.0, 2.0], "has [1, 2], most are like [4])"),
+        ([0.0, 1.0, 1.0], [1.0], "has [1], most are like [0, 1, 1])"),
+        ([0.0, 1.0, 1.0], [1.0, 0.0], "has [1, 0], most are like [0, 1, 1])"),
+        (BOX, [3.0], "has [3], most are like [2, 6, 1, 0.25, 0.25, 0.5, 0.5, 0])"),
+        (BOX, [*BOX, 1.0], "has [2, 6, 1, 0.25, 0.25, 0.5, 0.5, 0, …] (9 floats), most are like ["),
+    ],
+)
+@pytest.mark.parametrize("row", [0, 2])
+def test_the_first_label_unlike_most_is_named(
+    tmp_path: Path, usual: list[float], other: list[float], words: str, row: int
+) -> None:
+    labels = [usual] * 5
+    labels[row] = labels[3] = other
+    rec = foreign(tmp_path / "set.rec", vectors(*labels))
+    with pytest.raises(ValueError, match=re.escape(f"({rec}: record {row} {words}")):
+        adopt([rec])
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "words"),
+    [
+        ("multilabel", [[1.0], [0.0, 1.0], [1.0, 0.0]], "record 0: 1 label fields where the 2 classes need 2"),
+        ("detection", [BOX, [3.0], BOX], "record 1: label: not a detection label"),
+        ("detection", [[3.0], [3.0]], "record 0: label: not a detection label"),
+        ("detection", [BOX, [*BOX[:5], 1.5, *BOX[6:]]], "record 1: object 1: the box x 0.25..1.5"),
+    ],
+)
+def test_a_label_that_is_not_of_the_task_is_named(
+    tmp_path: Path, task: str, labels: list[list[float]], words: str
+) -> None:
+    rec = foreign(tmp_path / "set.rec", vectors(*labels))
+    with pytest.raises(ValueError, match=re.escape(f"{rec}: {words}")) as caught:
+        adopt([rec], task=task)
+    assert ("; boxes are clipped or dropped only by `dali-mix pack --bad-boxes`" in str(caught.value)) == (
+        task == "detection"
+    )
+
+
 @pytest.mark.parametrize("label", [[-1.0, 0.0], [0.5, 0.0], [2.0**25, 0.0]])
 def test_a_first_float_that_is_no_class(tmp_path: Path, label: list[float]) -> None:
     rec = foreign(tmp_path / "set.rec", vectors([0.0, 0.0], label))
@@ -53,13 +98,13 @@ def test_a_first_float_that_is_no_class(tmp_path: Path, label: list[float]) -> N
 
 def test_vectors_that_may_be_either(tmp_path: Path, capsys: Capture) -> None:
     rec = foreign(tmp_path / "set.rec", vectors([0.0, 1.0], [1.0, 0.0], [1.0, 1.0]))
-    assert main(["adopt", str(rec), "--quiet"]) == 0
+    assert main(["adopt", str(rec)]) == 0
     captured = capsys.readouterr()
     assert "labels of 2 floats read as multi-label targets" in captured.err and "1 (positive) 4" in captured.out
-    assert main(["adopt", str(rec), "--quiet", "--task", "classification", "--force"]) == 0
+    assert main(["adopt", str(rec), "--task", "classification", "--force"]) == 0
     assert "note:" not in capsys.readouterr().err
     assert RecordSet(rec).labels(np.arange(3)).tolist() == [0, 1, 1]
-    assert main(["adopt", str(rec), "--quiet", "--task", "multilabel", "--force"]) == 0
+    assert main(["adopt", str(rec), "--task", "multilabel", "--force"]) == 0
     assert "note:" not in capsys.readouterr().err
 
 
@@ -98,10 +143,10 @@ def test_minus_one_for_no_is_noticed(
     if way == "list":
         lines = ("\t".join([str(number), *map(str, row), f"{number}.jpg"]) for number, row in enumerate(rows))
         (tmp_path / "train.lst").write_text("\n".join(lines))
-        command = ["pack", "list", "--root", str(tmp_path), "--out", str(tmp_path / "set"), "--quiet"]
+        command = ["pack", "list", "--root", str(tmp_path), "--out", str(tmp_path / "set")]
     else:
         foreign(tmp_path / "set.rec", vectors(*(list(map(float, row)) for row in rows)))
-        command = ["adopt", str(tmp_path / "set.rec"), "--quiet"]
+        command = ["adopt", str(tmp_path / "set.rec")]
     assert main([*command, "--task", "multilabel"]) == 0
     captured = capsys.readouterr()
     assert ("-1 means ignore" in captured.err) == bool(suspect) and suspect in captured.err

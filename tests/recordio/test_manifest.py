@@ -138,7 +138,7 @@ def test_any_file_of_a_set_names_it(tmp_path: Path, capsys: Capture, suffix: str
     (tmp_path / "set.idx").unlink()
     for command in (
         ["adopt", "--reindex"],
-        ["verify", "--quiet"],
+        ["verify"],
         ["inspect"],
         ["gallery", "--out", f"{tmp_path}/g.png"],
     ):
@@ -146,7 +146,7 @@ def test_any_file_of_a_set_names_it(tmp_path: Path, capsys: Capture, suffix: str
     out = ["--from", "random", "--out", str(tmp_path / "e.npy")]
     assert main(["embed-labels", given, *out]) == 0
     image_folder(tmp_path / "in")
-    command = ["pack", "imagefolder", "--root", str(tmp_path / "in"), "--quiet", "--out", f"{tmp_path}/new{suffix}"]
+    command = ["pack", "imagefolder", "--root", str(tmp_path / "in"), "--out", f"{tmp_path}/new{suffix}"]
     assert main(command) == 0
     assert f"{tmp_path}/new: 12 images" in capsys.readouterr().out and (tmp_path / "new.rec").exists()
     assert main(command) == 1  # the same prefix

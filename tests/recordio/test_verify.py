@@ -22,7 +22,7 @@ from tests.recordio.samples import encoded, jpeg_with_magic, small_set, with_che
 
 
 def verify(prefix: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
-    status = main(["verify", str(prefix), "--quiet", *options])
+    status = main(["verify", str(prefix), *options])
     captured = capsys.readouterr()
     return status, captured.out + captured.err
 

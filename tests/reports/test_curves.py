@@ -118,7 +118,7 @@ def test_few_and_many_records_can_be_drawn(tmp_path, records):
 def test_the_command(tmp_path, capsys):
     write(tmp_path / "metrics.jsonl", [train(10), val(10)])
     out = tmp_path / "c.png"
-    assert main(["curves", str(tmp_path), "--out", str(out), "--title", "a run of 100 %, $x$"]) == 0
+    assert main(["curves", str(tmp_path), "--out", str(out), "--title", "a run of 100%, $x$"]) == 0
     assert f"wrote {out}" in capsys.readouterr().out
     assert main(["curves", str(tmp_path / "nothing"), "--out", str(out)]) == 1
     assert "no metrics at" in capsys.readouterr().err
@@ -156,8 +156,8 @@ def test_multi_label_runs_are_judged_by_map(tmp_path):
     assert list(drawn["mAP"]) == [40, 61.5]
     assert list(drawn["overall F1"]) == [31, 52.5]
     assert [text.get_text() for text in axes.texts] == ["best 61.50"]
-    assert _summary(found) == ": mAP 61.50 %, best 61.50 %"
-    assert _summary([val(1, 50.0)]) == ": top-1 50.00 %, best 50.00 %"
+    assert _summary(found) == ": mAP 61.50%, best 61.50%"
+    assert _summary([val(1, 50.0)]) == ": top-1 50.00%, best 50.00%"
     assert curves(tmp_path / "metrics.jsonl", tmp_path / "c.png").is_file()
 
 

@@ -147,8 +147,7 @@ def test_no_worker_but_those_to_avoid(ray, workers):
     ray.asks = lambda number: None
     with pytest.raises(NoWorkers):
         workers.ask(question(0), {"b", "a"})
-    [(number, avoid, trainer)] = ray.asked
-    assert (number, avoid) == (0, ["a", "b"]) and trainer.startswith(f"{socket.gethostname()}:{os.getpid()}:")
+    assert ray.asked == [(0, ["a", "b"], f"{socket.gethostname()}:{os.getpid()}")]
 
 
 def test_while_the_pool_does_not_answer_workers_are_asked_directly(ray, workers, clock):
@@ -180,7 +179,7 @@ def test_an_error_in_the_pool_is_no_restart(ray, workers):
 
 
 def test_pickled_it_connects_anew(ray, workers, monkeypatch):
-    """In another process, say; its tickets stay here, and the pool tells the two apart."""
+    """In another process, say; its tickets stay here."""
     workers.ask(question(0), ())
     sent = pickle.dumps(workers)
     connected = []
@@ -196,8 +195,6 @@ def test_pickled_it_connects_anew(ray, workers, monkeypatch):
     ticket = other.ask(question(1), ())
     ray.answers |= {"chunk 0": "0", "chunk 1": "1"}
     assert other.wait(1) == [(ticket, "1")]
-    (_, _, one), (_, _, two) = ray.asked
-    assert one != two
 
 
 def test_in_a_forked_process(tmp_path, ray, monkeypatch):

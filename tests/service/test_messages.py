@@ -344,6 +344,6 @@ def test_who_has_no_right_token_is_refused(head, strangers):
     assert text.startswith(
         f"{head.address}: wrong token, or no pool there: the token in {token} must be the one of the pool"
     )
-    print(f"wrong token: {seconds:.1f} s")
+    assert seconds < 15  # 5 on a quiet machine
     text, _ = none.result()
     assert "refused" in text and "NodeID" not in text, text

@@ -189,6 +189,24 @@ def test_who_waits_for_whom(ray):
     assert [own["waits_for"] for own in pool.status()["trainers"]] == [{}, {}]
 
 
+def test_a_trainer_is_the_sum_of_its_loaders(ray, monkeypatch):
+    """Its training loader and its validation loader are one trainer with two sets."""
+    from dali_mix.service import pool as module
+
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "time", lambda: now[0])
+    pool = pool_of(ray, "ab", 5 * CHUNK)
+    for number, key in enumerate(("training", "training", "validation")):
+        now[0] += 10
+        pool.ask(key, SPEC, "fingerprint", Question(0, np.array([number])), (), "host:1")
+    now[0] += 5
+    found = pool.status()
+    [trainer] = found["trainers"]
+    assert (trainer["name"], trainer["idle"], trainer["asked"]) == ("host:1", 5, 3)
+    assert sum(trainer["waits_for"].values()) == 3
+    assert [own["key"] for own in found["sets"]] == ["training", "validation"]
+
+
 def test_a_look_now_and_then_is_enough(ray, monkeypatch):
     """Between two looks an answer counts as under way; those who ask for it get it all the same."""
     from dali_mix.service import pool as module
@@ -211,7 +229,7 @@ def test_a_trainer_that_is_gone_is_forgotten_with_its_set(ray, monkeypatch):
     monkeypatch.setattr(module.time, "time", lambda: now[0])
     pool = pool_of(ray, "a", 100 * CHUNK)
     for run in range(50):
-        now[0] += module.TRAINER_GONE / 10
+        now[0] += module.READER_GONE / 10
         pool.ask(f"key {run}", SPEC, "fingerprint", Question(0, np.array([0])), (), f"trainer {run}")
         ray.finish()
         pool.ask("key", SPEC, "fingerprint", Question(0, np.array([0])), (), f"trainer {run}")

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--renumber", action="store_true", help="number the records, if their ids are not unique")
     add("--skip-bad", action="store_true", help="leave out records without a readable image")
     add("--force", action="store_true", help="replace an existing manifest")
-    add("--quiet", action="store_true", help="show no progress bar")
+    add("--quiet", action="store_true", help="print only errors and notes")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,5 +43,6 @@ def run(args: argparse.Namespace) -> int:
     records = RecordSet(args.out or args.rec[0])
     for notice in records.info.report.get("notices", ()):
         print(printable(f"note: {notice}"), file=sys.stderr)
-    print("\n".join(lines(summarize(records))))
+    if not args.quiet:
+        print("\n".join(lines(summarize(records))))
     return 0

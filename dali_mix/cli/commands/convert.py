@@ -90,11 +90,9 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
     """
     from dali_mix.engine.checkpoint.files import is_checkpoint
     from dali_mix.engine.checkpoint.trained import open_trained
-    from dali_mix.models.weights.files import follow_pointer, read_weight_file
+    from dali_mix.models.weights.files import find_weights, read_weight_file
 
-    path = follow_pointer(args.source)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weight file at {path}")
+    path = find_weights(args.source)
     if args.origin in (None, "dali_mix") and is_checkpoint(path):
         state = open_trained(path, ema=args.ema).weights or {}
         print(f"read {path}: {len(state)} tensors, {'the averaged' if args.ema else 'the'} weights of a run of ours")

@@ -34,7 +34,7 @@ def configure(parser: Parser) -> None:
     add("--root", type=Path, help="the dataset's folder or an archive of it (digits and digit-scenes need none)")
     add("--out", required=True, metavar="PREFIX", help="write PREFIX.rec, .idx, .npy and .json")
     add("--split", default="train", help="the split to pack (default: %(default)s)")
-    add("--quiet", action="store_true", help="show no progress bar")
+    add("--quiet", action="store_true", help="print only errors, notes and skipped images")
     _configure_reading(parser.add_argument_group("what is read").add_argument)
     _configure_writing(parser.add_argument_group("what is written").add_argument)
 
@@ -124,7 +124,7 @@ def _pack(args: argparse.Namespace, machines: Machines | None) -> int:
     start = time.perf_counter()
     with Bar("pack", "img", shown=not args.quiet, leave=True) as bar:
         pack(args.layout, **others, shuffle=shuffle, machines=machines, each=bar.reach, note=_print_notice)
-    _print_summary(args.out, time.perf_counter() - start)
+    _print_results(RecordSet(args.out), time.perf_counter() - start, quiet=args.quiet)
     return 0
 
 
@@ -132,14 +132,16 @@ def _print_notice(notice: str) -> None:
     print(printable(f"note: {notice}"), file=sys.stderr)
 
 
-def _print_summary(prefix: str, seconds: float) -> None:
-    records = RecordSet(prefix)
-    print("\n".join(lines(summarize(records))))
+def _print_results(records: RecordSet, seconds: float, *, quiet: bool) -> None:
+    if not quiet:
+        print("\n".join(lines(summarize(records))))
     skipped = records.info.report["skipped"]
     for entry in skipped[:_SHOWN]:
         print(f"skipped {entry['file']}: {entry['reason']}")
     if len(skipped) > _SHOWN:
         print(f"skipped {len(skipped) - _SHOWN} more: see 'report' in {records.prefix}.json")
+    if quiet:
+        return
     for reason, count in records.info.report.get("normalized", {}).items():
         print(f"{count:,} images were re-encoded, as PNG or as requested, since decoders disagree on {reason}")
     rate = (len(records) + len(skipped)) / seconds

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--limit", type=int, default=20, metavar="N", help="stop after N problems (default: %(default)s)"
     )
     add_cluster(parser.add_argument, "check")
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="print only problems")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def _verify(args: argparse.Namespace, machines: Machines | None) -> int:
                 if problems >= args.limit:
                     bar.write(f"dali-mix verify: stopped after {problems} problems (--limit)", file=sys.stderr)
                     break
-        if not problems:
+        if not problems and not args.quiet:
             print(printable(f"{prefix}: {total:,} records are intact"))
         failed |= problems > 0
     return int(failed)

@@ -290,7 +290,7 @@ def _relative(
             return f"{spot} is {notes[row]['bbox']!r:.60}, {expected}{OR_TREAT}"
         hint = _corners_hint(boxes[row], limits[row]) or OR_TREAT
         text = (
-            f"{spot} {boxes[row].tolist()} (x, y, width, height) leaves the {size} image by more than a pixel and 1 %;"
+            f"{spot} {boxes[row].tolist()} (x, y, width, height) leaves the {size} image by more than a pixel and 1%;"
             f" correct it{hint}"
         )
         if image not in others and image in name_of and options.mistakes.still_shown:

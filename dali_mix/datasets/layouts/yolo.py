@@ -61,11 +61,13 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
         others.update(suffix_of(name) for name in tree.walk(folder) if not is_image(name))
     orphans = _orphans(tree, folders, places)
     labels = []
+    used: Counter[str] = Counter()  # label files
     for name in places:
         with mistakes:
             file_and_data = _label_file(tree, name)
             counts["images_without_label_file"] += file_and_data is None
             where, data = file_and_data or ("", b"")
+            used[where] += where != ""
             size = partial(image_size, tree, name, options.exif == "ignore")
             labels.append(read_boxes(data, where, len(classes), "kpt_shape" in config, size, counts, options))
     names, spots = list(places), list(places.values())
@@ -79,6 +81,12 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
     report: dict[str, Any] = {name: counts[name] for name in (*_NOTICES, "boxes_without_area") if counts[name]}
     notices = [f"{counted(counts[name], *of)} {text}" for name, (*of, text) in _NOTICES.items() if counts[name]]
     notices += unread_images(others)
+    if shared := [where for where, images in used.items() if images > 1]:
+        report["label_files_of_several_images"] = len(shared)
+        notices.append(
+            f"{counted(len(shared), 'label file belongs', 'label files belong')} to several images, which all get its"
+            f" boxes (first: {shared[0]}); if they are not copies of one image, rename them"
+        )
     if orphans:
         report["label_files_without_image"] = len(orphans)
         notices.append(

@@ -16,7 +16,7 @@ from dali_mix.engine.checkpoint.files import is_checkpoint, load_checkpoint
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.train.finite import NonFinite, first_non_finite, statistics
 from dali_mix.models import differences, load_weights
-from dali_mix.models.weights.files import follow_pointer
+from dali_mix.models.weights.files import find_weights, follow_pointer
 from dali_mix.tasks import trainable
 
 _log = logging.getLogger(__name__)
@@ -115,12 +115,7 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
         FileNotFoundError: no such file.
         ValueError: a damaged checkpoint, or one without averaged weights when `ema` is set.
     """
-    path = follow_pointer(checkpoint)
-    if path.is_dir():
-        found = sorted(p.relative_to(path).as_posix() for p in (*path.glob("*.pt"), *path.glob("checkpoints/*.pt")))
-        raise FileNotFoundError(f"{path}: a folder; pass a checkpoint in it: {', '.join(found) or 'there is none'}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+    path = find_weights(checkpoint)
     if not is_checkpoint(path):
         if ema:
             raise ValueError(f"{path}: plain weights without averaged weights; omit --ema")

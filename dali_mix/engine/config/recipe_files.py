@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import os
 import re
 import sys
 import types
@@ -66,8 +67,11 @@ def find_recipe(name: str | Path) -> tuple[Path, str]:
 
     Raises:
         FileNotFoundError: no such recipe (the message suggests similar names).
-        ValueError: a file that is not Python.
+        ValueError: a file that is not Python, or neither a string nor a path.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        wanted = "must be a name (`dali-mix recipes` lists them) or the path of a .py file"
+        raise ValueError(f"recipe={name!r:.40}: {wanted}")
     name = str(name)
     if bundled := former_names().get(name):
         file, _, variant = bundled.partition(":")

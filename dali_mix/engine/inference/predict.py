@@ -24,7 +24,7 @@ from dali_mix.engine.inference.image_files import Seen, Unreadable, find_images,
 from dali_mix.engine.train.objectives import logits_of
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.user_objects import user_model
-from dali_mix.options import number
+from dali_mix.options import as_path, number
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.manifest import set_prefix
 from dali_mix.tasks import CLASSIFICATION, DETECTION, Task, trainable
@@ -122,11 +122,12 @@ class Predictor:
     ) -> None:
         if isinstance(classes, (str, os.PathLike)):
             classes = read_names(Path(classes))
+        checkpoint = as_path("checkpoint", checkpoint)
         given = [] if model is None else [("model", {"type": user_model(model)})]
         if isinstance(config, RunConfig):
             config = change(config, given)
         else:
-            config, _ = load_evaluated(config, Path(checkpoint), given)
+            config, _ = load_evaluated(config, checkpoint, given)
         trained = open_trained(checkpoint, ema=ema)
         self.config = config
         self.classes, task = tuple(classes or ()) or trained.classes, trained.task

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dali_mix._files import replacing
+from dali_mix.options import did_you_mean
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 # Parts that torch's wrappers insert into keys (torch.compile, FSDP, activation checkpointing), and DDP's prefix.
@@ -56,6 +57,29 @@ def follow_pointer(path: str | Path) -> Path:
     return path.with_name(named) if named and Path(named).name == named else path
 
 
+def find_weights(path: str | Path) -> Path:
+    """Return `path`, or the checkpoint it points to if it is a run's `latest`.
+
+    Raise FileNotFoundError for a missing file, with similar names, and for a folder, with the weight files in it.
+    """
+    path = follow_pointer(path)
+    if path.is_dir():
+        found = sorted(p.relative_to(path).as_posix() for p in (*path.iterdir(), *path.glob("checkpoints/*.pt")))
+        names = [name for name in found if _is_weights(name)]
+        shown = ", ".join(names[:8]) + ", …" * (len(names) > 8)
+        raise FileNotFoundError(f"{path}: a folder; pass a weight file or checkpoint in it: {shown or 'there is none'}")
+    if not path.is_file():
+        folder = path.parent
+        there = [file.name for file in folder.iterdir() if _is_weights(file.name)] if folder.is_dir() else []
+        advice = "pass a weight file, or a checkpoint of a run"
+        raise FileNotFoundError(f"{path}: no such file{did_you_mean(path.name, there)}; {advice}")
+    return path
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((SAFETENSORS, *TORCH))
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Return the state dict in a weight file, key → tensor on the CPU, without torch's wrappers in the keys.
 
@@ -72,9 +96,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
         ValueError: not a weight file, a damaged one, one that would execute code, or one in which it is unclear which
             weights to use.
     """
-    path = follow_pointer(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weight file at {path}")
+    path = find_weights(path)
     content: Any = _read(path)
     wrapper: list[str] = []
     others: list[str] = []

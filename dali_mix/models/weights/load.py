@@ -27,7 +27,7 @@ class MatchReport:
         wrapper: the keys under which the state dict was stored, joined by dots.
         prefix: the prefix removed from the file's keys.
         unread: other sets of weights in the file, such as averages.
-        beyond: those of `unexpected` in modules that the model has, if they hold more than 5 % of the file's values.
+        beyond: those of `unexpected` in modules that the model has, if they hold more than 5% of the file's values.
     """
 
     path: str
@@ -173,7 +173,7 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
 
 
 def _beyond(left: Sequence[str], found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the keys in `left` that lie in modules of the model, if they hold more than 5 % of the file's values.
+    """Return the keys in `left` that lie in modules of the model, if they hold more than 5% of the file's values.
 
     This excludes a classifier or wrapper around a backbone, whose modules the model lacks, and buffers of other
     versions, which are small.

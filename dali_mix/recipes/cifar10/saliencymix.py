@@ -25,7 +25,7 @@ VARIANTS = {
         "model": {"type": "cifar_resnet50"},
     },
     "wrn28_10": {
-        "about": {"title": "WRN-28-10 with dropout", "expected": "top-1 97.24 % (published)"},
+        "about": {"title": "WRN-28-10 with dropout", "expected": "top-1 97.24% (published)"},
         "model": {"type": "wrn-28-10", "dropout": 0.3},
     },
 }

@@ -18,19 +18,19 @@ schedule = {"type": "cosine", "warmup_epochs": 5, "min_lr": 1e-5}
 checkpoint = {"interval_epochs": 5, "keep": 2, "best": "top1"}
 VARIANTS = {
     "baseline": {
-        "about": {"title": "no mixing", "expected": "top-1 96.13 % (published)"},
+        "about": {"title": "no mixing", "expected": "top-1 96.13% (published)"},
         "mixer": None,
     },
     "cutout": {
-        "about": {"title": "Cutout, side 16", "expected": "top-1 96.90 % (published)"},
+        "about": {"title": "Cutout, side 16", "expected": "top-1 96.90% (published)"},
         "mixer": {"type": "Cutout", "size": 16},
     },
     "cutmix": {
-        "about": {"title": "CutMix on half of the batches", "expected": "top-1 97.10 % (published)"},
+        "about": {"title": "CutMix on half of the batches", "expected": "top-1 97.10% (published)"},
         "mixer": {"type": "MixChoice", "mixers": [{"type": "CutMix", "alpha": 1.0, "per_batch": True}], "probs": [0.5]},
     },
     "resizemix": {
-        "about": {"title": "ResizeMix", "expected": "top-1 97.60 % (published)"},
+        "about": {"title": "ResizeMix", "expected": "top-1 97.60% (published)"},
         "mixer": {"type": "ResizeMix", "scale": (0.1, 0.8), "per_batch": True},
     },
 }

@@ -6,7 +6,7 @@ Command:  dali-mix pack digit-scenes --split train --task detection --out data/s
 Hardware: 2 CPU cores, no GPU
 Source:   Faster R-CNN with a feature pyramid (arXiv 1506.01497, 1612.03144) on scenes of scanned digits; no published
           figure
-Expected: AP50 ≥ 90 % on scenes of held-out scans (94.3 % after the first epoch)
+Expected: AP50 ≥ 90% on scenes of held-out scans (94.3% after the first epoch)
 """
 
 train_set = "data/scene_boxes_train"

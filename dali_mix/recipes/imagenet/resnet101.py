@@ -14,15 +14,15 @@ with read_base():
 model = {"type": "torchvision/resnet101"}
 VARIANTS = {
     "baseline": {
-        "about": {"title": "no mixing", "expected": "top-1 78.13 % (published)"},
+        "about": {"title": "no mixing", "expected": "top-1 78.13% (published)"},
         "mixer": None,
     },
     "cutmix": {
-        "about": {"title": "CutMix on every batch", "expected": "top-1 79.83 % (published)"},
+        "about": {"title": "CutMix on every batch", "expected": "top-1 79.83% (published)"},
         "mixer": {"type": "CutMix", "alpha": 1.0, "per_batch": True},
     },
     "resizemix": {
-        "about": {"title": "ResizeMix", "expected": "top-1 80.54 % (published)"},
+        "about": {"title": "ResizeMix", "expected": "top-1 80.54% (published)"},
         "mixer": {"type": "ResizeMix", "scale": (0.1, 0.8), "per_batch": True},
     },
 }

@@ -13,15 +13,15 @@ with read_base():
 
 VARIANTS = {
     "baseline": {
-        "about": {"title": "no mixing", "expected": "top-1 76.31 % (published)"},
+        "about": {"title": "no mixing", "expected": "top-1 76.31% (published)"},
         "mixer": None,
     },
     "cutmix": {
-        "about": {"title": "CutMix on every batch", "expected": "top-1 78.60 % (published)"},
+        "about": {"title": "CutMix on every batch", "expected": "top-1 78.60% (published)"},
         "mixer": {"type": "CutMix", "alpha": 1.0, "per_batch": True},
     },
     "resizemix": {
-        "about": {"title": "ResizeMix", "expected": "top-1 79.00 % (published)"},
+        "about": {"title": "ResizeMix", "expected": "top-1 79.00% (published)"},
         "mixer": {"type": "ResizeMix", "scale": (0.1, 0.8), "per_batch": True},
     },
 }

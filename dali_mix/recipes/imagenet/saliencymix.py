@@ -19,11 +19,11 @@ schedule = {"type": "step", "milestones": [75, 150, 225], "gamma": 0.1}
 checkpoint = {"interval_epochs": 1, "interval_steps": 1000, "keep": 2, "best": "top1"}
 VARIANTS = {
     "resnet50": {
-        "about": {"title": "ResNet-50", "expected": "top-1 78.74 % (published)"},
+        "about": {"title": "ResNet-50", "expected": "top-1 78.74% (published)"},
         "model": {"type": "torchvision/resnet50"},
     },
     "resnet101": {
-        "about": {"title": "ResNet-101", "expected": "top-1 79.91 % (published)"},
+        "about": {"title": "ResNet-101", "expected": "top-1 79.91% (published)"},
         "model": {"type": "torchvision/resnet101"},
     },
 }

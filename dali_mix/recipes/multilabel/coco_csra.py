@@ -24,7 +24,7 @@ VARIANTS = {
                 "CSRA (arXiv 2108.02456), table of results on COCO. The released model with this result has 4 "
                 "heads; to load it, --cfg-options model.head.num_heads=4 model.head.lam=0.5"
             ),
-            "expected": "mAP 83.3 % (published)",
+            "expected": "mAP 83.3% (published)",
         },
         "model.backbone": {"type": "resnet101", "weights": "weights/resnet101.pth"},
         "model.head.num_heads": 6,
@@ -36,7 +36,7 @@ VARIANTS = {
             "command": "dali-mix train multilabel/coco_csra:resnet101_cutmix",
             "hardware": "1 GPU",
             "source": "CSRA (arXiv 2108.02456), table of results on COCO",
-            "expected": "mAP 85.6 % (published)",
+            "expected": "mAP 85.6% (published)",
         },
         "model.backbone": {"type": "resnet101", "weights": "weights/resnet101_cutmix.pth"},
         "model.head.num_heads": 6,
@@ -51,7 +51,7 @@ VARIANTS = {
                 "CSRA (arXiv 2108.02456), table of results on COCO; batch size and epochs, which it does not "
                 "state for ViTs, are those of its ResNets"
             ),
-            "expected": "mAP 86.5 % (published)",
+            "expected": "mAP 86.5% (published)",
         },
         "model.backbone": {"type": "vit_large_patch16_224", "weights": "weights/vit_large_patch16_224.safetensors"},
         "model.head.num_heads": 8,

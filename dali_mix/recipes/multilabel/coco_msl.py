@@ -3,7 +3,7 @@
 Command:  dali-mix train multilabel/coco_msl:{variant} --work-dir work_dirs/coco_msl_{variant}
 Hardware: 1 GPU; two forward passes per image
 Source:   MSL (arXiv 2310.18517); batch size 10 from the released VOC2007 command{source}
-Expected: the paper's best mAP on COCO 2014 is 86.4 %; no published figure for this backbone
+Expected: the paper's best mAP on COCO 2014 is 86.4%; no published figure for this backbone
 """
 
 from mmengine.config import read_base

@@ -18,7 +18,7 @@ VARIANTS = {
         "about": {
             "title": "SpliceMix-CL",
             "source": "SpliceMix (arXiv 2311.15200), SpliceMix-CL on COCO 2014",
-            "expected": "mAP 84.8 % (published)",
+            "expected": "mAP 84.8% (published)",
         },
         "objective": {"type": "SpliceMixConsistency", "detach": True},
     },
@@ -26,7 +26,7 @@ VARIANTS = {
         "about": {
             "title": "SpliceMix",
             "source": "SpliceMix (arXiv 2311.15200), SpliceMix on COCO 2014",
-            "expected": "mAP 84.1 % (published)",
+            "expected": "mAP 84.1% (published)",
         },
     },
 }

@@ -36,7 +36,7 @@ VARIANTS = {
                 "SpliceMix (arXiv 2311.15200) and CSRA (arXiv 2108.02456) on scenes of scanned digits; no "
                 "published figure"
             ),
-            "expected": "mAP ≥ 98 % on scenes of held-out scans (99.1 % measured)",
+            "expected": "mAP ≥ 98% on scenes of held-out scans (99.1% measured)",
         },
         "model.backbone.avg_down": False,
         "mixer": {"type": "SpliceMix"},

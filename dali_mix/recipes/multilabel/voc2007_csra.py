@@ -17,11 +17,11 @@ model = {"type": "multilabel", "backbone": {"type": "resnet101"}, "head": {"type
 schedule = {"type": "step", "milestones": [4, 8, 12, 16, 20, 24, 28], "gamma": 0.1, "warmup_epochs": 2}
 VARIANTS = {
     "resnet101": {
-        "about": {"title": "ResNet-101", "expected": "mAP 94.7 % (published)"},
+        "about": {"title": "ResNet-101", "expected": "mAP 94.7% (published)"},
         "model.backbone.weights": "weights/resnet101.pth",
     },
     "resnet101_cutmix": {
-        "about": {"title": "ResNet-101 (CutMix weights)", "expected": "mAP 95.2 % (published)"},
+        "about": {"title": "ResNet-101 (CutMix weights)", "expected": "mAP 95.2% (published)"},
         "model.backbone.weights": "weights/resnet101_cutmix.pth",
     },
 }

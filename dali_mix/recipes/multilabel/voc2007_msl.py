@@ -3,7 +3,7 @@
 Command:  dali-mix train multilabel/voc2007_msl:{variant} --work-dir work_dirs/voc2007_msl_{variant}
 Hardware: 1 GPU; two forward passes per image
 Source:   MSL (arXiv 2310.18517); batch size 10 from the released VOC2007 command{source}
-Expected: the paper's best mAP on VOC2007 is 96.1 %; no published figure for this backbone
+Expected: the paper's best mAP on VOC2007 is 96.1%; no published figure for this backbone
 """
 
 from mmengine.config import read_base

@@ -20,11 +20,11 @@ model = {"type": "multilabel", "head": {"type": "csra", "num_heads": 1, "lam": 0
 metrics = {"protocol": "wider"}
 VARIANTS = {
     "vit_b16": {
-        "about": {"title": "ViT-B/16", "expected": "mAP 89.0 % (published)"},
+        "about": {"title": "ViT-B/16", "expected": "mAP 89.0% (published)"},
         "model.backbone": {"type": "vit_base_patch16_224", "weights": "weights/vit_base_patch16_224.safetensors"},
     },
     "vit_l16": {
-        "about": {"title": "ViT-L/16", "expected": "mAP 90.2 % (published)"},
+        "about": {"title": "ViT-L/16", "expected": "mAP 90.2% (published)"},
         "model.backbone": {"type": "vit_large_patch16_224", "weights": "weights/vit_large_patch16_224.safetensors"},
     },
 }

@@ -3,7 +3,7 @@
 Command:  dali-mix train multilabel/wider_msl:{variant} --work-dir work_dirs/wider_msl_{variant}
 Hardware: 1 GPU; two forward passes per image
 Source:   MSL (arXiv 2310.18517); batch size 10 from the released VOC2007 command{source}
-Expected: the paper's best mAP on WIDER-Attribute is 90.6 %; no published figure for this backbone
+Expected: the paper's best mAP on WIDER-Attribute is 90.6%; no published figure for this backbone
 """
 
 from mmengine.config import read_base

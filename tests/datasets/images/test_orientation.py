@@ -69,7 +69,7 @@ def lay(root: Path, layout: str, turns: list[int], size: tuple[int, int], stated
 def pack(root: Path, layout: str, out: Path, *options: str) -> int:
     more = ["--classes", "auto"] if layout == "voc" else []
     command = ["pack", layout, "--root", str(root), "--split", "val", "--task", "detection", "--out", str(out)]
-    return main([*command, "--quiet", *more, *options])
+    return main([*command, *more, *options])
 
 
 def found(records: RecordSet, row: int) -> np.ndarray:

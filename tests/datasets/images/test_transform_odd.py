@@ -107,7 +107,7 @@ def test_packing_counts_what_it_stores_otherwise(tmp_path: Path, capsys: pytest.
         (folder / f"{number}.jpg").write_bytes(ODD[name][0])
     (folder / "3.jpg").write_bytes(encoded("JPEG"))
     out = tmp_path / "set"
-    assert main(["pack", "imagefolder", "--root", str(tmp_path / "in"), "--out", str(out), "--quiet"]) == 0
+    assert main(["pack", "imagefolder", "--root", str(tmp_path / "in"), "--out", str(out)]) == 0
     report = json.loads(Path(f"{out}.json").read_text())["report"]
     counts = {re.sub(",.*", "", reason): count for reason, count in report["normalized"].items()}
     assert counts == {"two EXIF blocks": 2, "a CMYK JPEG without an Adobe marker": 1} and report["reencoded"] == 3
