@@ -160,7 +160,7 @@ def listed_paths(
             path = check_name(line.strip(), base, spot)
             path = path.rpartition("/")[2] if last_part else path
             if path in found:
-                raise ValueError(f"{spot}: {path} was on {found[path].rpartition(': ')[2]} already; remove it")
+                raise ValueError(f"{spot}: {path} is already listed on {found[path].rpartition(': ')[2]}; remove it")
             found[path] = spot
     if not found and not may_be_empty:
         raise ValueError(f"{tree.where(name)}: lists no image; fetch it again")
@@ -183,7 +183,7 @@ def check_unique(names: Sequence[str], where: str) -> None:
     """Raise ValueError naming the line of the first duplicate in `names`."""
     if double := first_double(names):
         again, before = double
-        raise ValueError(f"{where}: line {again + 1}: {names[again]!r} was on line {before + 1} already")
+        raise ValueError(f"{where}: line {again + 1}: {names[again]!r} is already on line {before + 1}")
 
 
 def first_double(values: Sequence[Any]) -> tuple[int, int] | None:

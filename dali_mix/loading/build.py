@@ -166,7 +166,7 @@ def _local_decoder(
     """Return a decoder that replaces a worker in this process. Raise ValueError or FileNotFoundError if impossible."""
     records = RecordSet(opened.prefix)
     if records.fingerprint != opened.metainfo["fingerprint"]:
-        raise ValueError(f"{opened.prefix} here is not the set that the pool opened: omit fallback='local'")
+        raise ValueError(f"{opened.prefix}: not the set that the pool opened: omit fallback='local'")
     if decode == "gpu" and device.type == "cpu":
         raise ValueError("the pool decodes on GPUs and this process has none: omit fallback='local'")
     return Decoder.for_chunks(

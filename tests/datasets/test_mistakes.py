@@ -71,7 +71,7 @@ def voc_lists(root: Path) -> dict[str, Any]:
 
 
 VOC_LISTS = (
-    "train.txt: line 3: a was on line 1 already",
+    "train.txt: line 3: a is already listed on line 1",
     "train.txt: line 4: '../d' is not a path below",
     "c.jpg: no",
     "train.txt: line 6: ",
@@ -245,7 +245,7 @@ def vg(root: Path) -> dict[str, Any]:
     return {"layout": "vg500"}
 
 
-VG = ("2.jpg: no", "line 4: 1.jpg was on line 2 already", "line 5: 77.jpg has no entry", "1.jpg: [500] is not a list")
+VG = ("2.jpg: no", "line 4: 1.jpg is already listed on line 2", "line 5: 77.jpg has no entry", "1.jpg: [500] is not a list")
 
 
 def attributes(root: Path) -> dict[str, Any]:

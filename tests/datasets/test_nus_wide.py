@@ -93,7 +93,7 @@ def test_the_publishers_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (
             "ImageList/TrainImagelist.txt",
             f"{FILES[0]}\n\n{FILES[0]}\n",
-            "line 3: actor/0001_2124494179.jpg was on line 1",
+            "line 3: actor/0001_2124494179.jpg is already listed on line 1",
         ),
         (
             "ImageList/TrainImagelist.txt",
@@ -110,7 +110,7 @@ def test_the_publishers_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("Groundtruth/AllLabels/Labels_zebra.txt", "0\n1\n0\n", "3 labels for the 5 images of Imagelist.txt"),
         ("Groundtruth/AllLabels/Labels_zebra.txt", "0\n1\n-1\n0\n0\n", "label 3 is '-1', expected 0 or 1"),
         ("Groundtruth/AllLabels/Labels_zebra.txt", "", "0 labels for the 5 images"),
-        ("Concepts81.txt", "zebra\nzebra\n", "line 2: 'zebra' was on line 1 already"),
+        ("Concepts81.txt", "zebra\nzebra\n", "line 2: 'zebra' is already on line 1"),
         ("Concepts81.txt", "zebra\n\n../x\n", "line 2 is ''"),
         ("Concepts81.txt", "zebra\n../x\n", "line 2 is '../x': expected a concept's name"),
     ],

@@ -77,7 +77,7 @@ INDEX = "vg_category_500_labels_index.json"
     ("file", "text", "reason"),
     [
         (LISTED, "1.jpg\n3.jpg\n", "line 2: 3.jpg has no entry in"),
-        (LISTED, "1.jpg\n\nVG_100K/1.jpg\n", "line 3: 1.jpg was on line 1 already"),
+        (LISTED, "1.jpg\n\nVG_100K/1.jpg\n", "line 3: 1.jpg is already listed on line 1"),
         (LISTED, "../1.jpg\n", "line 1: '../1.jpg' is not a path below"),
         (LISTED, "", "lists no image"),
         (INDEX, "[]", "expected an object"),

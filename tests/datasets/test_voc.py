@@ -301,7 +301,7 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
     error = refused(tmp_path, capsys)
     assert f"{listed}: line 2: " in error and "000007.xml: no such file" in error
     listed.write_text("000005\n\n000005\n")
-    assert f"{listed}: line 3: 000005 was on line 1 already" in refused(tmp_path, capsys)
+    assert f"{listed}: line 3: 000005 is already listed on line 1" in refused(tmp_path, capsys)
     listed.write_text("..\\..\\000005\n")
     assert f"{listed}: line 1: " in (error := refused(tmp_path, capsys)) and "'..' are refused" in error
     (base / "JPEGImages").rename(base / "moved")

@@ -335,7 +335,7 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     write(root / "labels/train/e.txt", "0 3 3 3 3")  # of a size that nobody can know
     assert pack(root, tmp_path / "set", "--skip-bad", "--force") == 0
     listed.write_text("images/train/a.jpg\n/x/images/train/a.jpg\n")
-    assert f"{listed}: line 2: images/train/a.jpg is listed in {listed}: line 1 already" in refused(root, capsys)
+    assert f"{listed}: line 2: images/train/a.jpg is already listed in {listed}: line 1" in refused(root, capsys)
     listed.write_text("\n")
     assert "no image found for split 'train' of layout yolo" in refused(root, capsys)
     write(root / "data.yaml", f"train: images/train\n{NAMES}")

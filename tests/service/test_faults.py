@@ -165,5 +165,5 @@ def test_a_fallback_that_cannot_be(pool, head, records, tmp_path):
     opened = local.open(Spec(records.prefix, "imagenet", OPTIONS, True, 0, "auto", True))
     assert opened.local == "cpu"
     other = png_set(tmp_path / "set", 30)
-    with pytest.raises(ValueError, match="another set here"):
+    with pytest.raises(ValueError, match="not the set that the pool opened"):
         loader(RecordSet(other), workers=SimpleNamespace(open=lambda spec: dataclasses.replace(opened, prefix=other)))

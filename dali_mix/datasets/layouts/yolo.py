@@ -182,7 +182,7 @@ def _images(
         for spot, line in numbered_lines(tree.read_needed(found), tree.where(found)):
             name = _listed(tree, found.rpartition("/")[0], line.strip())
             if name in places:
-                mistakes.add(ValueError(f"{spot}: {name} is listed in {places[name]} already; remove it"))
+                mistakes.add(ValueError(f"{spot}: {name} is already listed in {places[name]}; remove it"))
             places[name] = spot
     return places
 
