@@ -129,7 +129,7 @@ YOLO = (
     "bad.txt: line 3: class 5 is out of range",
     "bad.txt: line 4: '0 nan .5 .2 .2' has a number that is not finite",
     "bad.txt: line 5: 3 numbers where a box has 5",
-    "train.txt: line 4: images/train/good.jpg is listed in",
+    "train.txt: line 4: images/train/good.jpg is already listed in",
     "lost.jpg: no",
 )
 
@@ -245,7 +245,12 @@ def vg(root: Path) -> dict[str, Any]:
     return {"layout": "vg500"}
 
 
-VG = ("2.jpg: no", "line 4: 1.jpg is already listed on line 2", "line 5: 77.jpg has no entry", "1.jpg: [500] is not a list")
+VG = (
+    "2.jpg: no",
+    "line 4: 1.jpg is already listed on line 2",
+    "line 5: 77.jpg has no entry",
+    "1.jpg: [500] is not a list",
+)
 
 
 def attributes(root: Path) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_the_publishers_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (
             "ImageList/Imagelist.txt",
             f"{FILES[0]}\n{FILES[1]}\n{FILES[0]}\n",
-            "line 3: actor/0001_2124494179.jpg was on",
+            "line 3: actor/0001_2124494179.jpg is already listed on",
         ),
         ("Groundtruth/AllLabels/Labels_zebra.txt", "0\n1\n0\n", "3 labels for the 5 images of Imagelist.txt"),
         ("Groundtruth/AllLabels/Labels_zebra.txt", "0\n1\n-1\n0\n0\n", "label 3 is '-1', expected 0 or 1"),
