@@ -1,4 +1,4 @@
-"""Archives read like folders; damaged and encrypted ones are rejected."""
+"""Archives are read like folders; damaged and encrypted ones are rejected."""
 
 from __future__ import annotations
 

@@ -330,7 +330,7 @@ def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture) -> None:
         ([(0, "dog", "none"), (1, "dog", "dog"), (2, "cat", "dog")], ("dog", "cat")),  # the parent shares a name
         ([(0, "cat", "none"), (1, "dog", "none"), (2, "cow", "none")], ("cat", "dog", "cow")),  # no parent
         ([(0, "cat", "cat"), (1, "dog", "pet"), (2, "cow", "pet")], ("cat", "dog", "cow")),  # its own parent
-        ([(3, "pets", "none"), (1, "dog", "pets"), (2, "cow", "pets")], ("dog", "cow", "pets")),  # not 0
+        ([(3, "pets", "none"), (1, "dog", "pets"), (2, "cow", "pets")], ("dog", "cow", "pets")),  # the id is not 0
     ],
 )
 def test_only_an_unused_parent_is_left_out(

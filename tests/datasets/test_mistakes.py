@@ -104,7 +104,7 @@ COCO = (
     "images[2]: field 'file_name': '../2.jpg' is not a path below",
     "images[3]: field 'id' is '3', expected an integer",
     "images[6]: field 'file_name' is 'train/5.jpg', as in images[5] already",
-    "7.jpg: no",  # "no such file", or "not in the archive"
+    "7.jpg: no",  # "no such file" or "not in the archive"
     "annotations[3]: field 'bbox' [5.0, 6.0, 900.0, 9.0] (x, y, width, height) leaves the 64x48 image",
     "annotations[4]: field 'bbox' is [5, 6, -9, 9]",
     "annotations[5]: field 'bbox' is 'box'",

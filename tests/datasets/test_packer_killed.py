@@ -49,7 +49,7 @@ def slow_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("victim", ["process", "worker"])
 def test_killed_while_packing(tmp_path: Path, slow_folder: Path, victim: str) -> None:
-    """SIGKILL to the packer or one of its threads ends it and publishes nothing; a rerun gives the same set."""
+    """After SIGKILL to the packer or one of its threads, nothing is published, and a rerun gives the same set."""
     out = tmp_path / "out" / "set"
     packing = start_packing(slow_folder, out, "--resize", "1000")
     wait_for(tmp_path / "out" / ".set.rec.partial", packing)

@@ -1,4 +1,4 @@
-"""Images that decoders disagree about are re-encoded until they agree, with any packing options."""
+"""Images that decoders disagree about are stored in a form on which they agree, with any packing options."""
 
 from __future__ import annotations
 
