@@ -1,4 +1,4 @@
-"""Interoperability with mxnet 1.9.1 and DALI: each side reads the other's files, byte for byte."""
+"""Interoperability, byte for byte: mxnet 1.9.1 and DALI read our files, and we read and adopt mxnet's files."""
 
 from __future__ import annotations
 

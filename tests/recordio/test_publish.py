@@ -201,7 +201,7 @@ def test_two_packers_of_one_set(tmp_path: Path) -> None:
 
 
 def test_many_packers_at_once(tmp_path: Path) -> None:
-    """One packer succeeds, the others report it, and no lock file is left."""
+    """One packer succeeds, the others fail with an error, and no lock file is left."""
     code = """
 import sys
 from dali_mix.recordio import write_set
