@@ -1,4 +1,4 @@
-"""Our loaders in Lightning, Accelerate and torchdata, run as a script because these are in a separate folder.
+"""Our loaders in Lightning, Accelerate and torchdata, run as a script because these packages are in a separate folder.
 
 `python -m tests.loading.frameworks NAME TRAIN_SET VAL_SET FOLDER` raises an error unless every epoch has each record
 exactly once.

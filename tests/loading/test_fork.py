@@ -1,4 +1,4 @@
-"""Loaders in other processes never hang: forked while running, in a DataLoader worker, or sent to a spawned process."""
+"""Loaders never hang in other processes: forked while running, in a DataLoader worker, or in a spawned process."""
 
 import multiprocessing
 import os
@@ -134,7 +134,7 @@ for use in (False, True):
 
 
 def test_a_child_that_ends_like_a_script_ends(records):
-    """DALI's exit handlers and the destructors of what was copied must not wait for the parent's threads."""
+    """DALI's exit handlers and the destructors of copied objects must not wait for the parent's threads."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(records.prefix)], capture_output=True, text=True, timeout=250, check=False
     )

@@ -166,7 +166,7 @@ def test_grey_and_deep_images_equal_decoded_ones(tmp_path, monkeypatch, kind, la
 
 @pytest.mark.parametrize(("letters", "maximum", "own"), [("P5", 255, False), ("P5", 65535, True), ("P6", 255, True)])
 def test_grey_images_of_8_bits_are_decoded(tmp_path, decoders, letters, maximum, own):
-    """DALI is faster at repeating the grey values for three channels."""
+    """DALI is faster at expanding 8-bit grey images to three channels."""
     count = 40 * 50 * (3 if letters == "P6" else 1) * (2 if maximum > 255 else 1)
     write_set(tmp_path / "raw", [(f"{letters}\n50 40\n{maximum}\n".encode() + bytes(count), 0)] * 4, classes="a")
     list(loader(tmp_path / "raw", "imagenet", True))

@@ -125,7 +125,7 @@ def crashing(record, unlisted=0.0):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_record_that_crashes_workers_ends_in_an_error_that_names_it(seed):
-    """The error does not name other chunks of the same process, and the chunks before it are returned."""
+    """The error does not name other chunks of the same process, and the preceding chunks are returned."""
     workers, schedule = crashing(200), schedule_of(640, 64, train=False)
     workers.random.seed(seed)
     source = source_of(workers, schedule)
