@@ -34,7 +34,7 @@ class Nothing:
 
 
 class Dark(Mixer[Nothing]):
-    """A third-party mixer without `inplace`, and with an attribute `prob` that is not a constructor argument."""
+    """A third-party mixer without `inplace` whose attribute `prob` is not a constructor argument."""
 
     def __init__(self, num_classes):
         self.num_classes, self.prob = num_classes, 0.0

@@ -1,4 +1,4 @@
-"""Mixers for images with boxes: boxes match the pixels, padding is never mixed in, partly covered boxes."""
+"""Mixers for images with boxes: boxes match pixels, padding is never mixed in, covered boxes are cut or dropped."""
 
 import numpy as np
 import pytest

@@ -33,7 +33,7 @@ CASES = [
 
 
 class Crossings(TorchDispatchMode):
-    """Collects operations with tensors on both devices, that is, copies to or from the host."""
+    """A mode that collects operations with tensors on both devices, that is, copies to or from the host."""
 
     def __init__(self):
         super().__init__()

@@ -122,7 +122,7 @@ def test_lam_is_the_share_left():
         assert (top >= 0).all() and (left >= 0).all() and (box_h >= 0).all() and (box_w >= 0).all()
         assert (top + box_h <= HEIGHT).all() and (left + box_w <= WIDTH).all()
         assert torch.equal(located.lam, (1 - (box_h * box_w).double() / (HEIGHT * WIDTH)).float())
-    # Count the pixels taken from the partner, in images of one level each.
+    # Images of one level each reveal which pixels come from the partner.
     flat = torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, HEIGHT, WIDTH) * 20
     drawn_params = mixer.sample(9, HEIGHT, WIDTH, generator())
     mixed, targets = mixer.apply(flat, torch.arange(9), drawn_params)

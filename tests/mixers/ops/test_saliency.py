@@ -20,7 +20,7 @@ PICTURES = drawn_pictures()
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Use one torch thread, because threads only slow down many small images."""
+    """Use one torch thread, because more threads slow down the processing of many small images."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -99,7 +99,7 @@ def test_a_sum_above_255_does_not_wrap():
 
 
 def test_equals_opencv_on_200_photo_crops():
-    """Runs OpenCV itself in a separate environment."""
+    """OpenCV itself runs in a separate environment."""
     python = opencv_python()
     if python is None:
         pytest.skip("opencv-contrib needs a Python with venv for an environment of its own; there is none")
@@ -123,7 +123,7 @@ def test_equals_the_loop(size):
 
 
 def test_whole_numbers_scale_as_opencvs_floats_do():
-    """OpenCV truncates the float64 product of a float32 quotient; compared for every possible sum."""
+    """The integer formula equals OpenCV's truncated float64 product of a float32 quotient for every possible sum."""
     for most in range(1, 6 * 255 + 1):
         values = np.arange(most + 1)
         opencvs = 255.0 * (values.astype(np.float32) / np.float32(most)).astype(np.float64)
@@ -166,7 +166,7 @@ def test_one_colour_is_not_salient(level):
 
 
 def test_works_without_compiling(tmp_path):
-    """Runs in a subprocess."""
+    """A subprocess disables numba with NUMBA_DISABLE_JIT; torch operations give OpenCV's map."""
     np.save(tmp_path / "image.npy", batch(PICTURES["drawn_48x64"]).numpy())
     code = """
 import sys
