@@ -34,8 +34,9 @@ def test_csra_gives_the_published_logits(heads, lam):
 def published_sgre():
     """Return the published head and its positions.
 
-    In the file, the 1024×768 and 1024×1024 matrices are reduced. The first is multiplied by an orthonormal basis of the
-    six embeddings, which are stored in that basis. The second is multiplied by the vector that follows it.
+    The file contains two matrices only in reduced form. The 1024×768 matrix is multiplied by an orthonormal basis of
+    the six embeddings, and the embeddings are stored in that basis. The 1024×1024 matrix is multiplied by the vector
+    that follows it.
     """
     state = {name.removeprefix("state."): tensor(SGRE, name) for name in SGRE if name.startswith("state.")}
     vector = tensor(SGRE, "attention_vector")
@@ -153,7 +154,7 @@ def small_sgre(**options):
 
 
 def sgre_by_hand(head, features, temperature):
-    """Compute (logits, auxiliary logits) of one image (C,H,W) in evaluation with loops over heads, labels and tokens."""
+    """Compute logits and auxiliary logits of one image (C,H,W) in evaluation, looping over heads, labels and tokens."""
     w = head.state_dict()
     dim, rows, columns = features.shape
     tokens = features.flatten(1).T

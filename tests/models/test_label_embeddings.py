@@ -148,7 +148,7 @@ def test_bert_without_transformers(tmp_path, monkeypatch):
 
 
 def test_what_is_asked_of_transformers(tmp_path, monkeypatch):
-    """A fake transformers checks that only local files are used, the token types, and which row is returned."""
+    """A stub of transformers checks that only local files are used, and verifies the token types and the result."""
     asked = []
 
     class Tokenizer:

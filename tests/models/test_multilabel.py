@@ -31,7 +31,7 @@ def names_of_the_release(state):
             ours[f"backbone.{key}"] = shape
     if heads:
         ours["head.weight"] = [len(heads), *state[heads[0]][:2]]
-    ours.pop("head.position_embedding.pe", None)  # we compute it
+    ours.pop("head.position_embedding.pe", None)  # computed by our head
     return ours
 
 
