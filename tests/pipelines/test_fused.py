@@ -78,7 +78,7 @@ def run_kernel(
 
 
 def floats_at(size: tuple[int, int], offset: int) -> np.ndarray:
-    """Return NaNs (3, *size) at `offset` bytes from a multiple of 64; only aligned ones may bypass the caches."""
+    """Return NaN (3, *size), `offset` bytes past a multiple of 64; only writes at such multiples may bypass the caches."""
     count = 3 * size[0] * size[1]
     memory = np.full(count + 32, np.nan, np.float32)
     start = (offset - memory.ctypes.data) % 64 // 4
@@ -163,7 +163,7 @@ CPUS = {
 
 
 def test_any_cpu_gives_the_same_bits(tmp_path):
-    """Compare with code that numba compiles for a CPU with fewer instructions; its cache separates CPU types."""
+    """Code that numba compiles for a CPU with fewer instructions gives the same bits; its cache separates CPU types."""
     code = (
         "import hashlib, numpy as np\n"
         "from dali_mix.pipelines.kernels import resample\n"

@@ -86,7 +86,7 @@ def test_parity_with_torchvision_in_evaluation(photos):
 
 
 def test_decoding_a_window_gives_the_windows_pixels(tmp_path):
-    """The default decodes only the window of a JPEG, and parity crops the complete image.
+    """By default only the window of a JPEG is decoded, and the preset `parity` crops the complete image.
 
     They agree except for rounding at the border of the window.
     """
