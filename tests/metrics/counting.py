@@ -13,7 +13,7 @@ def counted(scores, targets, ids=None, **options):
 
 
 def draw(count=61, classes=5, seed=0):
-    """Return scores in steps of 1/8, hence with many ties, targets, and unordered ids."""
+    """Return scores in steps of 1/8 (to get many ties), targets, and unordered ids."""
     gen = torch.Generator().manual_seed(seed)
     scores = torch.randint(9, (count, classes), generator=gen) / 8
     targets = torch.randint(-1, 2, (count, classes), generator=gen).float()
