@@ -48,7 +48,7 @@ def test_an_even_map_has_no_bright_spot():
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("multilabel", {"image_size": (48, 96)}, [500 / 375, 375 / 500]),  # the complete picture, not to scale
+        ("multilabel", {"image_size": (48, 96)}, [500 / 375, 375 / 500]),  # the complete picture, stretched
         ("imagenet", {"image_size": 224}, [1, 1]),  # a central square
         ("imagenet", {"image_size": (128, 192)}, [1.5, 1.5]),
         ("cifar", {"image_size": (16, 32)}, [2, 2]),

@@ -16,7 +16,7 @@ from tests.reports.pictures import encode
 
 @pytest.fixture(scope="module")
 def boxed(tmp_path_factory):
-    """Write six grey images, 80 × 120, with one box each, except for the last one."""
+    """Write six grey images, 80 × 120; all but the last have one box."""
     samples = []
     for index in range(6):
         label = [2, 6, index % 2, 0.25, 0.25, 0.75, 0.75, 0]
