@@ -78,7 +78,7 @@ def run_kernel(
 
 
 def floats_at(size: tuple[int, int], offset: int) -> np.ndarray:
-    """Return NaN (3, *size), `offset` bytes past a multiple of 64; only writes at such multiples may bypass the caches."""
+    """Return NaN (3, *size), `offset` bytes past a multiple of 64; only writes at multiples may bypass the caches."""
     count = 3 * size[0] * size[1]
     memory = np.full(count + 32, np.nan, np.float32)
     start = (offset - memory.ctypes.data) % 64 // 4
