@@ -1,4 +1,4 @@
-"""Every message with advice: what provokes it, and what it says to do."""
+"""Messages that give advice: how to provoke each one, and how to follow its advice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.recordio.test_adopt import classes, foreign
 
 
 class Case(NamedTuple):
-    """`make(folder)` lays out the files; `command` has a message that holds `advice`; `follow` does what it says."""
+    """One message: `make(folder)` creates the files, `command` prints the `advice`, and `follow` carries it out."""
 
     advice: str
     make: Callable[[Path], object]
@@ -116,7 +116,7 @@ def both(root: Path) -> None:
 
 
 def alone(root: Path, *, keep: str) -> None:
-    """A set of which only some files are left."""
+    """Create a set and delete its files whose names do not match the pattern `keep`."""
     small_set(root / "set", 6, shards=2 if "-" in keep else 1)
     for path in root.glob("set*"):
         if not re.fullmatch(keep, path.name):

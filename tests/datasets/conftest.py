@@ -1,4 +1,4 @@
-"""Fixtures of the tests of datasets."""
+"""Fixtures for the dataset tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.recordio.samples import encoded
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder with four images, sub/0.jpg to sub/3.jpg, for list files."""
+    """Return a folder with four images, sub/0.jpg to sub/3.jpg, for list files."""
     folder = tmp_path / "root" / "sub"
     folder.mkdir(parents=True)
     for number in range(4):

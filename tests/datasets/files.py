@@ -1,4 +1,4 @@
-"""Files and archives that the tests of datasets share."""
+"""Files and archives shared by the dataset tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ JPEG = encoded("JPEG")
 
 
 def lay(root: Path, *names: str) -> Path:
-    """Write a JPEG under each of `names`."""
+    """Write a JPEG to each of the paths `names` below `root`."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(JPEG)
@@ -20,7 +20,7 @@ def lay(root: Path, *names: str) -> Path:
 
 
 def archived(root: Path, path: Path) -> Path:
-    """Archive a folder as a .zip, or else a .tar.gz."""
+    """Archive a folder as a .zip if `path` ends in .zip, otherwise as a .tar.gz."""
     files = sorted(file for file in root.rglob("*") if file.is_file())
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:

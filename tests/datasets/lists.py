@@ -1,4 +1,4 @@
-"""List files, listed and packed."""
+"""Helpers that list and pack list files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dali_mix.datasets import LAYOUTS, Listing, Options
 
 
 def pack(root: Path, name: str, text: str, *options: str) -> tuple[int, Path]:
-    """Write a list file into `root` and pack it. Return the status and the prefix of the set."""
+    """Write a list file into `root` and pack it. Return the exit status and the prefix of the set."""
     path = root / name
     path.write_text(text, encoding="utf-8")
     out = root.parent / "set"

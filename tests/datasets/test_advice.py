@@ -1,4 +1,4 @@
-"""What a message advises is done, and works: no advice leads in a circle."""
+"""Following the advice in a message works and does not lead back to the same message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_advice_that_is_followed_works(
     said = capsys.readouterr().err
     assert case.advice in said and (status == 1 or "note: " in said)
     how, _, rest = case.follow.partition(" ")
-    if how == "+":  # a later option of the same name wins
+    if how == "+":  # the last of repeated options wins
         again = f"{case.command} {rest}"
     elif how == "-":
         assert rest in case.command
@@ -75,7 +75,7 @@ def test_verify_finds_a_label_that_the_table_changed(tmp_path: Path, capsys: Cap
     path = tmp_path / "set.npy"
     data = bytearray(path.read_bytes())
     field = RecordSet(tmp_path / "set").table.dtype.fields["label"]
-    data[len(data) - 4 * 40 + field[1] : len(data) - 4 * 40 + field[1] + 4] = b"\0\0\x20\x41"  # ten
+    data[len(data) - 4 * 40 + field[1] : len(data) - 4 * 40 + field[1] + 4] = b"\0\0\x20\x41"  # 10.0
     path.write_bytes(data)
     assert main(["inspect", str(tmp_path / "set"), "--record", "0"]) == 1
     assert f"label 10.0 is not one of 3 classes; run `dali-mix verify {tmp_path}/set`" in capsys.readouterr().err
@@ -83,7 +83,7 @@ def test_verify_finds_a_label_that_the_table_changed(tmp_path: Path, capsys: Cap
     assert "set.npy: sha256 is " in capsys.readouterr().err
 
 
-# Advice that cannot be followed here (a download, 2^29 bytes, another process at the same time), or is followed below.
+# Advice that cannot be followed here (a download, 2^29 bytes, a concurrent process) or is tested elsewhere.
 ELSEWHERE = (
     "if it is not a class, correct --root or --split",  # tests/datasets/test_class_folders.py
     "to sort them as numbers, pass --classes",  # likewise
@@ -101,7 +101,7 @@ ELSEWHERE = (
 
 
 def test_every_option_that_a_message_names_is_tried() -> None:
-    """Of the messages in datasets/ and recordio/ that name an option or a command, each is provoked above."""
+    """`CASES` or `ELSEWHERE` covers every message in datasets/ and recordio/ that names an option or a command."""
     advised = [case.advice for case in CASES]
     missing = []
     for path in sorted(path for room in ("datasets", "recordio") for path in (ROOT / "dali_mix" / room).rglob("*.py")):

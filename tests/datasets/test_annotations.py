@@ -1,4 +1,4 @@
-"""XML and JSON annotations that are encoded otherwise or malformed."""
+"""XML and JSON annotations that are malformed or in unusual encodings."""
 
 from __future__ import annotations
 

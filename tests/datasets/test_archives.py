@@ -1,4 +1,4 @@
-"""Archives are read as folders are; damaged, hostile and oversized ones are refused."""
+"""Archives are read like folders; damaged and encrypted ones are rejected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = [*METHODS, "tar", "tar.gz", "tar.xz", "tar.bz2"]
 
 
 def archive_of(folder: Path, kind: str) -> Path:
-    """Files in an archive; tar files of any compression are called .tar, as people do."""
+    """Write `FILES` into an archive; except for .tgz, tar files are named .tar whatever their compression."""
     if kind in METHODS:
         path = folder / "set.zip"
         with zipfile.ZipFile(path, "w", METHODS[kind]) as archive:
@@ -52,8 +52,8 @@ def read_all(path: Path) -> None:
     tree = open_tree(path)
     for name in tree.walk():
         tree.read(name)
-    found = [*tree.walk(), *tree.count_left_out()]  # a damaged name may begin with a dot
-    assert len(found) == len(FILES)  # nothing is lost without a word
+    found = [*tree.walk(), *tree.count_left_out()]  # a damaged name may start with a dot
+    assert len(found) == len(FILES)  # no file is lost silently
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,7 +73,7 @@ def test_a_damaged_byte_anywhere(tmp_path: Path, kind: str) -> None:
         except ValueError as error:
             assert str(error).startswith(str(path)), error
             refused += 1
-    assert refused > (0 if kind == "tar" else 20)  # a plain .tar has checksums for its headers only
+    assert refused > (0 if kind == "tar" else 20)  # a plain .tar has checksums only for its headers
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,7 +110,7 @@ def test_a_damaged_member_is_named_or_skipped(tmp_path: Path, capsys: Capture, k
 def test_a_member_with_a_password(tmp_path: Path) -> None:
     path = archive_of(tmp_path, "stored")
     data = bytearray(path.read_bytes())
-    for magic, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # flag bits of the local header, and of the directory
+    for magic, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # flag bits in the local header and in the central directory
         data[data.index(magic) + offset] |= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"set\.zip/data/a/0\.bmp: .*; unpack it yourself with its password"):

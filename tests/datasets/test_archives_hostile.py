@@ -1,4 +1,4 @@
-"""Archives pack like folders; names that climb, links, bombs and damage are refused."""
+"""Archives with path traversal, links, zip bombs or damage are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--bad-boxes`: boxes that leave their image or have no area are errors, clipped, or left out."""
+"""`--bad-boxes`: boxes beyond the image or without area raise an error, are clipped, or are dropped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.recordio.samples import encoded
 
 HEIGHT, WIDTH = 40, 80
 GOOD = (8, 4, 40, 20)
-# x1, y1, x2, y2 in pixels, and what remains when clipped: not square, and beyond each side.
+# Box (x1, y1, x2, y2 in pixels) → the clipped box, or None if nothing remains.
 BAD: dict[tuple[int, ...], tuple[int, ...] | None] = {
     (-8, 4, 40, 20): (0, 4, 40, 20),
     (8, -4, 40, 20): (8, 0, 40, 20),
@@ -30,7 +30,7 @@ BAD: dict[tuple[int, ...], tuple[int, ...] | None] = {
     (40, 4, 8, 20): None,
     (8, 20, 40, 4): None,
 }
-# What the layouts call the images: one with all boxes, one with bad ones only, one with a good one.
+# Image names: one image with all boxes, one with only a bad box, one with only a good box.
 BOXES = {"all": [GOOD, *BAD], "gone": [(100, 4, 120, 20)], "good": [GOOD]}
 CLIPPED = {name: [BAD.get(box, box) for box in boxes] for name, boxes in BOXES.items()}
 
@@ -127,7 +127,7 @@ def test_bad_boxes_are_clipped_or_left_out(
     else:
         wanted = [[GOOD], [], [GOOD]]
         clipped, dropped = 0, 10
-    # clipped boxes that are equal then are repeats: one stays
+    # boxes that are equal after clipping are duplicates: one is kept
     assert boxes_of(tmp_path / "set") == [[list(map(float, box)) for box in boxes] for boxes in wanted]
     report = RecordSet(tmp_path / "set").info.report
     assert report.get("bad_boxes_clipped", 0) == clipped and report["bad_boxes_dropped"] == dropped
@@ -157,7 +157,7 @@ def test_images_whose_boxes_are_all_left_out_are_unlabelled(
 
 def test_a_box_within_the_tolerance_is_clipped_as_ever(tmp_path: Path) -> None:
     lay(tmp_path / "root")
-    write(tmp_path / "root" / "train.json", '[{"path": "all.jpg", "boxes": [[0, 0, 0, 1, 1.025]]}]')  # by a pixel
+    write(tmp_path / "root" / "train.json", '[{"path": "all.jpg", "boxes": [[0, 0, 0, 1, 1.025]]}]')  # by one pixel
     info = pack("list", root=tmp_path / "root", out=tmp_path / "set", bad_boxes="drop")
     assert info.report["clipped_boxes"] == 1 and "bad_boxes_dropped" not in info.report
 

@@ -1,4 +1,4 @@
-"""Layouts `cifar10` and `cifar100`: pickles, binary version, image folders."""
+"""Layouts `cifar10` and `cifar100`: pickles, the binary version, image folders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cifar_arrays(count: int, classes: int, seed: int) -> tuple[np.ndarray, list[
 
 
 def python_version(root: Path, which: str, protocol: int) -> tuple[np.ndarray, list[int]]:
-    """Writes CIFAR's Python version in small and returns its training images and labels."""
+    """Write a small CIFAR dataset in the Python version and return its training images and labels."""
 
     def write(name: str, content: dict[bytes, object]) -> None:
         path = root / name
@@ -104,7 +104,7 @@ def test_cifar_as_image_folders_in_an_archive(tmp_path: Path) -> None:
             archive.writestr(f"train/{name}/0000.jpg", encoded("JPEG", 32, 32))
     shutil.copy(
         tmp_path / "cifar10_train.zip", tmp_path / "cifar10_test.zip"
-    )  # must not be taken for the training split
+    )  # must not be mistaken for the training split
     assert pack("cifar10", tmp_path, tmp_path / "set", "--no-shuffle") == 0
     records = RecordSet(tmp_path / "set")
     assert records.labels(np.arange(10)).tolist() == list(range(10)) and len(names) == records.info.num_classes

@@ -1,4 +1,4 @@
-"""Folders of classes: which are splits, which are classes, and what the user is told about others."""
+"""Class folders: which folders are splits, which are classes, and the messages about all others."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_files_left_out_are_counted_by_suffix(tmp_path: Path, capsys: Capture) -
         (("in/train/train/train/cat/0.jpg", "in/train/train/train/dog/0.jpg"), "train", "in/train/train/train"),
         (("seg_train/seg_train/cat/0.jpg", "seg_train/seg_train/dog/0.jpg", "seg_test/seg_test/cat/1.jpg"),
          "seg_train", "seg_train/seg_train"),
-        (("train/train/train/0.jpg", "train/train/dog/0.jpg"), "train", "train/train"),  # "train" is a class, too
+        (("train/train/train/0.jpg", "train/train/dog/0.jpg"), "train", "train/train"),  # "train" is also a class
     ],
 )  # fmt: skip
 def test_a_split_in_a_folder_of_its_name(
@@ -199,7 +199,7 @@ def test_classes_that_do_not_fit(tmp_path: Path, capsys: Capture, text: str, rea
 
 @pytest.mark.parametrize("left", [(), ("notes.txt",), (".DS_Store", "notes.txt")])
 def test_a_class_that_a_split_lacks(tmp_path: Path, capsys: Capture, left: tuple[str, ...]) -> None:
-    """huggingface/pytorch-image-models#957: an empty folder keeps its number where the classes are named."""
+    """With `--classes`, an empty folder keeps its class index (huggingface/pytorch-image-models#957)."""
     image_folder(tmp_path / "val", 3, 2)
     for file in (tmp_path / "val" / "class1").iterdir():
         file.unlink()

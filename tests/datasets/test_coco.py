@@ -1,4 +1,4 @@
-"""COCO's annotations in their published layout: targets, boxes, ids, and what is refused."""
+"""COCO annotations in the published layout: targets, boxes, ids and rejected input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def note(number: int, owner: int, kind: int, box: list[float], crowd: int = 0) -
 
 
 def content(split: str) -> dict[str, Any]:
-    """Four images: two objects, a crowd alone, none, and a box without area beside one that is."""
+    """Return annotations of four images: two objects; only a crowd; none; a box without area and a valid box."""
     names = {90: "toothbrush", 1: "person", 18: "dog"}  # neither sorted nor without gaps
     return {
         "info": {"year": 2014},
@@ -44,14 +44,14 @@ def content(split: str) -> dict[str, Any]:
             note(2, 9, 90, [5, 3, 10, 6]),
             note(3, 9, 1, [25.5, 15, 24.5, 15.0]),
             note(4, 30, 18, [3, 4, 5, 0]),
-            note(5, 30, 18, [40.5, 20, 9.7, 10.2]),  # over the border by a fifth of a pixel
+            note(5, 30, 18, [40.5, 20, 9.7, 10.2]),  # 0.2 pixels beyond the right and bottom edges
         ],
         "categories": [{"supercategory": "x", "id": key, "name": name} for key, name in names.items()],
     }
 
 
 def coco(root: Path, split: str = "val2014", **changes: Any) -> Path:
-    """annotations/instances_SPLIT.json and SPLIT/; the JSON's path."""
+    """Write annotations/instances_SPLIT.json and the images in SPLIT/, and return the path of the JSON file."""
     made = content(split) | changes
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / split).mkdir(exist_ok=True)
@@ -112,7 +112,7 @@ def test_detection(tmp_path: Path) -> None:
     "ids", [(1, 2, 3), (3, 1, 2), (0, 90, 13), (7, 0, 1)], ids=["in order", "another order", "gaps", "id 0"]
 )
 def test_given_names_decide_the_classes_whatever_the_ids(tmp_path: Path, capsys: Capture, ids: tuple[int, ...]) -> None:
-    """roboflow/supervision#169, facebookresearch/detectron2#1731: splits that number their categories differently."""
+    """Splits may number their categories differently (roboflow/supervision#169, facebookresearch/detectron2#1731)."""
     person, dog, unused = ids
     categories = [{"id": unused, "name": "things"}, {"id": person, "name": "person"}, {"id": dog, "name": "dog"}]
     notes = [note(1, 9, dog, [5, 3, 10, 6]), note(2, 25, person, [1, 1, 9, 9]), note(3, 30, dog, [1, 1, 9, 9])]
@@ -137,7 +137,7 @@ def test_given_names_decide_the_classes_whatever_the_ids(tmp_path: Path, capsys:
 
 
 def test_how_far_a_box_may_leave_the_image(tmp_path: Path) -> None:
-    """By a pixel or 1%: what is left of it counts, if anything is."""
+    """A box may exceed the image by one pixel or 1%. It is clipped, and dropped if nothing is left."""
     images = [image(9, "val2014") | {"width": 500, "height": 300}]
     boxes = [[-4.9, 0, 20, 302.9], [-0.9, 0, 0.8, 5], [480, 290, 24.9, 12.9]]
     notes = [{k: v for k, v in note(n, 9, 1, box).items() if k != "iscrowd"} for n, box in enumerate(boxes)]
@@ -186,7 +186,7 @@ def test_splits_and_years(tmp_path: Path, capsys: Capture) -> None:
     records = RecordSet(tmp_path / "set")
     assert records.info.split == "val2017" and records.info.options["shuffle"] is None
     assert pack(tmp_path, tmp_path / "train", "--split", "train") == 0
-    assert RecordSet(tmp_path / "train").info.options["shuffle"] == 0  # train2014 is a training split too
+    assert RecordSet(tmp_path / "train").info.options["shuffle"] == 0  # train2014 is also a training split
     error = refused(tmp_path, capsys)
     assert "no instances_val2014.json; choose --split among train2014, val2017" in error
     coco(tmp_path, "val2014")
@@ -284,16 +284,16 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     lost = tmp_path / "val2014" / "COCO_val2014_000000000025.jpg"
     lost.unlink()
     assert f"{lost}: no such file, listed at {file}: images[1] (--skip-bad" in refused(tmp_path, capsys)
-    lost.write_bytes(encoded("JPEG", WIDTH, HEIGHT))  # turned
+    lost.write_bytes(encoded("JPEG", WIDTH, HEIGHT))  # rotated
     assert "its annotation is for 50x30 pixels but it has 30x50" in refused(tmp_path, capsys, "--task", "detection")
-    assert pack(tmp_path, tmp_path / "many", "--split", "val2014") == 0  # labels without boxes fit any size
+    assert pack(tmp_path, tmp_path / "many", "--split", "val2014") == 0  # without boxes the size does not matter
     (tmp_path / "val2014").rename(tmp_path / "elsewhere")
     assert "val2014: no such folder; unpack the images" in refused(tmp_path, capsys)
     assert "annotations: no such folder" in refused(tmp_path / "elsewhere", capsys)
 
 
 def roboflow(root: Path, split: str, **changes: Any) -> Path:
-    """SPLIT/_annotations.coco.json with its images beside it, as Roboflow exports them; the JSON's path."""
+    """Write SPLIT/_annotations.coco.json next to its images, as Roboflow exports them, and return its path."""
     names = {0: ("animals", "none"), 1: ("cat", "animals"), 2: ("dog", "animals")}
     file = root / split / "_annotations.coco.json"
     file.parent.mkdir(parents=True)
@@ -327,16 +327,16 @@ def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("categories", "classes"),
     [
-        ([(0, "dog", "none"), (1, "dog", "dog"), (2, "cat", "dog")], ("dog", "cat")),  # the parent is called like one
+        ([(0, "dog", "none"), (1, "dog", "dog"), (2, "cat", "dog")], ("dog", "cat")),  # the parent shares a name
         ([(0, "cat", "none"), (1, "dog", "none"), (2, "cow", "none")], ("cat", "dog", "cow")),  # no parent
-        ([(0, "cat", "cat"), (1, "dog", "pet"), (2, "cow", "pet")], ("cat", "dog", "cow")),  # its own
-        ([(3, "pets", "none"), (1, "dog", "pets"), (2, "cow", "pets")], ("dog", "cow", "pets")),  # not 0
+        ([(0, "cat", "cat"), (1, "dog", "pet"), (2, "cow", "pet")], ("cat", "dog", "cow")),  # its own parent
+        ([(3, "pets", "none"), (1, "dog", "pets"), (2, "cow", "pets")], ("dog", "cow", "pets")),  # the id is not 0
     ],
 )
 def test_only_an_unused_parent_is_left_out(
     tmp_path: Path, categories: list[tuple[int, str, str]], classes: tuple[str, ...]
 ) -> None:
-    """roboflow/rf-detr#1303, roboflow/rf-detr#609."""
+    """See roboflow/rf-detr#1303 and roboflow/rf-detr#609."""
     entries = [{"id": key, "name": name, "supercategory": above} for key, name, above in categories]
     roboflow(tmp_path, "train", categories=entries)
     assert LAYOUTS["coco"](tmp_path, "train", Options()).classes == classes
@@ -378,7 +378,7 @@ def test_an_export_of_cvat(tmp_path: Path, capsys: Capture, folder: str, prefix:
     (tmp_path / "aside").rename(tmp_path / folder)
     assert pack(tmp_path, tmp_path / "set", "--split", "default", "--task", "detection") == 0
     assert RecordSet(tmp_path / "set").table["id"].tolist() == [9, 25, 30]
-    assert pack(tmp_path, tmp_path / "no") == 1  # --split train
+    assert pack(tmp_path, tmp_path / "no") == 1  # the default is --split train
     assert "no instances_train.json; choose --split among default" in capsys.readouterr().err
     (tmp_path / folder).rename(tmp_path / "aside")
     assert pack(tmp_path, tmp_path / "no", "--split", "default") == 1

@@ -1,4 +1,4 @@
-"""Layout `coco`: sizes of images that are missing or odd, and numbers of hundreds of digits."""
+"""Layout `coco`: missing or invalid image sizes, and numbers with hundreds of digits."""
 
 from __future__ import annotations
 

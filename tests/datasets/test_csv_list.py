@@ -1,4 +1,4 @@
-"""CSV lists: names of columns are classes, an index is not."""
+"""CSV lists: column names are classes, except that of an index column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.recordio.samples import encoded
 HUGE = "1" * 400
 
 
-LONGER = "1" * 5000  # more than Python reads
+LONGER = "1" * 5000  # more digits than Python parses
 
 
 @pytest.mark.parametrize(

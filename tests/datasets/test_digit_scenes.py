@@ -1,4 +1,4 @@
-"""Scenes of digits: their targets and boxes say what is in the pixels, and the same seed makes the same set."""
+"""Layout `digit-scenes`: targets and boxes match the pixels, and the seed determines the set."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_the_ink_is_in_the_boxes(tmp_path: Path) -> None:
         for _, x1, y1, x2, y2, difficult in (objects * [1, WIDTH, HEIGHT, WIDTH, HEIGHT, 1]).tolist():
             inside = image[round(y1) : round(y2), round(x1) : round(x2)]
             assert inside.max() > 110 and difficult == 0
-            spill = 4  # enlarging a scan blurs its ink by half a cell of at most 5 pixels
+            spill = 4  # enlarging a scan blurs its ink by half a cell; a cell has at most 5 pixels
             outside[max(0, round(y1) - spill) : round(y2) + spill, max(0, round(x1) - spill) : round(x2) + spill] = (
                 False
             )
-        assert image[outside].max() < 90  # background below 60, noise of 5
+        assert image[outside].max() < 90  # the background is below 60, with noise of 5
 
 
 def test_seeds_and_splits(tmp_path: Path) -> None:

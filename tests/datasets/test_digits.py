@@ -1,4 +1,4 @@
-"""Layout `digits`: scikit-learn's scans."""
+"""Layout `digits`: the scans in scikit-learn."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_digits(tmp_path: Path) -> None:
     assert len(train) + len(val) == 1797 and len(val) == 359
     assert not set(train.table["id"].tolist()) & set(val.table["id"].tolist())
     counts = np.bincount(val.labels(np.arange(len(val))))
-    assert counts.min() >= 34 and counts.max() <= 37  # by class
+    assert counts.min() >= 34 and counts.max() <= 37  # per class
     images, labels = load_digits(return_X_y=True)
     for records in (train, val):
         ids = records.table["id"]

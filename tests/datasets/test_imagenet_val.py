@@ -1,4 +1,4 @@
-"""Layout `imagenet-val`: every kind of list gives the labels of the training folders."""
+"""Layout `imagenet-val`: every list format gives the same labels as the training folders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pack(layout: str, root: Path, out: Path, *options: str) -> int:
     return main(["pack", layout, "--root", str(root), "--out", str(out), "--quiet", *options])
 
 
-WNIDS = {1: "n02000000", 2: "n01000000", 3: "n03000000"}  # by ILSVRC2012_ID: not the sorted order
+WNIDS = {1: "n02000000", 2: "n01000000", 3: "n03000000"}  # by ILSVRC2012_ID, not in sorted order
 
 
 def imagenet_val(root: Path) -> Path:
@@ -36,7 +36,7 @@ def imagenet_val(root: Path) -> Path:
 TRUTH = [2, 1, 3, 3, 1]  # ILSVRC2012_IDs
 
 
-LABELS = [0, 1, 2, 2, 1]  # the same in the order of sorted wnids
+LABELS = [0, 1, 2, 2, 1]  # the same labels as indices into the sorted wnids
 
 
 def ground_truth(root: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_meta_mat_that_crashes_its_reader(tmp_path: Path, capsys: Capture, mon
 
 @pytest.fixture
 def two_of_three(tmp_path: Path) -> Path:
-    """Two validation images, of the first and the last of three classes."""
+    """Write two validation images, one of the first and one of the last of three classes."""
     for number in (1, 2):
         (tmp_path / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(encoded("JPEG"))
     lines = "ILSVRC2012_val_00000001.JPEG n03000000\nILSVRC2012_val_00000002.JPEG n01000000\n"

@@ -1,4 +1,4 @@
-"""Labels of a list: odd names and numbers work, or the message says how."""
+"""Labels in list files: unusual names and numbers either work or raise an error with advice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.datasets.lists import listed, pack
 HUGE = "1" * 400
 
 
-LONGER = "1" * 5000  # more than Python reads
+LONGER = "1" * 5000  # more digits than Python parses
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_names_that_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "names").write_text("1\n2\n3\n")
     given = tmp_path / "names"
     assert listed(tmp_path, "path,label\na.jpg,1\nb.jpg,3\n", classes_file=given).labels == [0, 2]  # names
-    assert listed(tmp_path, "path,label\na.jpg,0\nb.jpg,1\n", classes_file=given).labels == [0, 1]  # numbers: 0 is none
+    assert listed(tmp_path, "path,label\na.jpg,0\nb.jpg,1\n", classes_file=given).labels == [0, 1]  # no class named 0
     (tmp_path / "names").write_text("nan\ncat\n")
     assert listed(tmp_path, "path,label\na.jpg,cat\nb.jpg,nan\n", classes_file=given).labels == [1, 0]
 
@@ -140,7 +140,7 @@ def test_numbered_classes_without_images(root: Path, capsys: Capture, labels: li
     assert pack(root, "a.txt", text)[0] == 0
     note = capsys.readouterr().err
     assert note.count("note:") == 1 and said in note and "--classes FILE" in note
-    (root / "names").write_text("\n".join(sorted(labels, key=int)))  # as the note advises
+    (root / "names").write_text("\n".join(sorted(labels, key=int)))  # follows the advice of the note
     status, out = pack(root, "a.txt", text, "--classes", str(root / "names"))
     assert status == 0 and not capsys.readouterr().err
     records = RecordSet(out)

@@ -1,4 +1,4 @@
-"""Layout `list`: every format packs the same set; every bad row is named by file and line."""
+"""Layout `list`: every format packs the same set, and errors name the file and line of each bad row."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_detection_from_im2rec_s_list_and_from_json(root: Path, name: str) -> No
 
 
 def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, capsys: Capture) -> None:
-    """The image is 40 x 20: a pixel is 0.025 of its width and 0.05 of its height, and one per cent is less."""
+    """The image is 40 x 20, so one pixel (0.025 of the width, 0.05 of the height) is more than 1%."""
     boxes = [[0, -0.02, 0, 0.5, 1.04, 0], [0, 0, 0, 1, 1, 0], [0, 0.5, 0.5, 1.00164, 1, 0]]
     status, out = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": boxes}]))
     assert status == 0
@@ -108,7 +108,7 @@ def test_boxes_further_beyond_the_image(root: Path, capsys: Capture, box: list[f
     ],
 )
 def test_names_with_spaces_and_labels_as_floats(root: Path, name: str, text: str) -> None:
-    """BVLC/caffe#1951, apache/mxnet#11884."""
+    """See BVLC/caffe#1951 and apache/mxnet#11884."""
     (root / "a b").mkdir()
     for number, file in enumerate(("my cat 1.jpg", "x 0.jpg")):
         (root / "a b" / file).write_bytes(encoded("JPEG", 20, 40, seed=number))
@@ -138,9 +138,9 @@ BAD = {
             "0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n",
             "the box 6, 5, 32, 18 (x1, y1, x2, y2) is beyond 0..1: are these pix",
         ),
-        # an id given twice
+        # a duplicate id
         ("5\t1\tsub/0.jpg\n6\t1\tsub/1.jpg\n5\t0\tsub/2.jpg\n", "line 3: id 5 is also the id of"),
-        # the magic in an id
+        # an id equal to the magic number
         ("0\t1\tsub/0.jpg\n3470205706\t0\tsub/1.jpg\n", "id 3470205706"),
     ],
     "a.txt": [
@@ -155,7 +155,7 @@ BAD = {
         ("sub/0.jpg\t1\nsub/1.jpg\t16777217\n", "line 2: label 16777217"),
         ("sub/0.jpg\t1\nsub/1.jpg\t16777215\n", "line 2: label 16777215 would make 16,777,216 classes"),
         ("sub/0.jpg\t1\nsub/1.jpg\tcat\n", "line 2: label 'cat' is not a number"),
-        # arity
+        # number of labels
         ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\n", "line 2: 1 label fields, expected 2"),
         ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\t2\n", "line 2: label field 2"),
         ("sub/0.jpg\tcat\tdog\n", "label 'cat' is not a number; a multi-label list has 1, 0 or -1 (unknown) for"),
@@ -246,7 +246,7 @@ def test_names_with_spaces_around_them(root: Path, name: str) -> None:
     for number, file in enumerate(NAMED):
         (root / file).parent.mkdir(exist_ok=True)
         (root / file).write_bytes(encoded("JPEG", seed=10 + number))
-    rows = list(enumerate([*NAMED, " sub/0.jpg", "sub/1.jpg  "]))  # of the last two the spaces are no part
+    rows = list(enumerate([*NAMED, " sub/0.jpg", "sub/1.jpg  "]))  # the spaces are not part of the last two names
     text = {
         "a.csv": "path, label\n" + "".join(f"{file}, 0\n" for _, file in rows),
         "a.txt": "".join(f"{file}\t0\n" for _, file in rows),

@@ -1,4 +1,4 @@
-"""Mistakes in annotations are reported together, before anything is packed."""
+"""All mistakes in the annotations are reported together before packing starts."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ COCO = (
     "images[2]: field 'file_name': '../2.jpg' is not a path below",
     "images[3]: field 'id' is '3', expected an integer",
     "images[6]: field 'file_name' is 'train/5.jpg', as in images[5] already",
-    "7.jpg: no",  # such file, not in the archive
+    "7.jpg: no",  # "no such file" or "not in the archive"
     "annotations[3]: field 'bbox' [5.0, 6.0, 900.0, 9.0] (x, y, width, height) leaves the 64x48 image",
     "annotations[4]: field 'bbox' is [5, 6, -9, 9]",
     "annotations[5]: field 'bbox' is 'box'",
@@ -161,7 +161,7 @@ def multilabel(root: Path) -> dict[str, Any]:
 
 
 MULTILABEL = (
-    "line 1: 1 label fields, expected 2 as in most rows",  # the first is not the measure of all others
+    "line 1: 1 label fields, expected 2 as in most rows",  # the first row does not determine the expected number
     "line 3: label 'cat' is not a number",
     "line 4: label field 2 is 7.0",
     "line 5: label nan is not a finite number",
@@ -351,7 +351,7 @@ def test_an_image_in_another_unicode_form_is_not_missing(tmp_path: Path, name: s
         assert info.count == 1
 
 
-# The rarer kind of label is the mistake: it must not make mistakes of all others.
+# The rarer kind of label is the mistake; the other labels must not be reported.
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
@@ -434,7 +434,7 @@ def test_the_same_mistake_found_twice_counts_once() -> None:
     with pytest.raises(ValueError, match=r"^a: wrong$"), mistakes.together(images=True):
         for _ in range(2):
             mistakes.add(ValueError("a: wrong"))
-    with pytest.raises(ValueError, match=r"^b: wrong$"):  # outside again, at once
+    with pytest.raises(ValueError, match=r"^b: wrong$"):  # outside the block it is raised immediately
         mistakes.add(ValueError("b: wrong"))
 
 

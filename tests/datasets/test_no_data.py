@@ -1,4 +1,4 @@
-"""What systems leave in a tree is left out and counted, in folders and archives."""
+"""Files left by operating systems and tools are skipped and counted, in folders and archives."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_list_may_name_what_a_walk_leaves_out(tmp_path: Path) -> None:
 def test_predict_leaves_out_the_same(tmp_path: Path) -> None:
     root = lay(tmp_path / "in", "a.jpg", "x/@eaDir/a.jpg", ".hidden/b.jpg", "x/b.jpg")
     assert [path.relative_to(root).as_posix() for path in find_images([root])] == ["a.jpg", "x/b.jpg"]
-    assert len(find_images([root / ".hidden"])) == 1  # asked for by name
+    assert len(find_images([root / ".hidden"])) == 1  # requested explicitly
 
 
 def test_predict_counts_images_that_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -92,7 +92,7 @@ def test_a_folder_that_may_not_be_read_stops_predict(tmp_path: Path, monkeypatch
     root = lay(tmp_path / "in", "a.jpg", "locked/b.jpg", "@eaDir/c.jpg")
     scan = os.scandir
 
-    def scandir(path: str) -> object:  # root may read every folder, so a mode would not do
+    def scandir(path: str) -> object:  # the root user can read every folder, so chmod would have no effect
         if Path(path).name in ("locked", "@eaDir"):
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return scan(path)

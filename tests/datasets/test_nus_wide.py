@@ -1,4 +1,4 @@
-"""NUS-WIDE's lists and ground truth in their published layout, and what is refused."""
+"""NUS-WIDE lists and ground truth in the published layout, and rejected input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES = [
     "zoos\\0004_2.jpg",
     "zoos\\5.jpg",
 ]
-TRUTH = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 1, 0], [0, 0, 1]])  # a row a file
+TRUTH = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 1, 0], [0, 0, 1]])  # one row per file
 SPLITS = {"Train": [3, 1, 0], "Test": [2, 4]}  # not in the order of Imagelist.txt
 
 
@@ -64,7 +64,7 @@ def test_official_splits_without_unlabelled_photos(tmp_path: Path, split: str, r
     stored = [records.encoded(row).tobytes() for row in range(len(rows))]
     assert stored == [(root / "Flickr" / FILES[row].replace("\\", "/")).read_bytes() for row in rows]
     assert records.info.report["unlabelled_dropped"] == dropped
-    assert "notices" not in records.info.report  # not the 81 concepts, so another set
+    assert "notices" not in records.info.report  # a set without the 81 concepts is not NUS-WIDE itself
     assert list(verify_set(tmp_path / "set")) == []
 
 

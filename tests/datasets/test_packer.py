@@ -1,4 +1,4 @@
-"""What is packed: files as they are, in any number of threads; bad images are named or skipped."""
+"""Files are packed unchanged with any number of threads; bad images are named or skipped."""
 
 from __future__ import annotations
 
@@ -156,12 +156,12 @@ def test_options_that_make_no_sense(tmp_path: Path, capsys: Capture, options: li
 def test_the_tool_is_the_command(tmp_path: Path) -> None:
     tool = Path(__file__).resolve().parents[2] / "tools" / "make_rec.py"
     command = [sys.executable, str(tool), "digits", "--split", "val", "--out", str(tmp_path / "set")]
-    screen, terminal = os.openpty()  # the progress bar is for a terminal only
+    screen, terminal = os.openpty()  # the progress bar appears only on a terminal
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, text=True, timeout=120)
     os.close(terminal)
     bar = b""
-    with os.fdopen(screen, "rb", buffering=0) as file, contextlib.suppress(OSError):  # EIO: all is read
+    with os.fdopen(screen, "rb", buffering=0) as file, contextlib.suppress(OSError):  # EIO: everything was read
         while block := file.read(4096):
             bar += block
     assert done.returncode == 0, bar

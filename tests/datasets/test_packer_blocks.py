@@ -1,4 +1,4 @@
-"""Images that are read straight into blocks of records: large ones, changing ones, full disks."""
+"""Images read directly into record blocks: large files, files that change while being read, full disks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.recordio.samples import encoded, jpeg_with_magic
 
 
 def folder_of(root: Path, images: list[bytes], **changes: object) -> Listing:
-    """A listing of `images`, of classes 0, 1, 0, 1 unless `changes` has labels."""
+    """Write `images` and return their listing, with labels 0, 1, 0, 1, … unless `changes` has others."""
     root.mkdir()
     names = [f"{number:03}.jpg" for number in range(len(images))]
     for name, image in zip(names, images, strict=True):
         (root / name).write_bytes(image)
     labels = [number % 2 for number in range(len(images))]
     values = {"labels": labels, "classes": ("ant", "bee"), "source": "list", "split": "val"} | changes
-    return Listing(FolderTree(root), names, **values)  # type: ignore[arg-type]  # of several types
+    return Listing(FolderTree(root), names, **values)  # type: ignore[arg-type]  # values of several types
 
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
-    """Blocks that fill up by bytes, grow, are split by shards and used again, against records framed one by one."""
+    """Blocks that grow, fill up by bytes, are split by shards or reused equal records framed one by one."""
     trailers = [0, 700_000, 0, 2_200_000, 4_300_000, 90_000]
     images = [
         jpeg_with_magic(*["aligned"] * (number % 3)) + bytes([number]) * (trailers[number % 6] + number % 5)
@@ -59,7 +59,7 @@ def test_a_file_that_changes_size_while_it_is_read(
 
     def before(descriptor: int) -> os.stat_result:
         values = list(real(descriptor))
-        values[6] += found  # st_size, a moment ago
+        values[6] += found  # st_size before the file changed
         return os.stat_result(values)
 
     monkeypatch.setattr("dali_mix.datasets.trees.os.fstat", before)
@@ -68,7 +68,7 @@ def test_a_file_that_changes_size_while_it_is_read(
 
 def test_half_a_gigabyte_is_refused_unread(tmp_path: Path) -> None:
     listing = folder_of(tmp_path / "images", [encoded("JPEG"), b"", b"\xff\xd8\xff", encoded("JPEG", seed=1)])
-    os.truncate(tmp_path / "images" / "002.jpg", 1 << 40)  # a hole: it has no bytes on the disk
+    os.truncate(tmp_path / "images" / "002.jpg", 1 << 40)  # a sparse file, with no bytes on disk
     with pytest.raises(ValueError, match=r"001\.jpg: empty"):
         pack_listing(listing, tmp_path / "set", PackOptions())
     info = pack_listing(listing, tmp_path / "set", PackOptions(skip_bad=True))
@@ -123,7 +123,7 @@ def test_a_full_disk_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_disk_that_says_only_when_a_file_is_closed_that_it_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As network file systems do: nothing stays behind, and the first error is the one reported."""
+    """Network file systems report errors on close. No file is left behind, and the first error is reported."""
     close = os.close
 
     def full(descriptor: int) -> None:

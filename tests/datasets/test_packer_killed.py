@@ -1,4 +1,4 @@
-"""Packers that are killed, interrupted or run twice at once."""
+"""Packers that are killed, interrupted or run concurrently."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def start_packing(root: Path, out: Path, *options: str) -> subprocess.Popen[str]
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until the packer has begun to write."""
+    """Wait until the packer has started to write."""
     end = time.monotonic() + 60
     while not (path.exists() and path.stat().st_size):
         assert process.poll() is None and time.monotonic() < end, "it ended before it could be killed"
@@ -37,7 +37,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def slow_folder(tmp_path: Path) -> Path:
-    """A dataset that takes long enough to be interrupted: re-encoding large pictures."""
+    """Return a dataset of large pictures; re-encoding them takes long enough to be interrupted."""
     root = tmp_path / "images"
     data = encoded("JPEG", 1500, 2000)
     for label in range(2):
@@ -49,8 +49,7 @@ def slow_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("victim", ["process", "worker"])
 def test_killed_while_packing(tmp_path: Path, slow_folder: Path, victim: str) -> None:
-    """SIGKILL to the packer or to one of its workers (threads): it ends, nothing is published, a rerun gives the
-    same."""
+    """After SIGKILL to the packer or one of its threads, nothing is published, and a rerun gives the same set."""
     out = tmp_path / "out" / "set"
     packing = start_packing(slow_folder, out, "--resize", "1000")
     wait_for(tmp_path / "out" / ".set.rec.partial", packing)
@@ -81,7 +80,7 @@ def test_two_packers_at_once(tmp_path: Path, slow_folder: Path) -> None:
     out = tmp_path / "out" / "set"
     first = start_packing(slow_folder, out, "--resize", "1000")
     wait_for(tmp_path / "out" / ".set.rec.partial", first)
-    first.send_signal(signal.SIGSTOP)  # lest it end while the second one starts
+    first.send_signal(signal.SIGSTOP)  # it must not finish while the second one starts
     try:
         second = start_packing(slow_folder, out, "--resize", "1000", "--force")
         _, error = second.communicate(timeout=60)

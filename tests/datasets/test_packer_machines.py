@@ -1,4 +1,4 @@
-"""Shards packed and verified apart, as machines do it: in any order, more than once, from other processes' listings."""
+"""Shards packed and verified as on other machines: in any order, repeatedly, from pickled arguments."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from tests.recordio.samples import encoded
 
 
 class Apart:
-    """Do the jobs from the last to the first, each twice, what goes in and out as bytes; the first result counts."""
+    """Machines that run pickled jobs in reverse order, each twice; the first result counts."""
 
     def __init__(self):
         self.seen = []

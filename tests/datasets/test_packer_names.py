@@ -1,4 +1,4 @@
-"""Control characters and bytes that are no text in names are escapes in every message, table and log."""
+"""Control characters and undecodable bytes in names are escaped in every message, table and log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ODD = {
 
 
 def clean(capsys: Capture) -> str:
-    """What was printed, which holds no control character but ends of lines."""
+    """Return the captured output after checking that newlines are its only control characters."""
     captured = capsys.readouterr()
     text = captured.out + captured.err
     assert text == printable(text, keep="\n")

@@ -1,4 +1,4 @@
-"""The packer's threads: what goes in order, what need not, and what is left when a job fails or Ctrl-C comes."""
+"""The packer's threads: the order of jobs, and the state after a failed job or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_first_job_to_fail_is_the_one_named_and_none_after_it_is_placed(stag
     def failing(number: int, here: str) -> None:
         if here == stage and number in (5, 6):
             if number == 5 and stage == "make":
-                assert later_failed.wait(20)  # 6 has failed before 5 does
+                assert later_failed.wait(20)  # job 6 fails before job 5
             later_failed.set()
             raise ValueError(f"job {number}")
 
@@ -80,7 +80,7 @@ def test_the_first_job_to_fail_is_the_one_named_and_none_after_it_is_placed(stag
     with pytest.raises(ValueError, match="job 5"):
         done.extend(_in_turn(make, place, iter(numbers(30)), 3))
     assert placed[:5] == [0, 1, 2, 3, 4]
-    if stage != "store":  # jobs that follow may be placed before a store fails
+    if stage != "store":  # later jobs may be placed before a store fails
         assert placed == [0, 1, 2, 3, 4]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pack")]
 
@@ -103,7 +103,7 @@ def test_blocks_stored_in_any_order_by_several_threads_over_many_shards(tmp_path
                 thread.join()
             descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
         writer.finish()
-    assert max(descriptors) == min(descriptors)  # finished shards are closed at once
+    assert max(descriptors) == min(descriptors)  # finished shards are closed immediately
     records = RecordSet(tmp_path / "set")
     assert [records.encoded(row).tobytes() for row in range(64)] == images
     assert list(verify_set(tmp_path / "set")) == []

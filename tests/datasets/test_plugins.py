@@ -1,4 +1,4 @@
-"""Layouts of other packages, as the page on packing shows them."""
+"""Layouts from other packages, as shown in the packing guide."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cats_listed(root, split, options):
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A distribution as pip leaves it, beside some images."""
+    """Create a distribution as pip installs it, and some images."""
     (tmp_path / "own_layouts.py").write_text(LAYOUT + MORE)
     info = tmp_path / "own_layouts-1.0.dist-info"
     info.mkdir()
@@ -77,7 +77,7 @@ def test_an_installed_package_adds_a_layout(installed: Path, capsys: Capture) ->
     assert '"dali_mix.datasets": ["by-prefix = ' in SETUP
     assert "by-prefix" in layout_names() and "voc" in layout_names()
     command = ["pack", "by-prefix", "--root", "photos", "--out", "sets/a", "--quiet"]
-    assert main([*command, "--unlabelled", "keep"]) == 0  # an option that it may look at
+    assert main([*command, "--unlabelled", "keep"]) == 0  # an option that layouts may use
     records = RecordSet("sets/a")
     assert records.info.classes == ("cat", "dog") and records.info.source == "by-prefix" and len(records) == 3
     assert main(["pack", "by-prefix", "--out", "sets/b"]) == 1

@@ -1,6 +1,6 @@
-"""The real sets, where they are: each split has the size its publishers give.
+"""Each split of the real datasets has its published size.
 
-Set DALI_MIX_DATASETS to the folder that holds them: VOCdevkit/, coco/, nus-wide/, vg500/ and wider/.
+Set DALI_MIX_DATASETS to the folder that contains VOCdevkit/, coco/, nus-wide/, vg500/ and wider/.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files are read below the root only, links included."""
+"""Files are read only below the root, even through links."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
 def test_what_is_not_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ValueError, match=r"pipe\.jpg: not a regular file"):
-        FolderTree(tmp_path).read("pipe.jpg")  # and it does not wait for a writer
+        FolderTree(tmp_path).read("pipe.jpg")  # does not block on a writer
 
 
 def test_a_folder_below_that_is_a_link_outwards_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names that differ in Unicode normalization only, as macOS and others write them, are the same file or class."""
+"""Names that differ only in Unicode normalization, for example from macOS, are the same file or class."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_list_in_another_form(tmp_path: Path, suffix: str, listed: str, stored
 
 
 def test_files_that_differ_in_their_form_only(tmp_path: Path, capsys: Capture) -> None:
-    mixed = "e\u0301\u00e9.jpg"  # neither composed nor decomposed
+    mixed = "e\u0301\u00e9.jpg"  # neither fully composed nor fully decomposed
     names = [unicodedata.normalize(form, mixed) for form in ("NFC", "NFD")]
     for name in names:
         (tmp_path / name).write_bytes(encoded("JPEG"))
@@ -67,7 +67,7 @@ def test_files_that_differ_in_their_form_only(tmp_path: Path, capsys: Capture) -
         (tmp_path / "all.txt").write_text("".join(f"{name}\t0\n" for name in listed), encoding="utf-8")
         command = ["pack", "list", "--root", str(tmp_path), "--list", str(tmp_path / "all.txt"), "--quiet"]
         assert main([*command, "--out", str(tmp_path / f"set{found}")]) == (not found)
-    assert "no such file" in capsys.readouterr().err  # either may be meant
+    assert "no such file" in capsys.readouterr().err  # the name is ambiguous
 
 
 def test_a_link_out_is_not_followed_for_a_name(tmp_path: Path, capsys: Capture) -> None:

@@ -1,4 +1,4 @@
-"""`--val-share`: one folder or list as two splits."""
+"""`--val-share`: one folder or list used as two splits."""
 
 from __future__ import annotations
 

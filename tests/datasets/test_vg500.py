@@ -1,4 +1,4 @@
-"""VG500 in SSGRL's partition, and what is refused."""
+"""VG500 in SSGRL's partition, and rejected input."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_partition(tmp_path: Path, capsys: Capture) -> None:
     listing = LAYOUTS["vg500"](root, "test", Options())
     assert list(listing.names) == ["VG_100K_2/10.jpg"] and np.asarray(listing.labels[0]).tolist() == hot(12)
     assert len(LAYOUTS["vg500"](root, "train", Options(unlabelled="keep")).names) == 3
-    (root / INDEX).rename(root / "ssgrl_partition" / INDEX)  # beside the lists, as SSGRL has it
+    (root / INDEX).rename(root / "ssgrl_partition" / INDEX)  # next to the lists, as in SSGRL
     assert len(LAYOUTS["vg500"](root, "train", Options()).names) == 2
 
 

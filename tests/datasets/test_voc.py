@@ -1,4 +1,4 @@
-"""VOC's devkit in its published layout: targets, boxes, years, classes, and what is refused."""
+"""VOC devkits in the published layout: targets, boxes, years, classes and rejected input."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def annotation(items: list[Item], size: str = f"<width>{WIDTH}</width><height>{H
 
 
 def devkit(root: Path, year: str, split: str, images: dict[str, list[Item]]) -> Path:
-    """VOCdevkit/VOC<year> with one list; its folder."""
+    """Write VOCdevkit/VOC<year> with one split and return that folder."""
     base = root / "VOCdevkit" / f"VOC{year}"
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (base / folder).mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def test_multilabel_targets(tmp_path: Path, split: str, only_difficult: int) -> 
     assert records.info.classes == VOC_CLASSES and len(VOC_CLASSES) == 20 and records.info.task == "multilabel"
     expected = np.zeros((4, 20), dtype=np.float32)
     dog, cat, person = (VOC_CLASSES.index(name) for name in ("dog", "cat", "person"))
-    expected[0, dog] = expected[1, person] = 1  # the person is there, and not only difficult
+    expected[0, dog] = expected[1, person] = 1  # one of the persons is not difficult
     expected[0, cat] = expected[2, cat] = only_difficult
     assert np.array_equal(records.labels(np.arange(4)), expected)
     assert list(verify_set(tmp_path / "set")) == []
@@ -79,7 +79,7 @@ def test_multilabel_targets(tmp_path: Path, split: str, only_difficult: int) -> 
     [("train", "multilabel", 2), ("test", "multilabel", 2), ("train", "detection", 3)],
 )
 def test_unlabelled_images_are_dropped_on_demand(tmp_path: Path, split: str, task: str, left: int) -> None:
-    devkit(tmp_path, "2007", split, IMAGES)  # an ignored class of "test" labels nothing either
+    devkit(tmp_path, "2007", split, IMAGES)  # in "test" too, an image whose only class is ignored is unlabelled
     listing = LAYOUTS["voc"](tmp_path, split, Options(task=task, unlabelled="drop"))
     assert len(listing.names) == left and listing.report["unlabelled_dropped"] == 4 - left
 
@@ -108,7 +108,8 @@ def test_a_box_of_one_pixel_and_an_object_not_said_to_be_difficult(tmp_path: Pat
 
 
 def test_what_is_valid_and_seldom_meant_is_noted(tmp_path: Path, capsys: Capture) -> None:
-    """HCIILAB/SCUT-HEAD-Dataset-Release#4, sovit-123/fasterrcnn-pytorch-training-pipeline#44, xaio6/LabelQuick#13."""
+    """See HCIILAB/SCUT-HEAD-Dataset-Release#4, sovit-123/fasterrcnn-pytorch-training-pipeline#44 and
+    xaio6/LabelQuick#13."""
     base = devkit(tmp_path, "2007", "train", {"a.b": [DOG], "c": [("dog", (3, 3, 3, 9), 0), ("dog", (3, 3, 9, 3), 0)]})
     file = base / "Annotations" / "a.b.xml"
     made = file.read_text()
@@ -131,7 +132,7 @@ def test_what_is_valid_and_seldom_meant_is_noted(tmp_path: Path, capsys: Capture
 
 
 def test_corners_in_any_order_and_as_fractions(tmp_path: Path) -> None:
-    """thtrieu/darkflow#739, datitran/raccoon_dataset#74."""
+    """See thtrieu/darkflow#739 and datitran/raccoon_dataset#74."""
     base = devkit(tmp_path, "2007", "train", {"a": []})
     corners = {"ymax": "20.5", "xmin": " 11.0 ", "xmax": "3e1", "ymin": "6.25"}
     box = "".join(f"<{name}>{value}</{name}>" for name, value in corners.items())
@@ -157,7 +158,7 @@ def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     error = refused(tmp_path, capsys, "--split", "trainval", "--years", "2010")
     assert "VOC2010: no such folder; there is 2007, 2012" in error
     assert pack(tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "flat", "--split", "trainval") == 0
-    devkit(tmp_path, "2009", "trainval", {"2009_000001": [PERSON]})  # of no size that we know
+    devkit(tmp_path, "2009", "trainval", {"2009_000001": [PERSON]})  # its published size is unknown
     listing = LAYOUTS["voc"](tmp_path, "trainval", Options(years=("2007", "2009")))
     assert len(listing.names) == 3 and not listing.report
 
@@ -191,10 +192,10 @@ def test_classes_of_other_sets(tmp_path: Path, capsys: Capture) -> None:
     assert "a b.xml: object 1: class 'RBC' is not among the 20 classes" in error and "--classes auto" in error
     assert pack(tmp_path, tmp_path / "auto", "--classes", "auto") == 0
     assert RecordSet(tmp_path / "auto").info.classes == ("Platelets", "RBC")
-    assert "notices" not in RecordSet(tmp_path / "auto").info.report  # not PASCAL's images
+    assert "notices" not in RecordSet(tmp_path / "auto").info.report  # these are not PASCAL's images
     devkit(tmp_path, "2007", "test", {"other": [("RBC", (1, 1, 9, 9), 0)]})
     assert pack(tmp_path, tmp_path / "test", "--classes", "auto", "--split", "test") == 0
-    assert RecordSet(tmp_path / "test").info.classes == ("Platelets", "RBC")  # as the training split has them
+    assert RecordSet(tmp_path / "test").info.classes == ("Platelets", "RBC")  # the classes of the training split
     (tmp_path / "names").write_text("RBC\nWBC\nPlatelets\n")
     assert pack(tmp_path, tmp_path / "named", "--classes", str(tmp_path / "names")) == 0
     assert RecordSet(tmp_path / "named").labels(np.arange(1)).tolist() == [[1, 0, 1]]
@@ -220,7 +221,7 @@ def test_size_left_out_comes_from_the_image_and_a_wrong_one_is_refused(tmp_path:
 def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "test", {"000005": [("dog", (0, 0, 51, 31), 0)]})
     detection = ["--split", "test", "--task", "detection"]
-    assert pack(tmp_path, tmp_path / "set", *detection) == 0  # by a pixel: clipped
+    assert pack(tmp_path, tmp_path / "set", *detection) == 0  # beyond the image by one pixel: clipped
     records = RecordSet(tmp_path / "set")
     assert records.labels(np.arange(1))[0][0, 1:5].tolist() == [0, 0, 1, 1]
     assert records.info.report["clipped_boxes"] == 1
@@ -232,7 +233,7 @@ def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_pictures_are_found_by_their_whole_name(tmp_path: Path, capsys: Capture) -> None:
-    """Thumbnails in a folder of their own are others; two pictures of one name are refused."""
+    """Thumbnails in a subfolder are ignored; two pictures with the same stem are rejected."""
     base = devkit(tmp_path, "2007", "train", {"000005": [DOG]})
     pictures = base / "JPEGImages"
     (pictures / "thumbs").mkdir()
@@ -305,7 +306,7 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
     listed.write_text("..\\..\\000005\n")
     assert f"{listed}: line 1: " in (error := refused(tmp_path, capsys)) and "'..' are refused" in error
     (base / "JPEGImages").rename(base / "moved")
-    (base / "ImageSets").rename(base / "lists")  # the images are missed first
+    (base / "ImageSets").rename(base / "lists")  # the missing images are reported first
     assert f"{base / 'JPEGImages'}: no such folder" in refused(tmp_path, capsys)
     (base / "moved").rename(base / "JPEGImages")
     assert "no VOCdevkit/VOC2007 or the like" in refused(base / "JPEGImages", capsys)
@@ -313,7 +314,7 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
 
 
 def roboflow(root: Path, split: str, images: dict[str, list[Item]]) -> Path:
-    """SPLIT/NAME.jpg with SPLIT/NAME.xml beside it, as Roboflow exports them; the folder."""
+    """Write SPLIT/NAME.jpg next to SPLIT/NAME.xml, as Roboflow exports them, and return the folder."""
     folder = root / split
     folder.mkdir(parents=True)
     for number, (key, items) in enumerate(images.items()):
@@ -362,14 +363,14 @@ LABEL_MAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\
 
 
 def test_an_export_of_cvat(tmp_path: Path, capsys: Capture) -> None:
-    """Its corners count from 0, and exclude the last pixel: cvat-ai/datumaro writes x, y, x + w, y + h."""
+    """CVAT's corners start at 0 and exclude the last pixel: cvat-ai/datumaro writes x, y, x + w, y + h."""
     base = devkit(tmp_path, "2007", "default", {"a": [("dog", (5.0, 3.0, 25.0, 15.0), 0)], "b": []})
     base = base.rename(tmp_path / "task")
     (base / "labelmap.txt").write_text(LABEL_MAP)
     command = ["--split", "default", "--task", "detection"]
     assert pack(base, tmp_path / "set", *command) == 0
     records = RecordSet(tmp_path / "set")
-    assert records.info.classes == ("cat", "dog", "fish")  # also those that are not in this export
+    assert records.info.classes == ("cat", "dog", "fish")  # including classes that do not occur in this export
     assert np.allclose(records.labels(np.arange(2))[0], [[1, 0.1, 0.1, 0.5, 0.5, 0]], atol=1e-6)
     assert pack(base, tmp_path / "auto", *command, "--classes", "auto") == 0
     assert RecordSet(tmp_path / "auto").info.classes == ("dog",)
@@ -379,7 +380,7 @@ def test_an_export_of_cvat(tmp_path: Path, capsys: Capture) -> None:
 
 
 def unlisted(root: Path, images: str, annotations: str) -> Path:
-    """A set of twelve images without lists of splits."""
+    """Write a set of twelve images without split lists."""
     for folder in (images, annotations):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number in range(12):

@@ -1,4 +1,4 @@
-"""WIDER-Attribute: a record a person, cropped; unspecified attributes; and what is refused."""
+"""WIDER-Attribute: one cropped record per person, unspecified attributes, rejected input."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def slice_by_hand(image: np.ndarray, left: int, top: int, right: int, bottom: in
 
 
 def test_crops_are_the_persons_pixels(tmp_path: Path) -> None:
-    root = wider(tmp_path / "wider", kind="PNG")  # called .jpg, but without loss
+    root = wider(tmp_path / "wider", kind="PNG")  # lossless, despite the suffix .jpg
     assert pack(root, tmp_path / "set", "--split", "trainval", "--no-shuffle", "--encoding", "png") == 0
     records = RecordSet(tmp_path / "set")
     image = [np.asarray(Image.open(root / "Image" / name)) for name, _ in TRAINVAL]
     expected = [
-        slice_by_hand(image[0], 10, 5, 40, 55),  # to 39.6 and 55.2: corners are rounded, not sides
+        slice_by_hand(image[0], 10, 5, 40, 55),  # ends at 39.6 and 55.2: corners are rounded, not side lengths
         slice_by_hand(image[0], 0, 0, 17, 28),  # right edge at 16.6
         slice_by_hand(image[1], 80, 40, 100, 60),
     ]

@@ -1,4 +1,4 @@
-"""`Writer`: what it takes as an image and as a label, the bytes it leaves, and what an exception leaves."""
+"""`Writer`: accepted images and labels, the bytes it writes, and its state after an exception."""
 
 import inspect
 import io
@@ -29,7 +29,7 @@ def decoded(records, row):
 
 
 def folder(root, count=40):
-    """Images of two classes, more than a block holds."""
+    """Write images of two classes, more than fit in one block."""
     for number in range(count):
         name = root / ("a", "b")[number % 2] / f"{number:02d}.jpg"
         name.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def test_labels_by_name_and_number(tmp_path):
 
 def test_boxes_are_in_pixels_of_the_image_as_it_is_shown(tmp_path):
     exif = Image.Exif()
-    exif[0x112] = 6  # turned by 90 degrees: shown 20 wide, 40 high
+    exif[0x112] = 6  # rotated by 90 degrees: displayed 20 wide and 40 high
     turned = io.BytesIO()
     Image.new("RGB", (40, 20)).save(turned, "JPEG", exif=exif)
     boxes = torch.tensor([[5.0, 10.0, 20.5, 40.0], [0.0, 0.0, 1.0, 1.0]])
@@ -220,7 +220,7 @@ def test_classes_are_names_each_once(tmp_path, classes):
 def test_the_memory_of_a_set_does_not_grow_with_it(tmp_path):
     with Writer(tmp_path / "set", classes=CLASSES) as writer:
         held = []
-        for number in range(4200):  # beyond the rows that the table has at first
+        for number in range(4200):  # more than the table's initial rows
             writer.write(PNG, number % 3)
             held.append(writer._block.capacity + sum(block.capacity for block in writer._set._spare))
     assert max(held) == held[20]

@@ -1,4 +1,4 @@
-"""YOLO's label files in the forms of Ultralytics, Roboflow, CVAT and darknet: boxes, and what is refused."""
+"""YOLO label files as written by Ultralytics, Roboflow, CVAT and darknet: boxes and rejected input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.datasets.files import archived
 from tests.recordio.samples import encoded
 
 Capture = pytest.CaptureFixture[str]
-HEIGHT, WIDTH = 40, 200  # a pixel is 2.5% of the height; 1% of the width is two pixels
+HEIGHT, WIDTH = 40, 200  # one pixel is 2.5% of the height; 1% of the width is two pixels
 
 # a.jpg: two boxes, b.jpg: none (empty), c.jpg: no label file, d.jpg: one box
 LABELS = {
@@ -176,7 +176,7 @@ def test_several_folders(tmp_path: Path) -> None:
 
 
 def test_names_stay_as_they_are_written(tmp_path: Path) -> None:
-    """What other readers take for a truth value, a number or nothing is a class's name."""
+    """YAML booleans, numbers, nulls and dates are kept as class names."""
     lay(tmp_path, "train/images", "train/labels")
     write(tmp_path / "data.yaml", "train: train/images\nnames: [no, 5, ~, 2020-01-01, 1e3, 'é']\n")
     listing = LAYOUTS["yolo"](tmp_path, "train", Options())
@@ -225,9 +225,9 @@ def test_repeated_lines_and_boxes_without_area_are_left_out_and_counted(tmp_path
 @pytest.mark.parametrize(
     ("line", "box"),
     [
-        ("0 0.01 0.5 0.039 1", [0, 0, 0.0295, 1]),  # by almost two pixels of 200: 1%
+        ("0 0.01 0.5 0.039 1", [0, 0, 0.0295, 1]),  # beyond the edge by almost two of 200 pixels: 1%
         ("0 0.99 0.5 0.039 1", [0.9705, 0, 1, 1]),
-        ("0 0.5 0 1 0.049", [0, 0, 1, 0.0245]),  # by almost a pixel of 40: 2.5%
+        ("0 0.5 0 1 0.049", [0, 0, 1, 0.0245]),  # beyond the edge by almost one of 40 pixels: 2.5%
         ("0 0.5 1 1 0.049", [0, 0.9755, 1, 1]),
         ("0 0.4 1.024 0.2 0.9 0.3 0.7", [0.2, 0.7, 0.4, 1]),
     ],
@@ -332,7 +332,7 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     lost = root / "images/train/e.jpg"
     assert f"{lost}: no such file, listed at {listed}: line 2 (--skip-bad" in refused(root, capsys)
     assert pack(root, tmp_path / "set", "--skip-bad") == 0
-    write(root / "labels/train/e.txt", "0 3 3 3 3")  # of a size that nobody can know
+    write(root / "labels/train/e.txt", "0 3 3 3 3")  # the size of the missing image is unknown
     assert pack(root, tmp_path / "set", "--skip-bad", "--force") == 0
     listed.write_text("images/train/a.jpg\n/x/images/train/a.jpg\n")
     assert f"{listed}: line 2: images/train/a.jpg is already listed in {listed}: line 1" in refused(root, capsys)
@@ -355,10 +355,10 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_turned_images(tmp_path: Path, capsys: Capture) -> None:
-    """A box may leave the picture as it is shown, or as it is stored, by a pixel of its own height."""
+    """A box may exceed the image by one pixel, as displayed or, with `--exif ignore`, as stored."""
     ultralytics(tmp_path / "root")
     write(tmp_path / "root/images/train/d.jpg", encoded("JPEG", HEIGHT, WIDTH, turn=6))
-    write(tmp_path / "root/labels/train/d.txt", "0 0.5 0 1 0.049\n")  # 2.45%: of 40 less than a pixel, of 200 more
+    write(tmp_path / "root/labels/train/d.txt", "0 0.5 0 1 0.049\n")  # 2.45%: under 1 pixel of 40, over 1 pixel of 200
     assert "leaves the 40x200 image" in refused(tmp_path / "root", capsys)
     assert pack(tmp_path / "root", tmp_path / "set", "--exif", "ignore") == 0
     assert RecordSet(tmp_path / "set").info.report["turned_by_exif"] == 1

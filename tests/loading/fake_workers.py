@@ -1,4 +1,4 @@
-"""`FakeWorkers`: a pool without processes, on a clock that nobody waits for. Its workers die, freeze and come back."""
+"""`FakeWorkers`: a pool without processes on a simulated clock, whose workers can die, freeze and recover."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dali_mix.loading.workers import NoWorkers, WorkerLost
 
 
 class Clock:
-    """Seconds, which only `wait` and the test move."""
+    """Simulated time in seconds, advanced only by `wait` and the tests."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -35,19 +35,22 @@ class Ticket:
 
 @dataclasses.dataclass
 class Worker:
-    """`latency`: from, to: seconds that a chunk takes. `serial`: one chunk after the other, else all at once."""
+    """A worker that takes between `latency[0]` and `latency[1]` seconds per chunk.
+
+    If `serial`, it handles one chunk at a time, otherwise all chunks concurrently.
+    """
 
     latency: tuple[float, float] = (0.05, 0.2)
     serial: bool = False
     frozen: bool = False
-    gone: bool = False  # what it has is lost
-    listed: bool = True  # whether the pool offers it
+    gone: bool = False  # its pending questions are lost
+    listed: bool = True  # whether the pool lists it
     free: float = 0.0
-    suspected: float = 0.0  # until when others are asked first
+    suspected: float = 0.0  # until this time, other workers are preferred
 
 
 def answer(question: Question, bad: Collection[int] = ()) -> Chunk:
-    """The chunk of a question: images (n, 3, 2, 2) and targets (n,) that follow from record numbers and epoch."""
+    """Return the chunk for a question: images (n, 3, 2, 2) and targets (n,) computed from record numbers and epoch."""
     rows = np.array([row for row in question.rows.tolist() if row not in bad], np.int64)
     found = tuple((row, f"record {row}: bad", row % 2 == 0) for row in question.rows.tolist() if row in bad)
     images = np.empty((len(rows), 3, 2, 2), np.uint8)
@@ -57,7 +60,7 @@ def answer(question: Question, bad: Collection[int] = ()) -> Chunk:
 
 
 class FakeWorkers:
-    """The protocol `Workers`. `log`: (time, worker, question) of every question that was put to a worker."""
+    """An implementation of `Workers`; `log` has (time, worker, question) for every question sent to a worker."""
 
     def __init__(
         self,
@@ -73,10 +76,10 @@ class FakeWorkers:
         self.workers = count if isinstance(count, dict) else {f"w{number}": Worker() for number in range(count)}
         self.random = random.Random(seed)
         self.log: list[tuple[float, str, Question]] = []
-        self.script: list[tuple[float, Callable[[], None]]] = []  # what happens, and when
+        self.script: list[tuple[float, Callable[[], None]]] = []  # (time, event)
         self.refused = self.closed = self.dropped = 0
-        self.before_wait: Callable[[], None] = dict  # anything that does nothing
-        self.most = 0  # chunks held or under way at a time, since a test set it to 0
+        self.before_wait: Callable[[], None] = dict  # any callable without effect
+        self.most = 0  # largest number of chunks held or pending since a test set it to 0
         self._answer = answer
         self._twice = twice
         self._losing = losing
@@ -141,21 +144,21 @@ class FakeWorkers:
 
     @property
     def under_way(self) -> int:
-        """Tickets that are not answered, lost or dropped."""
+        """The number of tickets that are not answered, lost or dropped."""
         return len(self._open)
 
     @property
     def asked(self) -> Counter[bytes]:
-        """How often each question was put to a worker."""
+        """The number of times each question was sent to a worker."""
         return Counter(question.key for _, _, question in self.log)
 
     def count(self) -> None:
-        """Note how many chunks are somewhere: under way, or in the hands of the source."""
+        """Update `most` with the number of chunks that are pending or held by the source."""
         questions = {ticket.question.key for ticket in self._open}
         self.most = max(self.most, len(questions.union(self._chunks.values())))
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
-        """Let something happen when the clock has moved on by `seconds`."""
+        """Call `what` once the clock has advanced by `seconds`."""
         self.script = sorted([*self.script, (self.clock.now + seconds, what)], key=lambda entry: entry[0])
 
     def change(self, name: str, **state: bool) -> None:

@@ -1,6 +1,6 @@
-"""Lightning, Accelerate and torchdata over our loaders, run as a script: they lie in a folder of their own.
+"""Our loaders in Lightning, Accelerate and torchdata, run as a script because these packages are in a separate folder.
 
-`python -m tests.loading.frameworks NAME TRAIN_SET VAL_SET FOLDER` raises where an epoch does not show each record
+`python -m tests.loading.frameworks NAME TRAIN_SET VAL_SET FOLDER` raises an error unless every epoch has each record
 exactly once.
 """
 
@@ -28,13 +28,13 @@ PACKAGES = (
     "psutil==7.2.2",
     "torchdata==0.11.0",
 )
-COUNT, VALIDATION, STEPS = 40, 22, 7  # 6 records a step
+COUNT, VALIDATION, STEPS = 40, 22, 7  # 6 records per step
 
 
 def package_folder() -> Path:
-    """build/frameworks, which is filled when it is missing: the packages alone, to be imported beside our own.
+    """Return build/frameworks, a folder with only these packages, and install them if necessary.
 
-    Raises RuntimeError, with pip's words, when they cannot be installed.
+    Raise RuntimeError with pip's output if they cannot be installed.
     """
     folder = ROOT / "build" / "frameworks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def straight(prefix: str, count: int) -> list[list[int]]:
 
 
 def run_page(heading: str, **given) -> None:
-    """Runs the code below a heading of docs/loops.md."""
+    """Run the code below a heading of docs/loops.md."""
     text = (ROOT / "docs/loops.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     exec(block.replace("batch_size=64", "batch_size=6"), given)  # the sets here are small
@@ -79,7 +79,7 @@ def check_lightning(train_set: str, val_set: str, folder: Path) -> None:
     import lightning
 
     class Counted(lightning.LightningModule):
-        """Notes the records of each epoch and of each validation."""
+        """A module that records the ids seen in each epoch and each validation."""
 
         def __init__(self, stop_at=None):
             super().__init__()
@@ -115,27 +115,27 @@ def check_lightning(train_set: str, val_set: str, folder: Path) -> None:
         return module, trainer
 
     expected, everything = straight(train_set, 4), list(range(VALIDATION))
-    # Four epochs, the sanity check, a validation after each; then twice an epoch.
+    # Four epochs with a sanity check and a validation after each epoch; then two validations per epoch.
     module, trainer = fit(Counted())
     assert [module.trained[epoch] for epoch in range(4)] == expected and trainer.global_step == 4 * STEPS
     assert module.validated == [everything[:12]] + [everything] * 4
     module, _ = fit(Counted(), val_check_interval=0.5)
     assert [module.trained[epoch] for epoch in range(4)] == expected and module.validated[1:] == [everything] * 8
-    # A part of each epoch: the same loaders are whole afterwards, for validate and a second fit too.
+    # With limited batches per epoch. Afterwards the same loaders yield complete epochs in a second fit.
     train, val = make(train_set, True), make(val_set, False)
     module, trainer = fit(Counted(), train, val, limit_train_batches=3, limit_val_batches=2)
     assert [module.trained[epoch] for epoch in range(4)] == [expected[0][:18]] * 4
     assert module.validated[1:] == [everything[:12]] * 4
     assert fit(Counted(), train, val, max_epochs=2)[0].trained == {0: expected[0], 1: expected[1]}
     assert fit(Counted(), overfit_batches=2, max_epochs=2)[0].trained == {0: expected[0][:12], 1: expected[0][:12]}
-    # Resumed from Lightning's own checkpoint: inside an epoch, behind its last batch, in front of a validation.
+    # Resuming from Lightning's checkpoint: within an epoch, after its last batch, before a validation.
     for stop_at, val_interval in ((STEPS + 3, 1.0), (2 * STEPS, 1.0), (3, 0.5), (STEPS + 5, 0.5)):
         before, _ = fit(Counted(stop_at), val_check_interval=val_interval)
         after, trainer = fit(Counted(), ckpt_path=folder / "stopped.ckpt", val_check_interval=val_interval)
         both = [before.trained.get(epoch, []) + after.trained.get(epoch, []) for epoch in range(4)]
         assert both == expected, (stop_at, val_interval)
         assert trainer.global_step == 4 * STEPS
-    # What docs/loops.md advises for parts of epochs, also resumed inside one.
+    # The advice in docs/loops.md for limited batches per epoch, including resuming within an epoch.
 
     class Parts(Counted):
         def on_train_epoch_start(self):
@@ -145,7 +145,7 @@ def check_lightning(train_set: str, val_set: str, folder: Path) -> None:
     after, _ = fit(Parts(), limit_train_batches=3, ckpt_path=folder / "stopped.ckpt")
     both = [before.trained.get(epoch, []) + after.trained.get(epoch, []) for epoch in range(4)]
     assert both == [epoch[:18] for epoch in expected]
-    # Two loaders at once: the shorter one begins again.
+    # Two loaders together: the shorter one restarts.
     pair = lightning.pytorch.utilities.CombinedLoader([make(train_set, True), make(val_set, True)], "max_size_cycle")
     shown = [[], []]
     for _ in range(2):
@@ -219,7 +219,7 @@ def check_torchdata(train_set: str, val_set: str, folder: Path) -> None:
     for taken in (0, 1, 4, STEPS - 1):
         one, begun = stateful(), []
         assert ids(one) == expected[0]
-        state = one.state_dict()  # at the end: the next epoch is due
+        state = one.state_dict()  # at the end of the epoch, so the next epoch follows
         other = stateful()
         other.load_state_dict(state)
         assert ids(other) == expected[1]

@@ -1,4 +1,4 @@
-"""`RemoteSource`s of fake workers, and what they have to give."""
+"""`RemoteSource`s with fake workers, and the expected results."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ class FakeSet:
 
 
 class Direct(Source):
-    """What a `RemoteSource` has to equal: every step answered at once."""
+    """The reference for `RemoteSource`: a source that answers every step immediately."""
 
     def fetch(self, epoch, position):
         step = next(self._schedule.steps_from(epoch, position))
@@ -63,7 +63,7 @@ def loader_of(source, schedule):
 
 
 def check(fetched, step):
-    """Whether a step is what every worker would answer to it."""
+    """Check that a fetched step equals the answer of a worker."""
     expected = answer(chunks.Question(step.epoch, step.rows))
     assert dataclasses.astuple(fetched.step)[:4] == dataclasses.astuple(step)[:4]
     assert fetched.rows.tolist() == step.rows.tolist()
@@ -72,7 +72,7 @@ def check(fetched, step):
 
 
 def run(source, schedule, workers, steps, *, pause=lambda: 0.0, epoch=0, position=0):
-    """Takes `steps` steps, checks each, and how many chunks there are meanwhile. Returns the seconds each took."""
+    """Fetch `steps` steps, check each and the number of chunks in flight. Return the seconds that each took."""
     took = []
     for step in itertools.islice(schedule.steps_from(epoch, position), steps):
         bound = len(numbers_of(step)) + max(WINDOW, -(-schedule.batch_size // chunks.POSITIONS))
@@ -85,12 +85,12 @@ def run(source, schedule, workers, steps, *, pause=lambda: 0.0, epoch=0, positio
         assert workers.most <= bound
         wanted = [piece for piece in source._pieces.values() if piece.chunk is None]
         known = sum(len(piece.tickets) for piece in wanted) + (source._probe is not None)
-        assert workers.under_way <= known  # others are dropped
+        assert workers.under_way <= known  # all others are dropped
     return took
 
 
 def expected_keys(schedule, steps):
-    """The chunks of the first steps, in order."""
+    """Return the keys of the chunks of the first steps, in order."""
     return list(
         dict.fromkeys(
             chunks.question(schedule.order(step.epoch), step.epoch, number).key
@@ -101,7 +101,7 @@ def expected_keys(schedule, steps):
 
 
 def troubled(seed):
-    """Workers that die, freeze, are unreachable and come back, in an order of their own for every seed."""
+    """Return workers that die, freeze, become unreachable and recover, in an order determined by the seed."""
     chance = random.Random(seed)
     names = [f"w{number}" for number in range(chance.randint(1, 5))]
     slow = chance.choice([0.2, 0.2, 3.0])

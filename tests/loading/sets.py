@@ -1,4 +1,4 @@
-"""Small sets for the tests of pipelines and loading, written with our own writer."""
+"""Small sets for the pipeline and loading tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from dali_mix.loading.loader import Loader
 from dali_mix.recordio import write_set
 
-# name → (pipeline, options): graphs that end in a batch of 32 × 32
+# name → (pipeline, options): graphs whose batches have 32 × 32 pixels
 GRAPHS_OF_ONE_SIZE: dict[str, tuple[str, dict[str, Any]]] = {
     "imagenet": ("imagenet", {"image_size": 32}),
     "imagenet, unfused": ("imagenet", {"image_size": 32, "fuse": False}),
@@ -26,20 +26,23 @@ GRAPHS_OF_ONE_SIZE: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth random picture, (height, width, 3) uint8: coarse noise, enlarged."""
+    """Return a smooth random picture, (height, width, 3) uint8, made by enlarging coarse noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
-    """The picture as a file of PIL's format `kind`."""
+    """Encode a picture in PIL's format `kind`."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
 
 
 def png_set(prefix: Path, count: int, size: Callable[[int], tuple[int, int]] | None = None, **options: Any) -> Path:
-    """A classification set of `count` PNGs; record i has class i % 3 and, by default, a size that depends on i."""
+    """Write a classification set of `count` PNGs.
+
+    Record i has class i % 3 and, by default, a size that depends on i.
+    """
     size = size or (lambda number: (36 + number % 7, 33 + number % 11))
     samples = [(encode(picture(*size(number), seed=number)), number % 3) for number in range(count)]
     write_set(prefix, samples, classes=("a", "b", "c"), **options)
@@ -47,7 +50,10 @@ def png_set(prefix: Path, count: int, size: Callable[[int], tuple[int, int]] | N
 
 
 def boxed_set(prefix: Path, count: int, largest: int) -> Path:
-    """Packs black pictures of 80 to `largest` pixels a side, each with a white rectangle and its box."""
+    """Write black pictures with sides of at least 80 and less than `largest` pixels.
+
+    Each has a white rectangle and its box.
+    """
     random, samples = np.random.default_rng(0), []
     for _ in range(count):
         height, width = random.integers(80, largest, 2)
@@ -61,7 +67,7 @@ def boxed_set(prefix: Path, count: int, largest: int) -> Path:
 
 
 def pixels_by_id(loaders: Sequence[Loader]) -> dict[int, np.ndarray]:
-    """One epoch of all the loaders: record number → its image. Fails when a record comes twice."""
+    """Return the images by record number from one epoch of all loaders; fail if a record occurs twice."""
     found: dict[int, np.ndarray] = {}
     for loader in loaders:
         for images, _, ids in loader:
@@ -72,7 +78,7 @@ def pixels_by_id(loaders: Sequence[Loader]) -> dict[int, np.ndarray]:
 
 
 def decoded_by_dali(images: list[bytes]) -> list[np.ndarray]:
-    """Each image decoded by DALI on a CPU: (H, W, 3) RGB, as int."""
+    """Decode each image with DALI on the CPU. Return (H, W, 3) RGB arrays of integers."""
     pipeline = DaliPipeline(batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         files = [np.frombuffer(data, np.uint8) for data in images]

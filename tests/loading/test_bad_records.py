@@ -15,7 +15,7 @@ GOOD = [encode(picture(40 + i, 50), "JPEG") for i in range(12)]
 
 
 def broken_set(prefix, bad):
-    """12 records with those of `bad` replaced, under the size the good one had, as after an image server's hiccup."""
+    """Write 12 records; those in `bad` have other content but the good image's size, as after a failed download."""
     samples = [(bad.get(i, GOOD[i]), i % 3, 40 + i, 50, "jpeg") for i in range(12)]
     write_set(prefix, samples, classes="abc")
     return prefix
@@ -34,7 +34,7 @@ def loader(prefix, name="imagenet", **more):
 
 @pytest.mark.parametrize("options", [{}, {"preset": "parity"}], ids=["window", "image"])
 def test_bad_headers_in_large_batches_do_not_end_the_process(tmp_path, options):
-    """In another one, as DALI's decoder by itself ends most that come here."""
+    """The loader runs in a subprocess, because DALI's decoder on its own ends most processes that decode this set."""
     samples = [(HTML if i % 30 == 7 else GOOD[i % 12], 0, 40 + i % 12, 50, "jpeg") for i in range(300)]
     write_set(tmp_path / "set", samples, classes="a")
     program = f"""

@@ -1,4 +1,4 @@
-"""Chunks: which there are, their keys, and what is cut out of them."""
+"""Chunks: their numbers and keys, and the parts cut out of them."""
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def test_a_question_and_its_key():
     asked = question(order.astype(np.int32), 3, 3)
     assert asked.rows.tolist() == order[192:].tolist() and asked.rows.dtype == np.int64 and asked.epoch == 3
     assert asked.key == question(order, 3, 3).key and len(asked.key) == 16
-    # pinned: pools of another version have the same keys
+    # pinned: keys must not change between versions
     assert Question(7, np.arange(64)).key.hex() == "acd1cbf7e3ac280e86ea13c5df2f0d55"
     others = [
         question(order, 4, 3), question(order, 3, 2), question(order, 3 + (1 << 64), 3),
@@ -81,7 +81,7 @@ def test_pack_leaves_the_padding_out():
     assert len(none.images) == len(none.rows) == 0
 
 
-pieces = st.lists(st.sets(st.integers(0, 9), max_size=10), min_size=1, max_size=4)  # what of each ten is not bad
+pieces = st.lists(st.sets(st.integers(0, 9), max_size=10), min_size=1, max_size=4)  # the valid rows of each ten
 
 
 @given(pieces, st.integers(0, 39), st.integers(0, 40), st.booleans(), st.booleans(), st.integers(0, 9))
@@ -134,7 +134,7 @@ def test_cut_pads_to_the_largest_of_the_batch(good, first, size, normalizing, se
 
 
 def test_what_is_float32_already_stays_as_it_is():
-    """The graph of a pipeline of somebody else may normalize, or end in whatever it likes."""
+    """A user's pipeline may normalize in its graph or produce any other float32 output."""
     images = np.random.default_rng(0).normal(size=(4, 3, 6, 5)).astype(np.float32)
     chunk = Chunk(np.arange(4), images, np.arange(4))
     for normalizer in (None, PIPELINE):

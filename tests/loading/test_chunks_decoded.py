@@ -1,4 +1,4 @@
-"""Batches that are cut out of chunks are what a loader decodes itself: every bit, bad records, messages."""
+"""Batches cut out of chunks match those that a loader decodes itself: pixels, bad records and messages."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from tests.loading.sets import encode, picture, png_set
 
 
 class Inline:
-    """The protocol `Workers`, and the pool of it: one decoder in this process, whose arrays nobody may write to."""
+    """An implementation of `Workers` and of its pool: one decoder in this process, with read-only arrays."""
 
     def __init__(self):
         self.asked = []
@@ -55,7 +55,7 @@ class Asked:
 
 
 def frozen(chunk):
-    """As from the object store."""
+    """Make the arrays of a chunk read-only, like those from the object store."""
     for own in [chunk.images, chunk.rows, *(chunk.targets if isinstance(chunk.targets, list) else [chunk.targets])]:
         for array in own.values() if isinstance(own, dict) else [own]:
             if isinstance(array, np.ndarray):
@@ -92,7 +92,7 @@ def prefixes(tmp_path_factory):
 
 
 def corners(prefix):
-    """150 pictures upright or not, each with up to four boxes in its corners, which a crop may leave out."""
+    """Write 150 pictures of various shapes, each with up to four boxes in its corners, where a crop may miss them."""
     random, samples = np.random.default_rng(1), []
     for row in range(150):
         boxes = [[row % 2, x, y, x + 0.2, y + 0.2, 0] for x in (0.0, 0.8) for y in (0.0, 0.8)][: row % 5]
@@ -103,7 +103,7 @@ def corners(prefix):
 
 
 def pair(prefix, name, **options):
-    """The loader that decodes itself, and the one with workers."""
+    """Return a loader that decodes itself and one with workers."""
     options = {"seed": 4, "device": "cpu", "pipeline_options": NAMES[name], "train": True, **options}
     return build_loader(name, prefix, num_threads=1, **options), build_loader(name, prefix, workers=Inline(), **options)
 
@@ -126,7 +126,7 @@ def same(one, two):
 def test_a_loader_with_workers_is_the_loader_without(prefixes, name, train, dtype):
     local, apart = pair(prefixes[name], name, train=train, dtype=dtype, batch_size=11)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of memory that may not be written to
+        warnings.simplefilter("error")  # torch warns about read-only memory
         for _ in range(2 if train else 1):
             mine, theirs = list(apart), list(local)
             assert len(mine) == len(theirs) == len(local)
@@ -139,7 +139,7 @@ def test_a_loader_with_workers_is_the_loader_without(prefixes, name, train, dtyp
 
 @functools.cache
 def chunks_of(prefix, name, group_step):
-    """A decoded epoch, and its order."""
+    """Return the order of an epoch and its decoded chunks."""
     records = RecordSet(prefix)
     groups = None if group_step is None else records.taller.astype(np.int64)
     order = Schedule(len(records), 4, True, 1, 0, 1, groups=groups, group_step=group_step or 0).order(2)
@@ -149,7 +149,7 @@ def chunks_of(prefix, name, group_step):
 
 @functools.cache
 def singly(prefix, name):
-    """Record → image without padding and targets, each decoded in a batch of its own."""
+    """Decode each record in a batch of one. Return record → (image without padding, targets)."""
     records = RecordSet(prefix)
     made = decoder(records, name, True, NAMES[name], seed=4)
     found = {}
@@ -194,7 +194,7 @@ def test_any_batches_of_any_ranks_equal_records_decoded_alone(prefixes, name):
 
 
 HTML = b"<html><body>404 not found</body></html>"
-COUNT = 40  # in chunks of eight here
+COUNT = 40  # in chunks of eight
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def small_chunks():
 
 
 def damaged_set(prefix, bad):
-    """COUNT JPEGs, those of `bad` damaged: even ones do not decode, odd ones have a wrong checksum."""
+    """Write COUNT JPEGs, those in `bad` damaged: even ones cannot be decoded, odd ones have a wrong checksum."""
     good = [encode(picture(40 + row % 12, 50, row), "JPEG") for row in range(COUNT)]
     samples = [
         (HTML if row in bad and row % 2 == 0 else good[row], row % 3, 40 + row % 12, 50, "jpeg") for row in range(COUNT)
@@ -253,7 +253,7 @@ def test_a_bad_record_is_named_as_without_workers(tmp_path, small_chunks, row):
                 taken[-1] += 1
         messages.append(str(raised.value))
     assert messages[0] == messages[1]
-    assert taken[0] <= taken[1] == row // 3  # the loader without workers finds it ahead
+    assert taken[0] <= taken[1] == row // 3  # the loader without workers finds it while prefetching
 
 
 @pytest.mark.parametrize("bad", [range(0, COUNT, 1), [0, 1, 2]])
@@ -269,7 +269,7 @@ def test_a_set_with_nothing_to_read_is_told_of(tmp_path, small_chunks, bad):
 
 @pytest.mark.parametrize("odd", [0, 1])
 def test_a_question_of_bad_records_only_is_answered_the_same_each_time(tmp_path, odd):
-    """As what they are, not as an end of the steps: also where they are all that a set has."""
+    """Bad records are reported as such, not as the end of the steps."""
     made = decoder(RecordSet(damaged_set(tmp_path / "set", set(range(8 + odd)) - {odd - 1})), "imagenet", True,
                    {"image_size": 32})  # fmt: skip
     rows = np.arange(odd, 8, 2)

@@ -1,4 +1,4 @@
-"""Loading sets with boxes: grouped order on several ranks, resuming, large pictures, one copy of the boxes."""
+"""Loading sets with boxes: grouped order on several ranks, resuming, large pictures, moving the boxes."""
 
 import itertools
 import re
@@ -30,7 +30,7 @@ def loader(records, *, batch_size=4, rank=0, world_size=1, train=True, **more):
 
 
 def rows(made):
-    """What is to compare of batches: record → pixels without padding, and boxes."""
+    """Return record → (pixels without padding, boxes) for comparing batches."""
     found = {}
     for images, targets, ids in made:
         for image, target, number in zip(images, targets, ids.tolist(), strict=True):
@@ -73,21 +73,21 @@ def test_resumed_with_another_batch_size_each_record_comes_once(boxed):
     stopped = loader(boxed, batch_size=8)
     taken = list(itertools.islice(stopped, 2))
     other = loader(boxed, batch_size=5)
-    next(iter(other))  # its prefetched batches have another order
+    next(iter(other))  # the batches it prefetched have another order
     with pytest.raises(ValueError, match="global_batch_size 8"):
         other.load_state_dict(stopped.state_dict())
     other.load_state_dict(stopped.state_dict(), strict=False)
     left = rows(other)
     assert sorted([*rows(taken), *left]) == list(range(41))
     assert same(left, {number: value for number, value in rows(loader(boxed)).items() if number in left})
-    again = list(other)  # and in the next epoch, whose blocks are its own
+    again = list(other)  # the next epoch uses its own blocks
     assert sorted(rows(again)) == list(range(41)) and other.state_dict()["group_step"] == 5
     taller = np.asarray(boxed.table["height"]) > boxed.table["width"]
     assert all(len(set(taller[batch.ids.numpy()].tolist())) == 1 for batch in again[:-3])
 
 
 def test_a_state_keeps_its_blocks_through_several_resumes(boxed):
-    """The trainer's global batch may be cut into other micro-batches, and an epoch may be stopped more than once."""
+    """The trainer may split its global batch into other micro-batches, and an epoch may be stopped repeatedly."""
     stopped = loader(boxed, batch_size=8)
     taken = rows(itertools.islice(stopped, 2))
     other = loader(boxed, batch_size=4)
@@ -104,7 +104,7 @@ def test_a_state_keeps_its_blocks_through_several_resumes(boxed):
 
 @pytest.mark.parametrize("steps", [None, 6])
 def test_an_epoch_that_has_not_begun_has_the_loaders_own_blocks(boxed, steps):
-    """Also where the epoch before was finished in others."""
+    """The loader uses its own blocks even if the previous epoch was finished with others."""
     stopped = loader(boxed, batch_size=8)
     list(itertools.islice(stopped, steps))
     other = loader(boxed, batch_size=4)
@@ -179,7 +179,7 @@ def test_moved_targets_keep_their_values(monkeypatch):
         {"boxes": torch.rand(n, 4), "labels": torch.arange(n), "difficult": torch.arange(n) % 2 > 0} for n in (2, 0, 3)
     ]
 
-    def stay(value, to, **_):  # on "meta" the values would be lost
+    def stay(value, to, **_):  # moving to "meta" would discard the values
         return value.type(to) if isinstance(to, torch.dtype) else value
 
     monkeypatch.setattr(torch.Tensor, "to", stay)
@@ -189,7 +189,7 @@ def test_moved_targets_keep_their_values(monkeypatch):
 
 
 def test_the_guide_s_loop_for_torchvision_s_detectors(tmp_path, monkeypatch):
-    """At a smaller size: labels from 1, images without padding, and nothing normalized or resized twice."""
+    """Labels start at 1, images have no padding, and nothing is normalized or resized twice."""
     text = Path(__file__).parents[2].joinpath("docs/detection.md").read_text(encoding="utf-8")
     block = next(code for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "fasterrcnn" in code)
     (tmp_path / "data").mkdir()

@@ -1,4 +1,4 @@
-"""A loader in another process: forked while it runs, in a DataLoader's worker, sent to a spawned one. Never a hang."""
+"""Loaders never hang in other processes: forked while running, in a DataLoader worker, or in a spawned process."""
 
 import multiprocessing
 import os
@@ -37,7 +37,7 @@ def ids(batches):
 
 
 def in_child(work):
-    """Runs `work` in a forked child, which is ended if it hangs; its status must be 0."""
+    """Run `work` in a forked child, which is killed if it hangs and must exit with status 0."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(60)
@@ -79,7 +79,7 @@ def test_used_before_a_fork_it_works_in_the_child(records, source):
     kept = straight_batch.images.clone()
     for work in (whole, with_a_grandchild, a_batch_of_the_parent, running):
         in_child(work)
-    assert begun + ids(batches) == first  # and the parent's goes on
+    assert begun + ids(batches) == first  # the parent's iterator continues
 
 
 class Wrapped(IterableDataset):
@@ -134,7 +134,7 @@ for use in (False, True):
 
 
 def test_a_child_that_ends_like_a_script_ends(records):
-    """DALI's exit handlers and the destructors of what was copied must not wait for the parent's threads."""
+    """DALI's exit handlers and the destructors of copied objects must not wait for the parent's threads."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(records.prefix)], capture_output=True, text=True, timeout=250, check=False
     )
@@ -145,7 +145,7 @@ def test_a_child_that_ends_like_a_script_ends(records):
 def test_on_a_gpu_the_child_is_told_to_build_its_own(records, source):
     one = build(records, source)
     next(iter(one))
-    one._source._device = torch.device("cuda", 0)  # as if it had been built for one
+    one._source._device = torch.device("cuda", 0)  # as if it had been built for a GPU
 
     def refused():
         with pytest.raises(RuntimeError, match="build the loader in the child"):

@@ -1,4 +1,4 @@
-"""Unusual images decode to the shape and orientation pinned here; raw pixels load like any image."""
+"""Unusual images decode to the expected shape and orientation; raw pixels load like encoded images."""
 
 import io
 
@@ -14,7 +14,7 @@ PLAIN = {"image_size": 32, "mean": (0, 0, 0), "std": (1, 1, 1), "crop_ratio": 1.
 
 
 def marked(height=48, width=32):
-    """Red top half, blue bottom half, a green corner at the top left: shows how it was turned."""
+    """Return a picture that reveals its orientation: a red top, a blue bottom and a green top left corner."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[: height // 2, :, 0], pixels[height // 2 :, :, 2] = 255, 255
     pixels[: height // 4, : width // 4] = (0, 255, 0)

@@ -1,4 +1,4 @@
-"""The real Lightning, Accelerate and torchdata see each record once an epoch; the code of docs/loops.md runs."""
+"""Lightning, Accelerate and torchdata see each record once per epoch, and the code in docs/loops.md runs."""
 
 import os
 import subprocess

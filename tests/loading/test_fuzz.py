@@ -1,4 +1,4 @@
-"""A slice of the fuzzer of images: damaged files that packing accepts end no process, and are loaded or named."""
+"""A short run of the image fuzzer: damaged files that packing accepts are loaded or named, without a crash."""
 
 from __future__ import annotations
 

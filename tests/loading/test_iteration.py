@@ -1,4 +1,4 @@
-"""A loader is an iterable like any other: whole epochs for whoever iterates it, however they stop; states are exact."""
+"""Loaders behave like ordinary iterables: complete epochs after any kind of interruption, and exact states."""
 
 import copy
 import gc
@@ -18,7 +18,7 @@ from dali_mix.recordio import RecordSet, write_set
 from tests.loading.sets import encode, picture, png_set
 
 SOURCES = {"exact": ("imagenet", {}), "cached": ("cifar", {})}
-STEPS = 5  # 20 records, 4 a step
+STEPS = 5  # 20 records, 4 per step
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def ids(batches):
 
 
 def epochs(records, source="cached", train=True, count=3, **more):
-    """The record numbers of the first epochs of a loader that nobody disturbs."""
+    """Return the record numbers of the first epochs of an uninterrupted loader."""
     one = loader(records, source, train, **more)
     return [ids(one) for _ in range(count)]
 
@@ -50,7 +50,7 @@ def stand(one):
     return one.epoch, one.samples_seen
 
 
-# Ways to go over an epoch, by which a loader must always show all of it.
+# Ways to iterate over an epoch; each must yield the complete epoch.
 def by_for(one):
     return ids(one)
 
@@ -82,7 +82,7 @@ def by_tqdm(one):
 
 
 def by_a_reference_kept(one):
-    by_a_reference_kept.kept = iter(one)  # the generator is not collected
+    by_a_reference_kept.kept = iter(one)  # the generator is not garbage-collected
     return ids(itertools.islice(by_a_reference_kept.kept, len(one)))
 
 
@@ -110,7 +110,7 @@ def test_what_is_broken_off_begins_again(twenty, source, train, taken):
             assert ids(itertools.islice(one, taken)) == expected[epoch][: 4 * taken]
             assert stand(one) == (epoch, 4 * taken)
         iter(one)
-        assert stand(one) == (epoch, 0)  # a state taken now is of what that iterator would show
+        assert stand(one) == (epoch, 0)  # a state now describes the new iterator
         assert ids(one) == expected[epoch]
 
 
@@ -152,7 +152,7 @@ def test_a_loader_closed_while_it_is_iterated_goes_on(twenty, source):
 
 def test_itertools_cycle_and_chain(twenty):
     one = loader(twenty)
-    assert ids(itertools.islice(itertools.cycle(one), 12)) == (epochs(twenty, count=1)[0] * 3)[:48]  # it keeps batches
+    assert ids(itertools.islice(itertools.cycle(one), 12)) == (epochs(twenty, count=1)[0] * 3)[:48]  # it stores batches
     one = loader(twenty)
     endless = itertools.chain.from_iterable(itertools.repeat(one))
     assert ids(itertools.islice(endless, 3 * STEPS)) == list(itertools.chain(*epochs(twenty)))
@@ -173,7 +173,7 @@ def test_a_second_iterator_ends_the_first_with_an_error(twenty, source):
     done = iter(one)
     assert len(list(itertools.islice(done, STEPS))) == STEPS
     next(iter(one))
-    assert next(done, None) is None  # it was at its end
+    assert next(done, None) is None  # it was already exhausted
 
 
 def test_two_loaders_over_one_set_and_an_evaluation_inside_training(twenty):
@@ -198,7 +198,7 @@ def test_set_epoch_goes_to_the_beginning_always(twenty, source):
         assert stand(one) == (epoch, 0)
         assert ids(one) == expected[epoch]
     found = []
-    for batch in one:  # epoch 2: goes to its own beginning inside the loop, which ends the loop
+    for batch in one:  # epoch 2: going back to its start ends the loop
         found.append(batch)
         one.set_epoch(2)
     assert len(found) == 1 and ids(one) == expected[2]
@@ -236,7 +236,7 @@ def test_a_state_is_exact_wherever_it_is_taken(twenty, source, train, taken, whe
         other.load_state_dict(json.loads(json.dumps(state)))
         assert len(other) == STEPS
         assert other.state_dict() == state
-        iter(other)  # an iterator that nobody took from does not use the position up
+        iter(other)  # an unused iterator does not consume the position
         assert [ids(other) for _ in rest] == rest
 
 
@@ -252,7 +252,7 @@ def test_the_last_batch_completes_the_epoch_on_every_rank(tmp_path, world_size, 
         for _ in zip(range(len(ranks[0])), *ranks, strict=False):
             assert len({stand(one) for one in ranks}) == 1
         assert [stand(one) for one in ranks] == [(epoch + 1, 0)] * world_size
-    # Left over for too few ranks, or dropped: a state written behind the last step is of a completed epoch.
+    # Records may be left over or dropped. A state after the last step still counts as a completed epoch.
     state = ranks[0].state_dict() | {"epoch": 5, "samples_seen": 22}
     for one in ranks:
         one.load_state_dict(state)
@@ -270,7 +270,7 @@ def test_ranks_without_a_record_of_an_evaluation(tmp_path):
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
 @pytest.mark.parametrize("bad", [{3}, {0, 1, 2, 3}, {8, 9, 10, 11}, {4, 5, 6, 7, 8, 9, 10, 11}])
 def test_bad_records_leave_epochs_and_states_whole(tmp_path, name, bad):
-    """Also where all the records of the last steps are skipped: the batch before them completes the epoch."""
+    """If all records of the last steps are skipped, the batch before them completes the epoch."""
     good = [encode(picture(40, 40, seed=number)) for number in range(12)]
     samples = [(b"<html>" if i in bad else good[i], 0, 40, 40, "png") for i in range(12)]
     write_set(tmp_path / "set", samples, classes="a")
@@ -294,7 +294,7 @@ def test_records_trained_on_again_and_again_are_noted_once(twenty, caplog):
     one = loader(twenty)
     with caplog.at_level(logging.WARNING, "dali_mix"):
         for _ in range(3):
-            next(iter(one))  # a first look
+            next(iter(one))  # inspecting the first batch
         ids(one)
         assert not caplog.messages
         for _ in range(4):
@@ -302,7 +302,7 @@ def test_records_trained_on_again_and_again_are_noted_once(twenty, caplog):
     (message,) = caplog.messages
     assert "epoch 1, samples_seen 12" in message and "restarts the epoch" in message
     first, second, third = epochs(twenty)
-    ids(itertools.islice(one, 2))  # what the message advises
+    ids(itertools.islice(one, 2))  # follows the advice of the message
     one.load_state_dict(one.state_dict())
     assert ids(one) == second[8:]
     one.set_epoch(2)

@@ -122,7 +122,7 @@ def test_set_epoch_drops_what_was_prefetched_for_another(forty):
     for batch in one:
         steps.append(batch.ids)
         if len(steps) == 2:
-            one.set_epoch(2)  # inside the loop: this epoch is over
+            one.set_epoch(2)  # inside the loop, this ends the epoch
     assert len(steps) == 2 and torch.equal(torch.cat([batch.ids for batch in one]), expected[2])
     with pytest.raises(ValueError, match="epoch=-1: must be an integer of at least 0"):
         one.set_epoch(-1)
@@ -137,7 +137,7 @@ def test_batches_stay_as_they_are_for_as_long_as_they_are_kept(forty, name):
     assert len(kept) == 30
     for batch, copy in kept:
         assert torch.equal(batch.images, copy)
-        batch.images.zero_()  # and it may be written to
+        batch.images.zero_()  # batches are writable
 
 
 def test_state_of_another_run_is_refused_unless_asked(forty, tmp_path):
@@ -175,7 +175,7 @@ def test_fewer_records_than_ranks(tmp_path):
 def test_drop_last_and_global_size(forty):
     one = loader(forty, batch_size=12, drop_last=True)
     assert len(one) == 3 and [len(batch.ids) for batch in one] == [12, 12, 12]
-    ranks = [loader(forty, batch_size=13, rank=rank, world_size=3) for rank in range(3)]  # 40 = 39 + 1: pooled
+    ranks = [loader(forty, batch_size=13, rank=rank, world_size=3) for rank in range(3)]  # pooled, as 40 = 39 + 1
     sizes = [[(len(batch.ids), one.global_size) for batch in one] for one in ranks]
     assert sizes == [[(7, 20), (7, 20)], [(7, 20), (7, 20)], [(6, 20), (6, 20)]]
 
@@ -215,7 +215,7 @@ def test_multilabel_targets_and_moving_a_batch(tmp_path):
 
 
 def test_boxes_follow_crop_resize_and_flip(tmp_path):
-    """A bright rectangle on black: its box must be where its pixels are."""
+    """The box of a bright rectangle on black must match its pixels."""
     boxed_set(tmp_path / "boxes", 24, 160)
     options = {"image_size": (96, 128), "mean": (0, 0, 0), "std": (1, 1, 1)}
     checked = 0
@@ -254,7 +254,7 @@ PIPELINES = [
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(("name", "options"), PIPELINES)
 def test_normalized_by_the_graph_or_after_it(forty, name, options, train):
-    """float32 batches are those of uint8, normalized: to the bit, whether an operator of the graph did it or not."""
+    """float32 batches equal normalized uint8 batches, bit for bit, whether or not the graph normalizes."""
     made, plain = (loader(forty, name, train=train, options=options, dtype=dtype) for dtype in ("float32", "uint8"))
     compared = 0
     for ours, theirs in zip(made, plain, strict=True):
@@ -271,7 +271,7 @@ def test_normalized_by_the_graph_or_after_it(forty, name, options, train):
 
 
 class Unit(Pipeline):
-    """Numbers of its own."""
+    """A pipeline whose graph scales the images itself."""
 
     name = "unit"
 
@@ -295,7 +295,7 @@ def test_a_graph_that_ends_in_float32_is_left_alone(forty):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("name", "options"), PIPELINES)
 def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
-    """The same bits as without a GPU."""
+    """The batches are identical to those without a GPU."""
     here = loader(forty, name, options=options)
     there = build_loader(
         name, forty, batch_size=6, train=True, device="cuda", decode="cpu", num_threads=1, pipeline_options=options

@@ -7,7 +7,7 @@ from dali_mix.loading.order import Schedule, epoch_order, grouped_order, plan, s
 
 
 def epoch_of(count, batch_size, world_size, *, train, drop_last=False, position=0, seed=1, epoch=0):
-    """The steps of every rank from `position` to the end of one epoch."""
+    """Return the steps of every rank from `position` to the end of one epoch."""
     ranks = []
     for rank in range(world_size):
         schedule = Schedule(count, seed, train, batch_size, rank, world_size, drop_last)
@@ -23,7 +23,7 @@ def test_the_order_is_a_permutation_keyed_by_seed_and_epoch():
     assert not np.array_equal(first, epoch_order(1000, 3, 6, train=True))
     assert not np.array_equal(first, epoch_order(1000, 4, 5, train=True))
     assert np.array_equal(epoch_order(7, 3, 5, train=False), np.arange(7))
-    # pinned: a resumed run must find the order it left, whatever version of numpy it finds
+    # pinned: a resumed run must find the same order with any version of numpy
     assert epoch_order(10, 0, 0, train=True).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
 
 
@@ -47,7 +47,7 @@ def test_each_record_once_and_no_empty_batch(count, batch_size, world_size, trai
     if train or drop_last or (batch_size > 1 and count >= world_size):
         assert len(steps) == 1
     assert max(steps) - min(steps) <= 1
-    for at_once in zip(*ranks, strict=False):  # what the ranks take at one step is one stretch, in order of rank
+    for at_once in zip(*ranks, strict=False):  # at each step, the ranks share one range
         assert len({(step.start, step.end) for step in at_once}) == 1
         lengths = [len(step.rows) for step in at_once]
         assert max(lengths) - min(lengths) <= 1
@@ -61,7 +61,7 @@ def test_a_stopped_epoch_goes_on_exactly_on_any_number_of_ranks(count, batch, wo
     before = [step for steps in whole for step in steps[:most]]
     position = whole[0][most - 1].end if most else 0
     same = epoch_of(count, batch, world, train=train, position=position)
-    if position < count:  # the same ranks see the very same steps
+    if position < count:  # the same ranks see exactly the same steps
         for steps, rest in zip(whole, same, strict=True):
             assert [(s.start, s.end, s.rows.tolist()) for s in steps[most:]] == [
                 (s.start, s.end, s.rows.tolist()) for s in rest
@@ -75,7 +75,7 @@ def test_a_stopped_epoch_goes_on_exactly_on_any_number_of_ranks(count, batch, wo
 
 def test_the_remainder_is_shared_then_pooled():
     assert [plan(40, 6, 3, train=True).size(s) for s in range(3)] == [18, 18, 4]
-    pooled = plan(37, 6, 3, train=True)  # one record left for three ranks
+    pooled = plan(37, 6, 3, train=True)  # one record remains for three ranks
     assert [pooled.size(s) for s in range(len(pooled))] == [18, 10, 9]
     assert [plan(37, 6, 3, train=True, drop_last=True).size(s) for s in range(2)] == [18, 18]
     assert len(plan(2, 6, 3, train=True)) == 0
@@ -111,13 +111,13 @@ def test_grouped_blocks_have_one_group(groups, step, epoch):
     found = grouped_order(order, groups, step, (5, epoch))
     assert sorted(found) == list(range(len(groups)))
     steps = len(groups) // step * step
-    assert found[steps:].tolist() == order[steps:].tolist()  # what a loader may drop is not chosen by its group
+    assert found[steps:].tolist() == order[steps:].tolist()  # records that may be dropped do not depend on the group
     full = sum((groups[order[:steps]] == group).sum() // step for group in range(3))
     for block in range(full):
         assert len(set(groups[found[block * step : (block + 1) * step]])) == 1
     position = {row: at for at, row in enumerate(order.tolist())}
     rest = [position[row] for row in found[full * step :].tolist()]
-    assert rest == sorted(rest)  # in the order that they had
+    assert rest == sorted(rest)  # in their original order
     assert found.tolist() == grouped_order(order, groups, step, (5, epoch)).tolist()
 
 
@@ -136,9 +136,9 @@ def test_grouped_blocks_are_shuffled():
     for epoch in (0, 1):
         order = epoch_order(4000, 0, epoch, train=True)
         kinds = groups[grouped_order(order, groups, 8, (0, epoch))][::8]
-        assert 200 < np.count_nonzero(np.diff(kinds)) < 300  # of 499 neighbours
+        assert 200 < np.count_nonzero(np.diff(kinds)) < 300  # of 499 pairs of neighbours
         runs.append(kinds)
     assert (runs[0] != runs[1]).any()
-    # pinned: a resumed run must find the order it left
+    # pinned: a resumed run must find the same order
     order = epoch_order(12, 0, 0, train=True)
     assert grouped_order(order, np.arange(12) % 2, 2, (0, 0)).tolist() == [2, 4, 9, 3, 7, 1, 0, 6, 5, 11, 8, 10]

@@ -1,4 +1,4 @@
-"""What the layouts pack arrives in a loader's batches: multi-label targets of VOC and WIDER, -1 among them."""
+"""Packed labels arrive in the batches of a loader: multi-label targets of VOC and WIDER, including -1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of uncompressed images are read without a decoder: the same batches, and damage is found as everywhere."""
+"""Sets of uncompressed images are read without a decoder, with the same batches and the same error checks."""
 
 import copy
 import io
@@ -29,7 +29,7 @@ def ppm(pixels: np.ndarray) -> bytes:
 
 @pytest.fixture
 def decoders(monkeypatch):
-    """Whether each decoder built from now on reads pixels, in order."""
+    """Return a list that collects, for each decoder built from now on, whether it reads pixels."""
     made, init = [], Decoder.__init__
 
     def noting(self, *args, **options):
@@ -75,7 +75,7 @@ def test_boxes_go_along(tmp_path, decoders):
 
 
 class Bright(Step):
-    """A step of one's own: what it changes must not be the mapped file."""
+    """A custom step that changes images; it must not write to the mapped file."""
 
     moves = False
 
@@ -106,7 +106,7 @@ def test_pipelines_that_decode_or_draw_themselves_get_what_is_encoded(tmp_path, 
             return super().graph(encoded, draws, device)
 
     class Draws(Pipeline):
-        def draw(self, rows, random):  # what is drawn here, nobody checks
+        def draw(self, rows, random):  # these draws are not checked
             return super().draw(rows, random)
 
     class DrawsFromBoxes(Pipeline):
@@ -136,7 +136,7 @@ def test_one_other_image_and_all_are_decoded(tmp_path, decoders):
     assert decoders == [False, False]
 
 
-# name → (height, width, a PNM's first letters, its greatest value)
+# name → (height, width, first letters of the PNM, maximum value)
 KINDS = {
     "grey": (40, 50, "P5", 255),
     "tiny and grey": (4, 4, "P5", 255),
@@ -166,7 +166,7 @@ def test_grey_and_deep_images_equal_decoded_ones(tmp_path, monkeypatch, kind, la
 
 @pytest.mark.parametrize(("letters", "maximum", "own"), [("P5", 255, False), ("P5", 65535, True), ("P6", 255, True)])
 def test_grey_images_of_8_bits_are_decoded(tmp_path, decoders, letters, maximum, own):
-    """Their values are repeated faster by DALI."""
+    """DALI is faster at expanding 8-bit grey images to three channels."""
     count = 40 * 50 * (3 if letters == "P6" else 1) * (2 if maximum > 255 else 1)
     write_set(tmp_path / "raw", [(f"{letters}\n50 40\n{maximum}\n".encode() + bytes(count), 0)] * 4, classes="a")
     list(loader(tmp_path / "raw", "imagenet", True))
@@ -183,7 +183,7 @@ def test_comments_and_bytes_behind_are_not_pixels(tmp_path):
     assert not records.pixels(0).flags.writeable
 
 
-# name → (file, what is said of it); the manifest says 40×50
+# name → (file, error message); the manifest says 40×50
 WRONG = {
     "of another size": (ppm(picture(41, 50)), "the image is 41×50 pixels, the manifest says 40×50"),
     "turned": (ppm(picture(50, 40)), "the image is 50×40 pixels, the manifest says 40×50"),
@@ -212,7 +212,7 @@ def test_a_damaged_image_is_named_or_skipped(tmp_path, decoders, name, train):
 
 
 class Corner(Step):
-    """Cut out 40 x 40 pixels, which DALI refuses for a smaller image."""
+    """A step that cuts out 40 x 40 pixels; DALI fails if the image is smaller."""
 
     def graph(self, images, draws, device):
         return fn.slice(images, start=(0, 0), shape=(40, 40), axis_names="HW")
@@ -242,7 +242,7 @@ class Outside(Crop):
 @pytest.mark.parametrize("window", [((0, -1), (9, 9)), ((0, 0), (9, 999)), ((30, 0), (9, 9)), ((0, 0), (0, 9))])
 @pytest.mark.parametrize("file", [encode, ppm])
 def test_a_window_outside_the_image_is_refused(tmp_path, file, window):
-    """The operator that crops does not look: it would read what lies behind the image."""
+    """The crop operator does not check its window and would read beyond the image."""
     write_set(tmp_path / "set", [(file(picture(36, 40)), 0)] * 4, classes="a")
     pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=[Outside(*window), Resize(32)])
     with pytest.raises(
@@ -267,7 +267,7 @@ def test_a_window_outside_the_resized_image_is_refused(tmp_path, fuse):
 
 
 def test_an_image_smaller_than_the_manifest_says_is_found_before_it_is_cropped(tmp_path):
-    """The operator that crops does not look: it would read what lies behind the image."""
+    """The crop operator does not check its window and would read beyond the image."""
     small = Sample(encode(picture(20, 20)), 0, 3000, 3000, "png")
     write_set(tmp_path / "set", [(encode(picture(36, 40)), 0), small], classes="a")
     pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=[Bright(), Crop(), Resize(32)])

@@ -1,4 +1,4 @@
-"""`RemoteSource`: the right steps whatever workers and trainer do, no chunk more than it needs."""
+"""`RemoteSource`: correct steps whatever the workers and the trainer do, without requesting unnecessary chunks."""
 
 import copy
 import dataclasses
@@ -65,7 +65,7 @@ def test_a_trainer_that_moves_about_finds_what_it_would_without_workers(data, se
                 for one in both:
                     one.set_epoch(epoch)
                 iterators = [iter(one) for one in both]
-            elif move == "r":  # another run, on other ranks
+            elif move == "r":  # another run on other ranks
                 state = both[1].state_dict()
                 assert both[0].state_dict() == state
                 both[0].close()
@@ -182,7 +182,7 @@ def test_what_is_not_wanted_any_more_is_dropped():
     assert before
     run(source, schedule, workers, 1, epoch=3)
     assert workers.dropped == before
-    run(source, schedule, workers, 1, epoch=3, position=128)  # two of those under way are needed, two more asked for
+    run(source, schedule, workers, 1, epoch=3, position=128)  # needs two pending chunks, requests two more
     assert len(workers.log) == 2 * (1 + WINDOW) + 2
 
 
@@ -248,7 +248,7 @@ def test_in_a_pickle_it_starts_again():
     source = source_of(workers, schedule)
     run(source, schedule, workers, 20)
     data = pickle.dumps(source)
-    assert len(data) < 20_000  # no order, no chunk
+    assert len(data) < 20_000  # neither the order nor any chunk
     other = pickle.loads(data)  # noqa: TID251
     assert other._workers is not workers and other._clock is other._workers.clock
     run(other, schedule, other._workers, 20, position=1280)
@@ -266,7 +266,7 @@ def test_after_a_fork_the_child_starts_again_and_the_parent_goes_on():
     if pid == 0:
         try:
             assert not source._pieces and not workers.dropped and not workers.closed
-            workers.close()  # which is the workers' own affair in a child
+            workers.close()  # in a child, the workers do this themselves
             run(source, schedule, workers, 10, position=1280)
             assert len(workers.log) == asked + 10 + WINDOW
             os._exit(0)

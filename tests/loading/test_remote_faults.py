@@ -1,4 +1,4 @@
-"""`RemoteSource` where workers fail: how long it waits, whom it asks, what it says. On a clock of its own."""
+"""`RemoteSource` with failing workers, on a simulated clock: waiting times, choice of workers, messages."""
 
 import functools
 import itertools
@@ -52,7 +52,7 @@ def test_a_frozen_worker_is_left_alone_for_a_while():
     workers.clock.now += 6
     del workers.log[:]
     run(source, schedule, workers, 60)
-    assert 10 < sum(name == "b" for _, name, _ in workers.log) < 40  # asked like any other
+    assert 10 < sum(name == "b" for _, name, _ in workers.log) < 40  # treated like the others
 
 
 def test_a_slow_worker_is_not_given_the_same_twice(caplog):
@@ -92,7 +92,7 @@ def test_a_slow_trainer_does_not_hide_how_fast_workers_are(one_by_one):
 
 
 def test_where_a_question_goes_after_a_loss():
-    """At once to another worker; then, if that one is lost too, in growing intervals, also to the only one."""
+    """A lost question goes to another worker immediately; after further losses, to any worker at growing intervals."""
     workers = FakeWorkers({"a": Worker((0, 0)), "b": Worker((0, 0))}, losing=1.0)
     source = source_of(workers, schedule_of(64, 64), timeout=60.0)
     with pytest.raises(
@@ -107,7 +107,7 @@ def test_where_a_question_goes_after_a_loss():
 
 
 def crashing(record, unlisted=0.0):
-    """Return one worker whose process dies, with all that it has, at each chunk with that record."""
+    """Return a pool of one worker whose process dies, with all its questions, at each chunk with that record."""
 
     def crash(question):
         if record not in question.rows:
@@ -125,7 +125,7 @@ def crashing(record, unlisted=0.0):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_record_that_crashes_workers_ends_in_an_error_that_names_it(seed):
-    """And none of the chunks that the same processes had; those before it are given."""
+    """The error does not name other chunks of the same process, and the preceding chunks are returned."""
     workers, schedule = crashing(200), schedule_of(640, 64, train=False)
     workers.random.seed(seed)
     source = source_of(workers, schedule)
@@ -166,9 +166,9 @@ def test_the_trainer_waits_for_workers_and_says_so_once(caplog):
     assert 300 <= took[0] < 301 and max(took[1:]) < 1 and source.waited == pytest.approx(sum(took))
     (said,) = caplog.messages
     assert said == "no worker for 30 s: start one with `dali-mix serve --join ADDRESS`"
-    assert workers.refused < 40_000  # asked about ten times a second
+    assert workers.refused < 40_000  # polled about ten times a second
     caplog.clear()
-    workers.change("w0", listed=False)  # later, it says so again
+    workers.change("w0", listed=False)  # a later outage is reported again
     workers.later(40, lambda: workers.change("w0", listed=True))
     run(source, schedule, workers, 5, position=320)
     assert len(caplog.messages) == 1
@@ -180,7 +180,7 @@ def test_the_trainer_gives_up_after_the_timeout_and_can_go_on(state, words):
     schedule = schedule_of(640, 64)
     source = source_of(workers, schedule)
     run(source, schedule, workers, 1)
-    workers.clock.now += 5  # what is under way comes, and is taken below
+    workers.clock.now += 5  # pending chunks arrive and are fetched below
     for name in workers.workers:
         workers.change(name, **{state: state != "listed"})
     begun = workers.clock.now
@@ -205,7 +205,7 @@ def test_the_trainer_decodes_itself_while_no_worker_answers(state, caplog):
     source = source_of(workers, schedule, local=SimpleNamespace(answer=decode, num_threads=2))
     keys = expected_keys(schedule, 10)
     run(source, schedule, workers, 1)
-    workers.clock.now += 5  # what is under way comes
+    workers.clock.now += 5  # pending chunks arrive
     for name in workers.workers:
         workers.change(name, **{state: state != "listed"})
     with caplog.at_level(logging.WARNING):
@@ -244,7 +244,7 @@ def test_workers_slower_than_this_process_come_back_without_a_backlog():
 
 
 def test_words_are_of_what_is_the_matter_now(caplog):
-    """Workers that were not reached at first and then do not answer are not called missing."""
+    """Workers that are unreachable at first and then do not answer are not reported as missing."""
     workers = FakeWorkers(1)
     workers.change("w0", listed=False, frozen=True)
     workers.later(10, lambda: workers.change("w0", listed=True))
@@ -270,7 +270,7 @@ def test_an_error_is_raised_and_all_is_dropped():
 
 
 def interrupted(left, call):
-    """`call`, which Ctrl-C ends when `left[0]` calls have been counted down to none."""
+    """Wrap `call` to raise KeyboardInterrupt when the countdown `left[0]` reaches 0."""
 
     def called(*args):
         left[0] -= 1
@@ -302,7 +302,7 @@ def test_an_interrupted_fetch_is_taken_up_where_it_was(where, train):
                 fetched = source.fetch(step.epoch, step.start)
             check(fetched, step)
         assert times == (left[0] <= 0 < moment)
-        # nothing under way was forgotten, but for an answer that was on its way into our hands
+        # no pending question is lost, except for an answer that was being received
         assert max(workers.asked.values()) <= 1 + (where == "clock")
 
 

@@ -1,4 +1,4 @@
-"""A picture that DALI sees in another size than the manifest states: named or skipped, in every graph."""
+"""Pictures whose size in DALI differs from the manifest are named or skipped in every graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.recordio.samples import with_checksums
 
 GRAPHS = GRAPHS_OF_ONE_SIZE | {"cifar": ("cifar", {"image_size": 32})}
 UPRIGHT = encode(picture(40, 50), "JPEG")
-# name → (file, its size by the manifest)
+# name → (file, size in the manifest)
 WRONG = {
     "smaller": (encode(picture(20, 25), "JPEG"), (40, 50)),
     "larger": (encode(picture(80, 90), "JPEG"), (40, 50)),
@@ -88,7 +88,7 @@ def test_no_other_record_changes(tmp_path: Path) -> None:
 
 
 def test_what_fails_in_a_window_only_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, _ = REFUSED["webp of two canvases"]  # DALI states its size turned and decodes it unturned
+    data, _ = REFUSED["webp of two canvases"]  # DALI reports a rotated size but does not rotate it
     write_set(tmp_path / "set", [*samples("turned")[:6], Sample(data, 0, 20, 12, "webp")], classes="abc")
     windows = {"scale": (1.0, 1.0), "ratio": (0.6, 0.6)}
     one = build_loader(

@@ -1,4 +1,4 @@
-"""`loader.stats()`: where the time goes, and the sentence on what limits."""
+"""`loader.stats()`: how the time is spent, and the description of the bottleneck."""
 
 import copy
 import dataclasses
@@ -31,7 +31,7 @@ def test_a_part_inside_another_stops_it(monkeypatch):
     clock = Clock()  # 0
     clock.switch("other")  # 1
     with clock.part("dali"), clock.part("reading"):  # 3, 6
-        pass  # 10: reading ends, 15: dali ends
+        pass  # reading ends at 10, dali at 15
     assert clock.seconds == {"other": 2.0, "dali": 3.0 + 5.0, "reading": 4.0}
 
 
@@ -47,7 +47,7 @@ def test_an_epoch(prefix):
     assert first.waiting + first.outside == first.seconds <= took
     assert first.images_per_second == pytest.approx(40 / first.seconds)
     assert loader.stats().batches == 0
-    time.sleep(0.05)  # between epochs nothing is counted
+    time.sleep(0.05)  # time between epochs is not counted
     for _ in loader:
         pass
     second = loader.stats()

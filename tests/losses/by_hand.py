@@ -1,4 +1,4 @@
-"""Logits and targets, and the terms of binary cross-entropy in plain Python."""
+"""Logits, targets, and the terms of binary cross-entropy in plain Python."""
 
 import math
 
@@ -20,7 +20,7 @@ def bce_by_hand(z, y):
 
 
 def known_terms(term, logits, targets):
-    """Lists by row of a loss's terms where the target is known."""
+    """Return, for each row, the terms of a loss for the known targets."""
     pairs = zip(logits.double().tolist(), targets.double().tolist(), strict=True)
     return [[term(z, y) for z, y in zip(row, truth, strict=True) if y >= 0] for row, truth in pairs]
 

@@ -1,4 +1,4 @@
-"""ASL and SGRE's loss: published numbers, a plain loop, settings."""
+"""ASL and SGRE losses: published numbers, a plain loop, parameters."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_asl_gives_the_published_numbers(setting):
 @pytest.mark.parametrize("positive", [1.0, 0.3])
 def test_terms_by_hand_over_known_entries(positive):
     logits, targets = draw()
-    targets[3] = -1  # a sample of which nothing is known
+    targets[3] = -1  # a sample without known targets
     truth = torch.where(targets > 0, positive, targets)
     terms = [term for row in known_terms(asl_by_hand, logits, truth) for term in row]
     assert AsymmetricLoss()(logits, truth).item() == pytest.approx(sum(terms), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Binary cross-entropies against a plain loop and torch's."""
+"""Binary cross-entropies compared with a plain loop and with torch."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.losses.by_hand import bce_by_hand, draw, known_terms
 @pytest.mark.parametrize("positive", [1.0, 0.3])
 def test_terms_by_hand_over_known_entries(positive):
     logits, targets = draw()
-    targets[3] = -1  # a sample of which nothing is known
+    targets[3] = -1  # a sample without known targets
     truth = torch.where(targets > 0, positive, targets)
     rows = known_terms(bce_by_hand, logits, truth)
     flat = [term for row in rows for term in row]

@@ -1,4 +1,4 @@
-"""Masked supervision against a plain loop."""
+"""Masked supervision compared with a plain loop."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_masked_supervision_by_hand():
     loss = MaskedSupervisionLoss()(logits, masked, targets)
     assert loss.item() == pytest.approx(total / known.sum().item(), rel=1e-5)
     loss.backward()
-    # Neither branch is a fixed target of the other's.
+    # Neither branch is a fixed target for the other; gradients flow into both.
     p, other = logits.detach().sigmoid(), masked.detach().sigmoid()
     pulled = (p - other) * known / known.sum()
     wanted = 0.3 * (p - targets) * known / known.sum() + pulled * p * (1 - p)

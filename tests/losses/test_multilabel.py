@@ -1,4 +1,4 @@
-"""What all multi-label losses promise: ignored, extreme and half-precision input."""
+"""The contract of all multi-label losses: ignored, extreme and half-precision input."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""SoftCrossEntropy against its formula."""
+"""SoftCrossEntropy compared with its formula."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""SpliceMix-CL: published numbers, a plain loop, what does not fit."""
+"""SpliceMix-CL: published numbers, a plain loop, invalid input."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ def published_cells(case):
 @pytest.mark.parametrize("case", CASES)
 def test_consistency_gives_the_published_numbers(case, detach):
     values, sources, dropped = published_cells(case)
-    # What stands in a dropped cell must not matter: the published arrays have -1000 there.
+    # The values in dropped cells must not matter; the published arrays have -1000 there.
     values["cell_logits"] = torch.where(dropped[..., None], 7.0, values["cell_logits"])
     loss = SpliceMixConsistencyLoss(detach)(**values, sources=sources, dropped=dropped)
     assert loss.item() == pytest.approx(float(SPLICED[f"{case}_loss"]), abs=1e-6)

@@ -1,4 +1,4 @@
-"""Scores and targets, and what `MultiLabelMetrics` makes of them."""
+"""Scores and targets, and the results of `MultiLabelMetrics` for them."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ def counted(scores, targets, ids=None, **options):
 
 
 def draw(count=61, classes=5, seed=0):
-    """Scores in steps of 1/8, so with many ties; targets; ids in no order."""
+    """Return scores in steps of 1/8 (to get many ties), targets, and unordered ids."""
     gen = torch.Generator().manual_seed(seed)
     scores = torch.randint(9, (count, classes), generator=gen) / 8
     targets = torch.randint(-1, 2, (count, classes), generator=gen).float()

@@ -1,4 +1,4 @@
-"""Accuracy, of all samples and of each class, against counting by hand, over any split of the data."""
+"""Accuracy of all samples and per class, compared with counting by hand, for any split of the data."""
 
 import math
 import operator
@@ -16,7 +16,7 @@ def data(count=101, classes=7):
 
 
 def by_hand(logits, labels, k):
-    """Counts a sample of n equal logits by the share of their orders in which it is right."""
+    """Compute top-k accuracy; a tie counts as the share of its orders in which the sample is correct."""
     hits = 0.0
     for scores, label in zip(logits.tolist(), labels.tolist(), strict=True):
         higher, equal = (sum(f(other, scores[label]) for other in scores) for f in (operator.gt, operator.eq))
@@ -27,7 +27,7 @@ def by_hand(logits, labels, k):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_counts_as_by_hand(dtype):
     logits, labels = data()
-    logits = logits.to(dtype)  # bfloat16 brings ties
+    logits = logits.to(dtype)  # bfloat16 causes ties
     accuracy = Accuracy(topk=(1, 3, 5))
     accuracy.update(logits, labels)
     assert accuracy.compute() == pytest.approx({f"top{k}": by_hand(logits, labels, k) for k in (1, 3, 5)}, rel=1e-12)
@@ -59,7 +59,7 @@ def test_soft_targets_count_by_their_largest_entry():
 @pytest.mark.parametrize("value", [0.0, 0.3, -7.5, float("inf"), float("-inf")])
 @pytest.mark.parametrize("labels", [[0] * 10, [9] * 10, list(range(10)), [3, 3, 3, 0, 1, -1]], ids=str)
 def test_a_model_that_gives_one_logit_gets_what_guessing_would(value, labels):
-    """Whatever the classes are: nine of ten records of class 0 do not make it 90%."""
+    """The score does not depend on the labels: with nine of ten records in class 0, it is not 90%."""
     accuracy, by_class = Accuracy(topk=(1, 5)), ClassAccuracy(10)
     for metric in (accuracy, by_class):
         metric.update(torch.full((len(labels), 10), value), torch.tensor(labels))
@@ -134,8 +134,8 @@ def test_what_does_not_fit():
 def test_accuracy_of_each_class_against_a_loop_in_batches():
     random = torch.Generator().manual_seed(2)
     logits = torch.randint(0, 3, (50, 4), generator=random).float()  # many ties
-    targets = torch.randint(-1, 3, (50,), generator=random)  # class 3 never comes
-    logits[7], targets[7] = torch.tensor([3.0, math.nan, 0, 0]), 0  # would be right without the NaN
+    targets = torch.randint(-1, 3, (50,), generator=random)  # class 3 never occurs
+    logits[7], targets[7] = torch.tensor([3.0, math.nan, 0, 0]), 0  # correct if the NaN were ignored
     counter, whole = ClassAccuracy(4), Accuracy((1,))
     for part in (slice(0, 20), slice(20, 50)):
         counter.update(logits[part], targets[part])

@@ -1,4 +1,4 @@
-"""The crop test against its formula."""
+"""The crop test compared with its formula."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from dali_mix.metrics import CropTest
 
 
 class Sums(torch.nn.Module):
-    """Sums of the left and the right half: a model whose logits can be computed by hand."""
+    """A model whose logits are the sums of the left and right halves, easily computed by hand."""
 
     def forward(self, images):
         return torch.stack([images[..., :16].sum((1, 2, 3)), images[..., 16:].sum((1, 2, 3))], 1)

@@ -1,4 +1,4 @@
-"""Average precision of boxes against a slow, obvious implementation, and against pycocotools."""
+"""Average precision of boxes compared with a simple, slow implementation and with pycocotools."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from dali_mix.metrics.detection import DetectionMetrics, area_under, eleven_poin
 
 
 def scene(random, classes=3, most=6, spread=0.0, grid=None):
-    """Predictions and truth of one image; predictions are true boxes moved a little, and others."""
+    """Return predictions and ground truth of one image; predictions are shifted true boxes and random boxes."""
 
     def boxes(count):
         low = random.uniform(0, 80, (count, 2))
@@ -57,7 +57,7 @@ def overlap(a, b):
 
 
 def obvious(predictions, targets, label):
-    """VOC's rules as written in its development kit: a list of (score, right?) and the number of objects."""
+    """Return a list of (score, correct) and the number of objects by the rules of VOC's development kit."""
     listed = []
     for image, prediction in enumerate(predictions):
         for box, score, kind in zip(*(prediction[key].tolist() for key in ("boxes", "scores", "labels")), strict=True):
@@ -87,7 +87,7 @@ def obvious(predictions, targets, label):
 
 
 def obvious_ap(ranked, count):
-    """The area under the curve and the eleven-point mean, by loops."""
+    """Compute the area under the curve and the eleven-point mean with loops."""
     if not count:
         return float("nan"), float("nan")
     points, right = [], 0
@@ -192,7 +192,7 @@ def test_a_score_at_the_threshold_does_not_count():
 
 @pytest.mark.parametrize("protocol", ["voc", "coco"])
 def test_ranks_measure_what_one_process_does(monkeypatch, protocol):
-    """Rank 0 has two images of three, in another order; rank 2 has none."""
+    """Rank 0 has two of every three images, in another order, and rank 2 has none."""
     predictions, targets = scenes(3, spread=0.5)
     ranks = [DetectionMetrics(3, protocol) for _ in range(3)]
     for index in reversed(range(12)):

@@ -1,4 +1,4 @@
-"""Multi-label measures against published numbers and plain loops; ignored entries, NaN, what does not fit."""
+"""Multi-label metrics compared with published numbers and plain loops; ignored entries, NaN, invalid input."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from dali_mix.metrics import MultiLabelMetrics
 from tests.metrics.counting import assert_equal, counted, draw
 
 PUBLISHED = np.load(Path(__file__).parent / "data" / "multilabel_metrics.npz")
-SIX = ("OP", "OR", "OF1", "CP", "CR", "CF1")  # in the arrays' order
+SIX = ("OP", "OR", "OF1", "CP", "CR", "CF1")  # in the order of the arrays
 
 
 def published_targets(name):
@@ -36,7 +36,7 @@ def published_targets(name):
     ],
 )
 def test_published_numbers(protocol, targets, ap, six, top, ties):
-    """No two scores are equal in them, so they are the same whatever counts for equal ones."""
+    """The published scores have no ties, so the handling of ties does not matter."""
     found = counted(torch.from_numpy(PUBLISHED["scores"]), published_targets(targets), protocol=protocol, ties=ties)
     np.testing.assert_allclose(found["AP"], PUBLISHED[ap], rtol=1e-14)
     assert found["mAP"] == pytest.approx(PUBLISHED[ap].mean(), rel=1e-14)
@@ -56,7 +56,7 @@ def ap_by_hand(column, truth, interpolated):
 
 
 def rates_by_hand(predicted, truth):
-    """The six, from sets of (sample, class)."""
+    """Compute the six rates from sets of (sample, class) pairs."""
     samples, classes = len(truth), len(truth[0])
     true = {(i, k) for i in range(samples) for k in range(classes) if truth[i][k] == 1}
 
@@ -232,7 +232,7 @@ def test_rows_stay_on_a_device_that_was_named():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_rows_stay_on_the_gpu_and_give_the_same():
-    scores, targets, ids = draw()  # ids stay on the CPU, as a loader has them
+    scores, targets, ids = draw()  # ids stay on the CPU, as in a loader
     scores, targets = scores.cuda(), targets.cuda()
     metrics = MultiLabelMetrics(5)
     torch.cuda.set_sync_debug_mode("error")

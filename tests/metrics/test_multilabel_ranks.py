@@ -1,4 +1,4 @@
-"""`MultiLabelMetrics.gather` over two processes."""
+"""`MultiLabelMetrics.gather` across two processes."""
 
 import multiprocessing
 import socket
@@ -12,7 +12,7 @@ from tests.metrics.counting import assert_equal, counted, draw
 
 
 def rank_process(rank, port, out):
-    """One of two ranks: rank 0 takes 40 samples, rank 1 the others; then two samples for rank 1 alone."""
+    """Run one of two ranks: 40 samples on rank 0 and the others on rank 1; then two samples only on rank 1."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     scores, targets, ids = draw()

@@ -1,4 +1,4 @@
-"""Figures of each class: against loops, and against the means that `MultiLabelMetrics` gives."""
+"""Per-class results compared with loops and with the means of `MultiLabelMetrics`."""
 
 import math
 
@@ -10,7 +10,10 @@ from dali_mix.metrics import MultiLabelMetrics, per_class
 
 
 def drawn(seed=0, samples=60, classes=5):
-    """Scores with ties and targets with unknown ones; class 3 has no positives, class 4 no predictions."""
+    """Return scores with ties, and targets with unknown entries.
+
+    Class 3 has no positives and class 4 has no predictions.
+    """
     random = torch.Generator().manual_seed(seed)
     scores = (torch.randn(samples, classes, generator=random) * 4).round() / 4
     targets = torch.randint(-1, 2, (samples, classes), generator=random).float()
@@ -39,7 +42,7 @@ def test_against_a_loop():
     metrics.update(scores, targets)
     for index, one in enumerate(per_class(metrics)):
         known = [(float(s), int(t)) for s, t in zip(scores[:, index], targets[:, index], strict=True) if t >= 0]
-        ranked = sorted(known, key=lambda pair: -pair[0])  # stable: of equal scores the first
+        ranked = sorted(known, key=lambda pair: -pair[0])  # a stable sort keeps ties in order
         assert one.positives == sum(t for _, t in known)
         recall, precision = [], []
         for rank, (_, truth) in enumerate(ranked, start=1):

@@ -1,4 +1,4 @@
-"""Batches of any dtype and memory format, boxes for them, and the backend that takes them."""
+"""Batches of any dtype and memory format, boxes for them, and a lookup of the backend used."""
 
 import numpy as np
 import torch
@@ -23,4 +23,4 @@ def boxes_for(count, height=HEIGHT, width=WIDTH):
 
 def backend(operation, *tensors):
     function = kernels.pick(operation, *tensors)
-    return getattr(function, "func", function).__module__.rpartition(".")[2]  # of a partial, its function
+    return getattr(function, "func", function).__module__.rpartition(".")[2]  # unwraps a partial

@@ -1,8 +1,8 @@
-"""Generators, a small batch, and the level of significance of tests on distributions."""
+"""Generators, a small batch, and the significance level of the distribution tests."""
 
 import torch
 
-P_MIN = 1e-3  # the seeds are fixed: a test that passes keeps passing
+P_MIN = 1e-3  # seeds are fixed, so tests are deterministic
 
 
 def generator(seed=11):

@@ -1,4 +1,4 @@
-"""Every mixer, made with small arguments."""
+"""Every mixer, constructed with small arguments."""
 
 import torch
 

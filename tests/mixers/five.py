@@ -1,4 +1,4 @@
-"""Five small images that are not square, and boxes at every border."""
+"""Five small non-square images, and boxes at every border."""
 
 import torch
 
@@ -6,7 +6,7 @@ from dali_mix.mixers import PasteParams
 
 HEIGHT, WIDTH = 11, 7
 PERMUTATION = [2, 0, 1, 3, 4]
-# A corner, a full-width band, the whole image, one pixel, nothing.
+# A corner, a full-width band, the complete image, one pixel, an empty box.
 BOXES = [[0, 0, 4, 3], [5, 0, 3, 7], [0, 0, 11, 7], [10, 6, 1, 1], [3, 2, 0, 0]]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.uint8]
 

@@ -1,7 +1,8 @@
-"""OpenCV's own saliency, from opencv-contrib in an environment of its own, build/opencv_contrib: it would overwrite the
-files of opencv-python, which we depend on.
+"""OpenCV's saliency from opencv-contrib in a separate environment, build/opencv_contrib.
 
-`python -m tests.mixers.opencv_env` makes the environment, and writes data/opencv_saliency.npz: the maps of the drawn
+The environment is separate because opencv-contrib overwrites files of opencv-python, one of our dependencies.
+
+`python -m tests.mixers.opencv_env` creates the environment and writes data/opencv_saliency.npz, the maps of the drawn
 pictures in `pictures.py`.
 """
 
@@ -21,7 +22,7 @@ from tests.mixers.pictures import drawn_pictures
 
 DATA = Path(__file__).parent / "data" / "opencv_saliency.npz"
 REQUIREMENTS = ("opencv-contrib-python-headless==4.11.0.86",)
-# argv: npz of RGB images (H,W,3) uint8, npz to write: their maps (H,W) uint8.
+# argv: npz file of RGB images (H,W,3) uint8; npz file to which their maps (H,W) uint8 are written.
 MAPS = """
 import sys
 import cv2, numpy as np
@@ -38,7 +39,7 @@ np.savez(sys.argv[2], **maps)
 
 
 def find_python() -> str | None:
-    """A Python that has venv, or None."""
+    """Return the path of a Python with venv, or None."""
     for name in (sys.executable, "python3"):
         path = shutil.which(name)
         if path and subprocess.run([path, "-c", "import ensurepip, venv"], capture_output=True).returncode == 0:
@@ -47,15 +48,15 @@ def find_python() -> str | None:
 
 
 def opencv_python() -> Path | None:
-    """The interpreter of the environment, which is made when it is missing; None without a Python that has venv.
+    """Return the environment's interpreter, creating it if necessary, or None without a Python that has venv.
 
-    Raises RuntimeError, with pip's words, when the package cannot be installed.
+    Raise RuntimeError with pip's output if the package cannot be installed.
     """
     return environment("opencv_contrib", REQUIREMENTS, find_python)
 
 
 def opencv_maps(python: Path, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """OpenCV's maps (H,W) uint8 of RGB images (H,W,3) uint8."""
+    """Return OpenCV's maps (H,W) uint8 of RGB images (H,W,3) uint8."""
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "images.npz"), Path(folder, "maps.npz")
         np.savez(given, **images)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Naive per-pixel versions of the mixers, in plain Python, to judge the vectorised ones by."""
+"""Naive per-pixel versions of the mixers in plain Python, as references for the vectorized ones."""
 
 import math
 
@@ -19,7 +19,7 @@ def cutmix(images, permutation, boxes):
 
 
 def nearest_index(pixel, size, full):
-    # torch's interpolate multiplies by the ratio in float32; so do we.
+    # Like torch's interpolate, multiply by the ratio in float32.
     return math.floor(np.float32(pixel) * (np.float32(full) / np.float32(size)))
 
 
@@ -36,7 +36,7 @@ def resizemix_nearest(images, permutation, boxes):
 
 
 def triangle(pixel, size, full):
-    """Weights of an antialiased bilinear resize, one source pixel after the other, in float64."""
+    """Return the weights of all source pixels in an antialiased bilinear resize, in float64."""
     ratio = full / size
     centre = (pixel + 0.5) * ratio
     weights = [max(0.0, 1 - abs((source + 0.5 - centre) / ratio)) for source in range(full)]
@@ -85,7 +85,7 @@ def targets_area(labels, permutation, lam, num_classes):
 
 
 def aligned(image, height, width):
-    """A (C,H,W) image resized bilinearly, corner pixels on corner pixels, one pixel after the other, in float64."""
+    """Resize a (C,H,W) image bilinearly with aligned corners, pixel by pixel, in float64."""
     channels, from_h, from_w = image.shape
     source = image.double()
     out = torch.empty(channels, height, width, dtype=torch.float64)
@@ -105,7 +105,7 @@ def aligned(image, height, width):
 
 
 def splicemix(images, rows, cols, sources, dropped):
-    """One appended image: its cells one after the other, then the whole where it is too small."""
+    """Return one appended image: fill its cells one by one, then resize the tiling if it is too small."""
     _, channels, height, width = images.shape
     cell_h, cell_w = height // rows, width // cols
     tiling = torch.zeros(channels, rows * cell_h, cols * cell_w, dtype=torch.float64)
@@ -121,6 +121,6 @@ def splicemix(images, rows, cols, sources, dropped):
 
 
 def targets_union(rows, seen):
-    """Multi-hot targets of the images seen, entry by entry."""
+    """Return the union of the multi-hot targets of the images in `seen`, entry by entry."""
     shown = [row for row, is_seen in zip(rows, seen, strict=True) if is_seen]
     return [1.0 if 1 in entries else -1.0 if -1 in entries else 0.0 for entries in zip(*shown, strict=True)]

@@ -1,4 +1,4 @@
-"""Pictures to find saliency in: drawn ones, the same on every machine, and crops of photographs."""
+"""Pictures for the saliency tests: drawn ones, identical on every machine, and crops of photographs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def drawn(height: int, width: int, seed: int) -> np.ndarray:
-    """(height, width, 3) uint8: a shaded ground, discs, squares and grain, from integers only."""
+    """Draw a (height, width, 3) uint8 picture with a gradient, discs, squares and grain, using only integers."""
     y, x = np.mgrid[:height, :width].astype(np.int64)
     image = np.empty((height, width, 3), np.int64)
     for channel in range(3):
@@ -16,13 +16,13 @@ def drawn(height: int, width: int, seed: int) -> np.ndarray:
         centre_y, centre_x, size = state % height, state // 7 % width, 1 + state // 11 % max(1, min(height, width) // 4)
         far = np.maximum(abs(y - centre_y), abs(x - centre_x)) if k % 2 else ((y - centre_y) ** 2 + (x - centre_x) ** 2)
         image[far <= (size if k % 2 else size * size)] = [state // 3 % 256, state // 5 % 256, state // 13 % 256]
-    # A linear congruential generator's high bits.
+    # The high bits of a linear congruential generator.
     grain = (((y * width + x + seed) * 1103515245 + 12345) >> 16) % 23 - 11
     return np.clip(image + grain[:, :, None], 0, 255).astype(np.uint8)
 
 
 def drawn_pictures() -> dict[str, np.ndarray]:
-    """By name: sizes from one pixel to more than 2^24 / 255 pixels, and pictures of extremes."""
+    """Return name → picture, from one pixel to more than 2^24 / 255 pixels, with some extreme pictures."""
     sizes = [
         (1, 1),
         (1, 2),
@@ -38,11 +38,11 @@ def drawn_pictures() -> dict[str, np.ndarray]:
         (224, 224),
     ]
     pictures = {f"drawn_{h}x{w}": drawn(h, w, h + w) for h, w in sizes}
-    # Bright, so that sums pass 2^24 early and float32 rounds them.
+    # Bright, so sums exceed 2^24 early and float32 rounds them.
     pictures["bright_270x330"] = 255 - drawn(270, 330, 5) // 8
     pictures["black_9x14"], pictures["white_14x9"] = np.zeros((9, 14, 3), np.uint8), np.full((14, 9, 3), 255, np.uint8)
     pictures["half_20x30"] = np.repeat((np.arange(30) >= 15)[None, :, None] * np.uint8(255), 20, axis=0).repeat(3, 2)
-    # A spot brighter than what is near it and darker than what is far from it counts as both: beyond 255.
+    # A spot that is brighter than its surroundings and darker than distant pixels counts as both, so sums exceed 255.
     y, x = np.mgrid[:180, :200]
     distance = (y - 90) ** 2 + (x - 100) ** 2
     bowl = 230 - 200 * np.maximum(1600 - distance, 0) // 1600 + 120 * (distance <= 16)
@@ -51,7 +51,10 @@ def drawn_pictures() -> dict[str, np.ndarray]:
 
 
 def photo_crops(count: int, seed: int) -> dict[str, np.ndarray]:
-    """Crops of scikit-learn's two photographs (427 × 640), some turned or inverted; the first two are whole."""
+    """Return crops of scikit-learn's two photographs (427 × 640), some transposed or inverted.
+
+    The first two are the complete photographs.
+    """
     from sklearn.datasets import load_sample_images
 
     photos = load_sample_images().images

@@ -1,4 +1,4 @@
-"""What every mixer promises: draws, batch sizes, pairs, gradients, what is refused."""
+"""The contract of all mixers: draws, batch sizes, pairs, gradients, rejected input."""
 
 import functools
 
@@ -14,7 +14,7 @@ from tests.mixers.every import INPLACE, MAKERS, images, seeded
 
 @pytest.mark.parametrize("mixer", [CutMix(4), ResizeMix(4), ResizeMix(4, interpolation="bilinear"), MixUp(4)])
 def test_gradients_pass(mixer):
-    # Each output pixel's gradient must arrive at the pixels it came from: checked by finite differences.
+    # The gradient of each output pixel must reach its source pixels; compare with finite differences.
     generator = torch.Generator().manual_seed(5)
     drawn = mixer.sample(3, 5, 4, generator)
     images = torch.rand(3, 1, 5, 4, generator=generator, requires_grad=True)
@@ -116,7 +116,7 @@ FOUR = torch.tensor([0, 1, 2, 3])
 )
 @pytest.mark.parametrize("name", MAKERS)
 def test_labels_of_the_caller_are_left_alone(name, labels):
-    """Megvii-BaseDetection/YOLOX#275, kornia/kornia#3077."""
+    """See Megvii-BaseDetection/YOLOX#275 and kornia/kornia#3077."""
     given, batch = labels.clone(), images()
     for seed in range(3):
         MAKERS[name]()(batch, given, seeded(seed))

@@ -1,4 +1,4 @@
-"""`prob`: the share of batches that a mixer mixes."""
+"""`prob`: the probability that a mixer mixes a batch."""
 
 import copy
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Nothing:
 
 
 class Dark(Mixer[Nothing]):
-    """A mixer of a third party: no `prob` in its constructor, no `inplace`, an attribute of the same name."""
+    """A third-party mixer without `inplace` whose attribute `prob` is not a constructor argument."""
 
     def __init__(self, num_classes):
         self.num_classes, self.prob = num_classes, 0.0
@@ -109,7 +109,7 @@ def test_unmixed_batches_are_checked_like_others():
 
 def test_a_mixer_of_a_third_party_gets_it_by_name_and_is_unaffected_otherwise():
     name = f"{__name__}:Dark"
-    assert not build(name, num_classes=4)(IMAGES, LABELS)[0].any()  # its own attribute `prob` is its own
+    assert not build(name, num_classes=4)(IMAGES, LABELS)[0].any()  # its own attribute `prob` has no effect
     assert build(name, num_classes=4, prob=0)(IMAGES, LABELS)[0] is IMAGES
     mixed = build("MixChoice", num_classes=4, mixers=[{"type": name, "prob": 0.0}], probs=[1.0])
     assert mixed(IMAGES, LABELS)[0] is IMAGES
@@ -131,9 +131,9 @@ def test_an_objective_that_needs_cells_in_every_batch_says_so():
     objective = SpliceMixConsistency(torch.nn.Identity(), torch.nn.Identity())
     with pytest.raises(ValueError, match="omit prob"):
         objective.check(SpliceMix(num_classes=4, prob=0.5))
-    with pytest.raises(ValueError, match="needs model multilabel"):  # the next check
+    with pytest.raises(ValueError, match="needs model multilabel"):  # raised by the next check
         objective.check(SpliceMix(num_classes=4))
 
 
-def test_it_survives_a_copy():  # by the protocol of pickling, which the workers of a DataLoader use
+def test_it_survives_a_copy():  # deepcopy uses the pickle protocol, like DataLoader workers
     assert isinstance(copy.deepcopy(CutMix(4, prob=0.0)).sample(4, 8, 8), Unmixed)

@@ -1,4 +1,4 @@
-"""Mixers of images with boxes: pixels and boxes agree, padding is never mixed, boxes keep their rules."""
+"""Mixers for images with boxes: boxes match pixels, padding is never mixed in, covered boxes are cut or dropped."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CANVAS = (64, 96)
 
 
 def batch(seed=0):
-    """Black images, each with one white box in a channel of its own, and padding of 9, which must not show up."""
+    """Return black images, each with one white box in its own channel, and padding of 9 that must never be mixed in."""
     random = np.random.default_rng(seed)
     images, targets = torch.full((4, 4, *CANVAS), 9.0), []
     for index, (height, width) in enumerate(SIZES):
@@ -35,7 +35,7 @@ def batch(seed=0):
 
 
 def frame_of(image, channel):
-    """The smallest box around the pixels that are lit in a channel."""
+    """Return the smallest box around the bright pixels of a channel, or None for three pixels or fewer."""
     rows, columns = torch.nonzero(image[channel] > 0.5, as_tuple=True)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) > 3 else None
 
@@ -59,7 +59,7 @@ def test_boxes_frame_their_pixels(mixer):
                 if found is None or labels.count(label) > 1:
                     continue
                 outside = [abs(float(a) - float(b)) for a, b in zip(box, found, strict=True)]
-                if isinstance(mixer, BoxSpliceMix) or label != own:  # a host's box may be partly covered
+                if isinstance(mixer, BoxSpliceMix) or label != own:  # the host's box may be partly covered
                     assert max(outside) < 1.6
                     checked += 1
     assert checked > 60
@@ -107,12 +107,12 @@ def test_the_patch_is_the_partner_resized():
 @pytest.mark.parametrize(
     ("patch", "box", "share"),
     [
-        ((0, 0, 5, 5), (0, 0, 10, 10), 0.75),  # a corner: enough is left, as it is
-        ((0, 0, 6, 10), (6, 0, 10, 10), 0.4),  # spans the height from the left: cut
+        ((0, 0, 5, 5), (0, 0, 10, 10), 0.75),  # a corner is covered: the box is unchanged
+        ((0, 0, 6, 10), (6, 0, 10, 10), 0.4),  # the left part is covered over the full height: cut
         ((4, -3, 20, 30), (0, 0, 4, 10), 0.4),
         ((0, 5, 10, 20), (0, 0, 10, 5), 0.5),
-        ((3, 0, 8, 10), (0, 0, 10, 10), 0.5),  # a strip in the middle: nothing to cut
-        ((0, 0, 8, 8), (0, 0, 10, 10), 0.36),  # a corner
+        ((3, 0, 8, 10), (0, 0, 10, 10), 0.5),  # a strip in the middle is covered: the box is unchanged
+        ((0, 0, 8, 8), (0, 0, 10, 10), 0.36),  # a larger corner is covered
         ((20, 20, 30, 30), (0, 0, 10, 10), 1.0),
         ((-1, -1, 11, 11), None, 0.0),
     ],
@@ -127,11 +127,11 @@ def test_what_is_left_of_a_box(patch, box, share):
 @pytest.mark.parametrize(
     ("box", "patch", "wanted"),
     [
-        ((0, 0, 10, 20), (0, 0, 10, 14.2), None),  # 0.29 is left
+        ((0, 0, 10, 20), (0, 0, 10, 14.2), None),  # 0.29 remains
         ((0, 0, 10, 20), (0, 0, 10, 13.8), (0, 13.8, 10, 20)),  # 0.31
         ((0, 0, 10, 10), (0, 0, 10, 6.5), None),  # 0.35, cut to 3.5 pixels
-        ((0, 0, 10, 3), (0, 0, 4, 3), None),  # 0.6, cut, and thin
-        ((0, 0, 10, 3), (0, 0, 2, 3), (0, 0, 10, 3)),  # thin, but not cut: 0.8 is left
+        ((0, 0, 10, 3), (0, 0, 4, 3), None),  # 0.6, cut and thin
+        ((0, 0, 10, 3), (0, 0, 2, 3), (0, 0, 10, 3)),  # thin, but not cut: 0.8 remains
     ],
 )
 def test_which_boxes_of_a_host_stay(box, patch, wanted):
@@ -159,13 +159,13 @@ def test_small_and_covered_boxes_are_dropped():
         "difficult": torch.tensor([False, True]),
         "size": (40, 40),
     }
-    found = moved(target, (2, 3, 12, 12))  # a third: the first is 3 pixels wide
+    found = moved(target, (2, 3, 12, 12))  # scaled to 0.3: the first box is 3 pixels wide
     assert found["labels"].tolist() == [2] and found["boxes"].tolist() == [[3, 2, 15, 14]]
     images = torch.zeros(2, 3, 40, 40)
     mixer = BoxResizeMix((1.0, 1.0))
     params = mixer.sample(2, 40, 40, torch.Generator().manual_seed(0))
     _, mixed = mixer.apply(images, [target, target | {"labels": torch.tensor([5, 6])}], params)
-    for own, partner in enumerate(params.permutation.tolist()):  # it covers all of the host
+    for own, partner in enumerate(params.permutation.tolist()):  # the patch covers the complete host
         assert mixed[own]["labels"].tolist() == [[1, 2], [5, 6]][partner]
 
 

@@ -1,4 +1,4 @@
-"""Mean and std that a mixer may be given."""
+"""Validation of the mean and std of mixers."""
 
 import pytest
 import torch

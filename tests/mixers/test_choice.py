@@ -1,4 +1,4 @@
-"""MixChoice: its shares, and what it refuses."""
+"""MixChoice: probabilities and rejected arguments."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def test_choice_refuses_different_ways_of_combining():
 
 
 class Plain(CutMix):
-    """By a third party: `apply` knows nothing of `inplace`."""
+    """A third-party mixer whose `apply` has no `inplace` argument."""
 
     def apply(self, images, targets, params):
         return super().apply(images, targets, params)

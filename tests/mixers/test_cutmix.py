@@ -1,4 +1,4 @@
-"""CutMix against a loop over pixels, and the distribution of its boxes."""
+"""CutMix compared with a loop over pixels, and the distribution of its boxes."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_cutmix_equals_the_loop(dtype, channels_last):
     wanted_targets = oracles.targets_area(LABELS, PERMUTATION, params().lam.double().tolist(), 4)
     torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-7)
     assert targets.dtype == torch.float32
-    # What runs on a GPU, run here: the same to the bit.
+    # The operations used on a GPU give identical results on the CPU.
     gathered = torch_paste.paste(images, params().permutation, params().boxes)
     assert torch.equal(gathered, wanted)
     assert gathered.stride() == images.stride()
@@ -45,7 +45,7 @@ def test_cutmix_boxes(alpha):
     assert (top >= 0).all() and (left >= 0).all()
     assert (top + box_h <= HEIGHT).all() and (left + box_w <= WIDTH).all()
 
-    # The same boxes as the paper's words give, from numpy's own draws: both ends of both axes, and the area.
+    # Compare with boxes drawn by numpy as the paper describes: both ends and the length, along both axes.
     rng = np.random.default_rng(1)
     side = np.sqrt(1 - rng.beta(alpha, alpha, COUNT))
     for size, start, length in ((HEIGHT, top, box_h), (WIDTH, left, box_w)):
@@ -56,7 +56,7 @@ def test_cutmix_boxes(alpha):
         for ours, theirs in ((start, low), (start + length, high), (length, high - low)):
             table = np.stack([np.bincount(v.astype(int), minlength=size + 1) for v in (ours, theirs)])
             assert stats.chi2_contingency(table[:, table.min(0) > 5]).pvalue > P_MIN
-    # Height and width come from one λ0: where nothing was clipped, the aspect is the image's.
+    # Height and width share one λ0, so unclipped boxes have the aspect ratio of the image.
     whole = (top > 0) & (left > 0) & (top + box_h < HEIGHT) & (left + box_w < WIDTH)
     assert np.abs(box_h[whole] / HEIGHT - box_w[whole] / WIDTH).max() <= 1 / WIDTH
     assert np.array_equal(drawn.lam.numpy(), (1 - box_h * box_w / (HEIGHT * WIDTH)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Cutout against a loop over pixels, and where its squares lie."""
+"""Cutout compared with a loop over pixels, and the distribution of its squares."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_cutout_centres_are_uniform():
     boxes = Cutout(5).sample(COUNT, HEIGHT, WIDTH, generator()).boxes.numpy()
     top, left, box_h, box_w = boxes.T
     assert box_h.min() == 3 and box_w.min() == 3 and box_h.max() == 5
-    # The bottom edge tells the centre wherever the top was clipped, and the other way round.
+    # If the top is clipped, the bottom edge determines the centre, and vice versa.
     centre_y = np.where(top > 0, top + 2, box_h - 3)
     centre_x = np.where(left > 0, left + 2, box_w - 3)
     assert stats.chisquare(np.bincount(centre_y, minlength=HEIGHT)).pvalue > P_MIN

@@ -1,4 +1,4 @@
-"""What mixers say of the images they made."""
+"""Descriptions of mixed images."""
 
 import pytest
 import torch
@@ -77,7 +77,7 @@ def test_splicemix_describes_its_cells():
 
 
 class Swap(Mixer[PasteParams]):
-    """A mixer of a third party, out of what there is."""
+    """A third-party mixer built from CutMix."""
 
     def sample(self, batch_size, height, width, generator=None, device="cpu"):
         return CutMix(4).sample(batch_size, height, width, generator, device)

@@ -1,6 +1,6 @@
-"""`apply` on a GPU that is not there: torch's fake tensors have a device and no values, so that a look at one fails.
+"""`apply` on a simulated GPU: torch's fake tensors have a device but no values, so reading one fails.
 
-Every registered mixer is gone through but ResizeMixPlus, whose kornia looks at its numbers on the host.
+Covers every registered mixer without boxes except ResizeMixPlus, because kornia reads its parameters on the host.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ CASES = [
 
 
 class Crossings(TorchDispatchMode):
-    """Collects what takes or gives tensors of both kinds of memory: copies from the host or to it."""
+    """A mode that collects operations with tensors on both devices, that is, copies to or from the host."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class Crossings(TorchDispatchMode):
 
 
 def faked(params):
-    """Params drawn on the CPU, on the device without values."""
+    """Return params drawn on the CPU as tensors on the fake GPU."""
     if torch.is_tensor(params):
         return torch.empty(params.shape, dtype=params.dtype, device="cuda")
     if type(params) in (tuple, list):
@@ -64,7 +64,7 @@ def faked(params):
 @pytest.mark.parametrize("mixer", CASES)
 def test_apply_reads_no_value_and_copies_nothing_from_the_host(mixer, dtype):
     drawn = mixer.sample(COUNT, HEIGHT, WIDTH, torch.Generator().manual_seed(0))
-    grows = mixer.combine == "union"  # SpliceMix, which appends two here
+    grows = mixer.combine == "union"  # SpliceMix appends two images
     with FakeTensorMode():
         images = torch.empty(COUNT, 3, HEIGHT, WIDTH, dtype=dtype, device="cuda")
         labels = torch.empty(COUNT, dtype=torch.int64, device="cuda")

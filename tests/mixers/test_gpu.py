@@ -1,6 +1,6 @@
-"""The mixers on a GPU: the numbers of the CPU, no wait for the device, CUDA graphs and torch.compile.
+"""The mixers on a GPU: the same results as on the CPU, no synchronization, CUDA graphs and torch.compile.
 
-`MIXERS` is gone through, so that a mixer is tested here as soon as it is registered.
+The tests iterate over `MIXERS`, so a newly registered mixer is tested automatically.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-# Arguments that have no default, by name; num_classes is 4 for all.
+# Arguments without a default, by mixer; num_classes is 4 for all.
 OPTIONS = {
     "Cutout": {"size": 9},
     "MixChoice": {"mixers": [CutMix(4), ResizeMix(4)], "probs": [0.5, 0.5]},
@@ -28,7 +28,7 @@ OPTIONS = {
 WITH_BOXES = [name for name, kind in MIXERS.items() if kind.takes_boxes]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.uint8]
 STEPS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.uint8: 1}
-# These move pixels, so that the two devices agree to the bit; what else there is may round differently.
+# These only move pixels, so both devices agree bit for bit; the others may round differently.
 EXACT = {"CutMix", "ResizeMix", "Cutout", "MixChoice", "SaliencyMix"}
 
 
@@ -47,7 +47,7 @@ def cases():
     yield pytest.param(ResizeMix(4, interpolation="bilinear"), False, id="ResizeMix-bilinear")
 
 
-# kornia's RandAugment looks at its numbers on the host, and has thresholds: see test_gpu_saliency.
+# kornia's RandAugment reads its parameters on the host and has thresholds; see test_gpu_saliency.
 HOST_BOUND = {"ResizeMixPlus"}
 each_on_the_device = pytest.mark.parametrize(
     ("mixer", "exact"), [case for case in cases() if case.id not in HOST_BOUND]
@@ -55,7 +55,7 @@ each_on_the_device = pytest.mark.parametrize(
 
 
 def pictures(dtype=torch.float32, channels_last=False, count=9, height=33, width=21):
-    # Whole grey levels, so that a mixer that looks at grey levels sees the same on both devices.
+    # Integer grey levels, so mixers that use grey levels get the same input on both devices.
     grey = torch.randint(256, (count, 3, height, width), generator=torch.Generator().manual_seed(1))
     images = grey.to(dtype) if dtype == torch.uint8 else (grey / 255).to(dtype)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
@@ -66,7 +66,7 @@ def labels_of(count=9):
 
 
 def on_gpu(params):
-    """Drawn on the CPU, moved."""
+    """Move params drawn on the CPU to the GPU."""
     if torch.is_tensor(params):
         return params.cuda()
     if type(params) in (tuple, list):
@@ -83,7 +83,7 @@ def forbid_waiting():
 
 
 def takes_inplace(mixer):
-    """SpliceMix lengthens the batch: a mixer may refuse."""
+    """Return whether the mixer supports in-place mixing; SpliceMix, which extends the batch, does not."""
     try:
         mixer(pictures(), labels_of(), torch.Generator().manual_seed(2), inplace=True)
     except ValueError:
@@ -167,7 +167,7 @@ def test_the_kernel_and_the_plain_operations_agree(dtype, channels_last, height,
 def test_apply_does_not_wait(mixer, exact):
     images, labels = pictures().cuda(), labels_of().cuda()
     drawn = on_gpu(mixer.sample(9, 33, 21, torch.Generator().manual_seed(2)))
-    mixer.apply(images, labels, drawn)  # compiles the kernels, fills caches
+    mixer.apply(images, labels, drawn)  # compiles kernels and fills caches
     forbid_waiting()
     try:
         with torch.profiler.profile(
@@ -179,7 +179,7 @@ def test_apply_does_not_wait(mixer, exact):
     names = {event.name for event in profiler.events()}
     assert any("aten::" in name for name in names), "the profiler saw nothing"
     copies = [name for name in names if "memcpy" in name.lower() and ("dtoh" in name.lower() or "htod" in name.lower())]
-    # The profiler itself waits for the device when it stops: what it waits with is no part of `apply`.
+    # The profiler synchronizes the device when it stops, so device synchronization is not counted.
     waits = [name for name in names if "streamsynchronize" in name.lower() or "eventsynchronize" in name.lower()]
     assert not copies
     assert not waits

@@ -1,4 +1,4 @@
-"""On a GPU: saliency to the last grey level, SaliencyMix of normalized images, kornia's RandAugment, masks."""
+"""On a GPU: saliency exact to the grey level, SaliencyMix of normalized images, kornia's RandAugment, masks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 
-# The last two are left to torch's operations: sums that float32 rounds, and rows too long.
+# The last two fall back to torch operations: float32 would round the sums, or the rows are too long.
 SIZES = [(1, 1), (1, 2), (2, 1), (1, 40), (40, 1), (32, 32), (97, 61), (224, 224), (65, 1012), (270, 330), (3, 2100)]
 
 
@@ -69,7 +69,7 @@ def test_normalized_images_as_on_the_cpu(dtype, channels_last):
 
 
 def test_products_round_before_they_are_added():
-    """The grey picture of planes that are all one channel's tells each level."""
+    """With one channel repeated in all planes, the grey picture reveals each level."""
     from dali_mix.mixers.kernels import triton_saliency
 
     images = near_ties()
@@ -127,14 +127,14 @@ def test_saliencymix_as_on_the_cpu(dtype, per_batch):
     torch.testing.assert_close(gpu_targets.cpu(), targets, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(20))  # over seeds every operation comes up
+@pytest.mark.parametrize("seed", range(20))  # the seeds cover every operation
 def test_resizemix_plus_as_on_the_cpu(seed):
     images = torch.rand(6, 3, 20, 28, generator=torch.Generator().manual_seed(1))
     labels, mixer = torch.arange(6) % 4, ResizeMixPlus(4, mean=(0.5,) * 3, std=(0.25,) * 3)
     on_cpu, targets = mixer(images, labels, torch.Generator().manual_seed(seed))
     moved, moved_labels = images.cuda(), labels.cuda()
     on_gpu, gpu_targets = mixer(moved, moved_labels, torch.Generator().manual_seed(seed))
-    # Bilinear weights differ in the last digit, and a value on a threshold may fall to either side.
+    # Bilinear weights differ in the last digit, and values at a threshold may fall on either side.
     assert ((on_gpu.cpu() - on_cpu).abs() > 1e-3).float().mean() < 0.01
     torch.testing.assert_close(gpu_targets.cpu(), targets)
 

@@ -1,4 +1,4 @@
-"""Masks of masked supervision: strokes and holes against per-pixel distances, what is drawn, masks from a folder."""
+"""Masks for masked supervision: strokes and holes compared with per-pixel distances, draws, masks from a folder."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from PIL import Image
 from dali_mix.mixers.masks import FolderMaskParams, FolderMasks, FreeFormMasks, FreeFormParams, mask_out
 
 HEIGHT, WIDTH = 13, 21
-MEAN_COVERAGE, MIDDLE = 0.31, [0.125, 0.515]  # as FreeFormMasks' docstring says
+MEAN_COVERAGE, MIDDLE = 0.31, [0.125, 0.515]  # as stated in the docstring of FreeFormMasks
 
 
 def generator(seed=7):
@@ -19,7 +19,7 @@ def generator(seed=7):
 
 
 def distance(y, x, start, end):
-    """From a point to a line from start to end, by the nearest of its points."""
+    """Return the distance from a point to the line segment from `start` to `end`."""
     (y0, x0), (y1, x1) = start, end
     square = (y1 - y0) ** 2 + (x1 - x0) ** 2
     at = 0.0 if square == 0 else max(0.0, min(1.0, ((y - y0) * (y1 - y0) + (x - x0) * (x1 - x0)) / square))
@@ -27,7 +27,7 @@ def distance(y, x, start, end):
 
 
 def removed(params, image, y, x):
-    """Whether the pixel is removed; None where float32 may round to either side."""
+    """Return whether the pixel is removed, or None if float32 may round to either side."""
     reach = []
     for line, radius in zip(params.strokes[image].tolist(), params.stroke_radii[image].tolist(), strict=True):
         reach += [distance(y, x, start, end) - radius for start, end in itertools.pairwise(line) if radius]
@@ -141,7 +141,7 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     grey = (rng.random((26, 42)) < 0.3).astype(np.uint8) * 255
     Image.fromarray(grey).save(tmp_path / "a.png")
-    faint = (rng.random((13, 21)) < 0.5).astype(np.uint8)  # 1 is above 0 too
+    faint = (rng.random((13, 21)) < 0.5).astype(np.uint8)  # 1 also counts as above 0
     Image.fromarray(faint).save(tmp_path / "b.PNG")
     colour = np.zeros((5, 4, 3), np.uint8)
     colour[2:, 1:] = (90, 20, 200)
@@ -157,7 +157,7 @@ def test_folder_masks_are_the_files_resized_to_the_nearest(folder):
     path, wanted = folder
     source = FolderMasks(path)
     assert source.names == ("a.png", "b.PNG", "c.png", "d.png") and len(source) == 4
-    for height, width in ((HEIGHT, WIDTH), (20, 9)):  # another size after the first, of the same object
+    for height, width in ((HEIGHT, WIDTH), (20, 9)):  # two sizes from the same object
         masks = source.masks(FolderMaskParams(height, width, torch.tensor([3, 0, 2, 1, 0])))
         assert masks.shape == (5, 1, height, width) and masks.dtype == torch.bool
         for mask, name in zip(masks[:, 0], ("d.png", "a.png", "c.png", "b.PNG", "a.png"), strict=True):

@@ -1,4 +1,4 @@
-"""MixUp against a loop over pixels, and the distribution of λ."""
+"""MixUp compared with a loop over pixels, and the distribution of λ."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Mixers by name."""
+"""Building mixers by name."""
 
 import pytest
 

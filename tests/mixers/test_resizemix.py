@@ -1,4 +1,4 @@
-"""ResizeMix against a loop over pixels, and the distribution of its boxes."""
+"""ResizeMix compared with a loop over pixels, and the distribution of its boxes."""
 
 import numpy as np
 import pytest
@@ -61,15 +61,15 @@ def test_resizemix_boxes():
     assert (top + box_h <= HEIGHT).all() and (left + box_w <= WIDTH).all()
     assert np.array_equal(drawn.lam.numpy(), (1 - box_h * box_w / (HEIGHT * WIDTH)).astype(np.float32))
 
-    # τ ~ U(.1, .8): the chance of every height ⌊τH⌋ is the length of its interval of τ.
+    # τ ~ U(0.1, 0.8), so the probability of a height ⌊τH⌋ is proportional to the length of its interval of τ.
     heights = np.arange(int(0.1 * HEIGHT), int(0.8 * HEIGHT) + 1)
     low, high = np.maximum(heights / HEIGHT, 0.1), np.minimum((heights + 1) / HEIGHT, 0.8)
     counts = np.bincount(box_h, minlength=HEIGHT + 1)
     assert counts.sum() == counts[heights].sum()
     assert stats.chisquare(counts[heights], COUNT * (high - low) / 0.7).pvalue > P_MIN
-    # One τ for both sides, two independent centres.
+    # One τ for both sides, and two independent centres.
     assert np.abs(box_h / HEIGHT - box_w / WIDTH).max() < 1 / WIDTH
-    # Centres uniform, boxes shifted inside: for a given height, the two borders collect what was shifted.
+    # Centres are uniform and boxes are shifted inside, so boxes of a given length accumulate at the borders.
     for size, start, length in ((HEIGHT, top, box_h), (WIDTH, left, box_w)):
         for box in (size // 4, size // 2):
             starts = start[length == box]

@@ -1,4 +1,4 @@
-"""ResizeMix+: the mixed batch of ResizeMix, augmented by kornia's RandAugment as drawn, in each view."""
+"""ResizeMix+: each view is the mixed batch of ResizeMix, augmented by kornia's RandAugment."""
 
 import copy
 
@@ -27,7 +27,7 @@ def per_channel(values):
     return torch.tensor(values)[:, None, None]
 
 
-@pytest.mark.parametrize("seed", range(12))  # over seeds every operation comes up
+@pytest.mark.parametrize("seed", range(12))  # the seeds cover every operation
 def test_views_are_kornias_randaugment_of_the_mixed_batch(seed):
     images = pictures()
     mixer = ResizeMixPlus(4)
@@ -39,7 +39,7 @@ def test_views_are_kornias_randaugment_of_the_mixed_batch(seed):
     torch.testing.assert_close(out, torch.cat(views), rtol=0, atol=1e-6)
     assert torch.equal(targets, torch.cat([mixed_targets, mixed_targets]))
     assert not torch.equal(out[:5], out[5:]), "two views"
-    # Replay: from the same params, also by another mixer and after other draws.
+    # The same params give the same result, even with another mixer and after other draws.
     mixer.sample(5, 14, 9, generator(99))
     assert torch.equal(out, mixer.apply(images, LABELS, drawn)[0])
     assert torch.equal(out, ResizeMixPlus(4).apply(images, LABELS, drawn)[0])
@@ -59,7 +59,7 @@ def test_all_operations_come_up_equally_often():
         for view in mixer.sample(1, 8, 8, gen).views:
             for item in view:
                 counts[int(item.name.rsplit("_", 1)[1])] += 1
-    # 6,000 draws, 400 each; a standard deviation is below 20.
+    # 6,000 draws, 400 expected for each operation, with a standard deviation below 20.
     assert counts.sum() == 6000 and counts.min() > 320 and counts.max() < 480
 
 
@@ -84,14 +84,14 @@ def test_magnitudes_at_14():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_normalized_images_are_augmented_as_pixels(seed):
-    # Pixels of whole grey levels, so that posterize and equalize see the same in both forms.
+    # Integer grey levels, so posterize and equalize get the same input in both forms.
     pixels = pictures(dtype=torch.uint8)
     normalized = (pixels.float() / 255 - per_channel(MEAN)) / per_channel(STD)
     drawn = ResizeMixPlus(4).sample(5, 14, 9, generator(seed))
     plain, _ = ResizeMixPlus(4).apply(pixels.float() / 255, LABELS, drawn)
     out, _ = ResizeMixPlus(4, mean=MEAN, std=STD).apply(normalized, LABELS, drawn)
     difference = (out * per_channel(STD) + per_channel(MEAN) - plain).abs()
-    # A value on a threshold may fall to either side.
+    # Values at a threshold may fall on either side.
     assert (difference > 1e-5).float().mean() < 0.02
     levels, _ = ResizeMixPlus(4).apply(pixels, LABELS, drawn)
     assert levels.dtype == torch.uint8

@@ -1,4 +1,4 @@
-"""SaliencyMix: boxes around the peaks, pixels against a loop on images that are not square, draws."""
+"""SaliencyMix: boxes around the peaks, pixels compared with a loop on non-square images, draws."""
 
 import math
 
@@ -15,7 +15,7 @@ from tests.mixers.pictures import drawn
 HEIGHT, WIDTH = 23, 17
 MEAN, STD = (0.5, 0.4, 0.45), (0.2, 0.25, 0.23)
 PERMUTATION = [2, 0, 1, 3, 4]
-# Odd and even sides, one larger than fits, the whole image, one pixel, nothing.
+# Odd and even sides, almost the complete image, the complete image, one pixel, an empty box.
 SIDES = [[6, 5], [21, 15], [23, 17], [1, 1], [0, 0]]
 LABELS = [0, 3, 1, 2, 3]
 NORMALIZED = [torch.float32, torch.float16, torch.bfloat16]
@@ -26,7 +26,7 @@ def generator(seed=11):
 
 
 def pictures(count=5):
-    """(count,3,HEIGHT,WIDTH) uint8."""
+    """Return `count` pictures, (count,3,HEIGHT,WIDTH) uint8."""
     images = (
         np.stack([drawn(HEIGHT, WIDTH, seed) for seed in range(20, 20 + count)]) if count else np.zeros((0, 1, 1, 3))
     )
@@ -43,7 +43,7 @@ def params(permutation=PERMUTATION, sides=SIDES):
 
 
 def loop_boxes(images, permutation, sides, only=None):
-    """Boxes by Python's own arithmetic from each partner's map (or from the map of image `only`)."""
+    """Compute boxes in plain Python from each partner's map, or from the map of image `only`."""
     maps = fine_grained_saliency(images)
     boxes = []
     for partner, (box_h, box_w) in zip(permutation, sides, strict=True):
@@ -92,7 +92,7 @@ def test_boxes_lie_where_the_spot_is():
     images = torch.full((4, 3, 31, 19), 90, dtype=torch.uint8)
     spots = [(4, 15), (28, 2), (15, 9), (0, 18)]
     for image, (y, x) in zip(images, spots, strict=True):
-        image[:, y, x] = 200  # too little to lift the mean around it by a level: nothing else is salient
+        image[:, y, x] = 200  # too small to raise the mean around it by a level, so nothing else is salient
     located = SaliencyMix(2).locate(images, params([1, 0, 3, 2], [[5, 3]] * 4))
     assert located.boxes.tolist() == [[26, 1, 5, 3], [2, 14, 5, 3], [0, 17, 3, 2], [13, 8, 5, 3]]
     assert located.lam.tolist() == pytest.approx([1 - 15 / 589, 1 - 15 / 589, 1 - 6 / 589, 1 - 15 / 589])
@@ -105,7 +105,7 @@ def test_an_image_without_salience_has_its_peak_in_the_first_pixel():
 
 @pytest.mark.parametrize("alpha", [1.0, 0.4])
 def test_sides_are_as_the_paper_draws_them(alpha):
-    height, width = 10**9, 7 * 10**8  # so that the sides tell λ0 to nine digits
+    height, width = 10**9, 7 * 10**8  # so the sides determine λ0 to nine digits
     drawn_params = SaliencyMix(10, alpha=alpha).sample(100_000, height, width, generator())
     box_h, box_w = drawn_params.sides.double().numpy().T
     assert stats.kstest(1 - (box_h / height) ** 2, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
@@ -122,7 +122,7 @@ def test_lam_is_the_share_left():
         assert (top >= 0).all() and (left >= 0).all() and (box_h >= 0).all() and (box_w >= 0).all()
         assert (top + box_h <= HEIGHT).all() and (left + box_w <= WIDTH).all()
         assert torch.equal(located.lam, (1 - (box_h * box_w).double() / (HEIGHT * WIDTH)).float())
-    # Shown in pixels: images of one level each, with a spot, count what came from the partner.
+    # Images of one level each reveal which pixels come from the partner.
     flat = torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, HEIGHT, WIDTH) * 20
     drawn_params = mixer.sample(9, HEIGHT, WIDTH, generator())
     mixed, targets = mixer.apply(flat, torch.arange(9), drawn_params)

@@ -1,4 +1,4 @@
-"""SaliencyMix of images of one channel, and of other numbers of channels."""
+"""SaliencyMix for images with one channel and with other numbers of channels."""
 
 import pytest
 import torch

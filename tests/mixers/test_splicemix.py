@@ -1,4 +1,4 @@
-"""SpliceMix: the published arrays, per-pixel loops, what it draws, and what it refuses."""
+"""SpliceMix: the published arrays, per-pixel loops, draws, rejected input."""
 
 import re
 from dataclasses import replace
@@ -15,11 +15,11 @@ from dali_mix.mixers.kernels import threads
 from dali_mix.mixers.ops.targets import unite
 from tests.mixers import oracles
 
-# Numbers from a run of the published implementation, float32 on a CPU.
+# Arrays from a run of the published implementation in float32 on a CPU.
 REFERENCE = np.load(Path(__file__).parent / "data" / "splicemix.npz")
 CASES = sorted(name.removesuffix("_drop") for name in REFERENCE if name.endswith("_drop"))
 DRAWS = 100_000
-P_MIN = 1e-3  # the seeds are fixed: a test that passes keeps passing
+P_MIN = 1e-3  # seeds are fixed, so tests are deterministic
 
 
 def generator(seed=11):
@@ -33,7 +33,7 @@ def pictures(count=6, height=13, width=8, dtype=torch.float32, channels_last=Fal
 
 
 def grid(rows, cols, sources, dropped=()):
-    """Params of one grid; `dropped` lists (image, cell)."""
+    """Return the params of one grid; `dropped` lists (image, cell) pairs."""
     flags = torch.zeros(len(sources), rows * cols, dtype=torch.bool)
     for index in dropped:
         flags[index] = True
@@ -61,9 +61,9 @@ def together(first, *more):
 
 
 GRIDS = together(
-    grid(1, 2, [[5, 0], [2, 2]]),  # 4 cells of 6 images: resized before they are picked
+    grid(1, 2, [[5, 0], [2, 2]]),  # 4 cells for 6 images: resized before they are selected
     grid(3, 2, [[0, 1, 2, 3, 4, 5]], [(0, 0), (0, 3), (0, 4)]),
-    grid(1, 2, [[3, 1]], [(0, 1)]),  # 2 cells: picked, then resized
+    grid(1, 2, [[3, 1]], [(0, 1)]),  # 2 cells: selected, then resized
 )
 
 
@@ -88,7 +88,7 @@ def test_equals_the_loop(dtype, within, height, width, channels_last):
             index += 1
     hot = torch.eye(4)
     assert torch.equal(targets[:6], hot[[0, 1, 2, 3, 0, 1]])
-    # Images 5 and 0; 2 twice; 1, 2 and 5 of six; 3 of two.
+    # Not dropped: images 5 and 0; image 2 twice; images 1, 2 and 5; image 3.
     wanted_targets = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]])
     assert torch.equal(targets[6:], wanted_targets)
 
@@ -111,7 +111,7 @@ def test_loops_and_plain_operations_agree(height, width, channels, dtype, channe
     wanted, wanted_targets = SpliceMix().apply(images, torch.eye(6), GRIDS)
     assert mixed.dtype == dtype and mixed.stride() == wanted.stride() and torch.equal(images, before)
     assert torch.equal(mixed[:6], images) and torch.equal(targets, wanted_targets)
-    if dtype == torch.uint8:  # sums that end in .5 up to their last bits may round to either side
+    if dtype == torch.uint8:  # sums very close to .5 may round to either side
         apart = (mixed.int() - wanted.int()).abs()
         assert apart.max() <= 1 and apart.float().mean() < 0.01
     else:

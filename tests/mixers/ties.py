@@ -11,7 +11,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def near_ties() -> torch.Tensor:
-    """(1,3,51,85) float32, for `MEAN` and `STD`: where each level goes over into the next, and 8 steps to each side."""
+    """Return (1,3,51,85) float32 values around each boundary between two levels, 8 steps to each side."""
     planes = []
     for mean, std in zip(MEAN, STD, strict=True):
         scale, shift = np.float32(255 * std), np.float32(255 * mean)
@@ -22,7 +22,7 @@ def near_ties() -> torch.Tensor:
 
 
 def grey_levels(images: torch.Tensor, mean: tuple = MEAN, std: tuple = STD) -> torch.Tensor:
-    """The grey levels of normalized images, compiled and by torch, which must agree."""
+    """Return the grey levels of normalized images; check that compiled loops and torch agree."""
     scale, shift = ([255 * value for value in values] for values in (std, mean))
     levels = torch_saliency.to_uint8(images.float(), scale, shift)
     assert torch.equal(numba_saliency.to_uint8(images.float(), scale, shift), levels)
@@ -30,7 +30,7 @@ def grey_levels(images: torch.Tensor, mean: tuple = MEAN, std: tuple = STD) -> t
 
 
 def fused_levels(images: torch.Tensor) -> torch.Tensor:
-    """`grey_levels` where product and sum round once, as a fused multiply-add has it (in float64, nearly exact)."""
+    """Compute `grey_levels` with a single rounding, like a fused multiply-add (in float64, nearly exact)."""
     scale, shift = (
         torch.tensor([np.float32(255 * value) for value in values], dtype=torch.float64)[:, None, None]
         for values in (STD, MEAN)

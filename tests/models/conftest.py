@@ -1,4 +1,4 @@
-"""One thread for all tests of models: maps here are so small that threads would only wait for one another."""
+"""All model tests run on one thread, because their maps are too small to benefit from more."""
 
 import pytest
 import torch

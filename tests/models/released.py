@@ -1,4 +1,4 @@
-"""Published models, rebuilt for tests from the names of their weights: states of random values, and plain formulas."""
+"""Published models rebuilt from the names of their weights: random states, and plain formulas for their outputs."""
 
 import gzip
 import json
@@ -16,13 +16,13 @@ LAYOUTS = json.loads(gzip.decompress((Path(__file__).parent / "data" / "checkpoi
 
 
 def shapes(layout):
-    """Key → shape, the prefix taken off."""
+    """Return key → shape of a layout, with the prefix removed."""
     prefix = LAYOUTS[layout]["prefix"]
     return {key.removeprefix(prefix): tuple(shape) for key, shape in LAYOUTS[layout]["state_dict"].items()}
 
 
 def filled(wanted, seed=0):
-    """Random values that keep activations in range; counters are integers, variances positive."""
+    """Return random values that keep activations in range, with integer counters and positive variances."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for i, (key, shape) in enumerate(wanted.items()):
@@ -52,7 +52,7 @@ def conv(w, x, name, stride=1):
     return F.conv2d(x, weight, w.get(f"{name}.bias"), stride=stride, padding=weight.shape[2] // 2)
 
 
-# torchvision's names of the stem and the stages, and SpliceMix's, which keeps them in a list.
+# Names of the stem and the stages in torchvision, and in SpliceMix, where they are in a list.
 PLAIN = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 LISTED = ("0", "1", "4", "5", "6", "7")
 
@@ -76,7 +76,7 @@ def resnet18_shapes(prefix="", names=PLAIN):
 
 
 def resnet_map(w, images, prefix="", names=PLAIN):
-    """The last map of a ResNet, of basic blocks or bottlenecks, by its keys alone."""
+    """Compute the last map of a ResNet with basic blocks or bottlenecks from its state dict."""
     stem, first, *stages = (prefix + name for name in names)
     x = F.conv2d(images, w[f"{stem}.weight"], stride=2, padding=3)
     x = F.max_pool2d(F.relu(norm(w, x, first)), 3, 2, 1)
@@ -118,7 +118,7 @@ def vit_shapes(width=192, depth=12, side=14, patch=16):
 
 
 def vit_patches(w, images, heads=3):
-    """The map (B,C,h,w) of the patches after a ViT's last norm, by its keys alone."""
+    """Compute the map (B,C,h,w) of the patches after a ViT's last norm from its state dict."""
     patch, width = w["patch_embed.proj.weight"].shape[2], w["cls_token"].shape[2]
 
     def layer_norm(x, name):
@@ -146,7 +146,7 @@ TEMPERATURES = {1: (1,), 2: (1, 99), 4: (1, 2, 4, 99), 6: (1, 2, 3, 4, 5, 99), 8
 
 
 def csra_logits(w, maps, lam):
-    """The sum over heads of mean + lam · attention, by `classifier.multi_head.*`."""
+    """Compute the sum over heads of mean + lam · attention from `classifier.multi_head.*`."""
     total, i = 0, 0
     count = sum(key.startswith("classifier.") for key in w)
     while (key := f"classifier.multi_head.{i}.head.weight") in w:
@@ -161,7 +161,7 @@ def csra_logits(w, maps, lam):
 
 
 def sine_table(dim, rows, columns):
-    """DETR's table (arXiv 2005.12872) as SGRE saves it, (1,dim,rows,columns), one number after the other."""
+    """Compute DETR's table (arXiv 2005.12872) number by number, in SGRE's shape (1,dim,rows,columns)."""
     table = np.zeros((1, dim, rows, columns), np.float64)
     half = dim // 2
     for y, x in np.ndindex(rows, columns):
@@ -211,7 +211,7 @@ def sgre_state(classes=5, label_dim=6, rank=16, feedforward=24, dim=512, rows=3,
 
 
 def small(release):
-    """A whole checkpoint of a release, small; the dict is a fresh one."""
+    """Return a new dict with a small but complete checkpoint of a release."""
     return dict(_small(release))
 
 
@@ -228,7 +228,7 @@ def _small(release):
 
 
 def converted_model(given, release, build, **options):
-    """The model of ours with the converted weights, and that they come back as they were."""
+    """Convert the weights and load them into our model. Return the model and the conversion."""
     converted = to_ours(given, release, **options)
     model = build().eval()
     model.load_state_dict(converted.state, strict=True)

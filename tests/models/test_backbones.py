@@ -1,4 +1,4 @@
-"""Backbones of multi-label models: their maps, where these are, and the weights that have a part in them."""
+"""Backbones of multi-label models: shapes and alignment of their maps, and the weights they use."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)
         ("vit_base_patch16_224", 768, 16),
         ("vit_large_patch16_224", 1024, 16),
         ("swin_large_patch4_window12_384", 1536, 32),
-        ("qwen3_vit_306m_enc", 1024, 16),  # an encoder alone, which never had a classifier
+        ("qwen3_vit_306m_enc", 1024, 16),  # an encoder without a classifier
         ("torchvision/resnet101", 2048, 32),
         ("torchvision/swin_t", 768, 32),
     ],
@@ -32,7 +32,7 @@ def test_maps_of_the_published_backbones(name, channels, stride):
     assert model.head.in_channels == channels
 
 
-# Name of the backbone, its options, its stride.
+# (name, options, stride) of each backbone.
 BACKBONES = [
     ("timm/resnet10t", {}, 32),
     ("timm/vit_tiny_patch16_224", {"depth": 2}, 16),
@@ -45,7 +45,7 @@ BACKBONES = [
 
 @pytest.mark.parametrize(("name", "options", "stride"), BACKBONES)
 def test_maps_are_where_the_pixels_are(name, options, stride):
-    """On images that are not square: shapes, and what changes in the lower left moves the map there the most."""
+    """On non-square images, maps have the expected shapes, and a change at the lower left affects that part most."""
     torch.manual_seed(0)
     model = build_multilabel(name, "csra", num_classes=4, backbone_options=options).eval()
     changed = images()

@@ -1,4 +1,4 @@
-"""Models by name: layouts of released checkpoints, options, wrong names, and options that would load files."""
+"""Building models by name: layouts of released checkpoints, options, wrong names, options that would load files."""
 
 import dataclasses
 import inspect
@@ -73,7 +73,7 @@ def test_refusals_say_why(name, options, message):
 
 
 class Runs:
-    """What a pickle would call."""
+    """An object whose pickle calls a function."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -120,12 +120,12 @@ def test_names_are_those_of_the_registries_alone(name):
 
 
 def test_options_of_no_library_model_load_or_fetch():
-    """Every name of timm and torchvision: what their functions take beside the options of the models is left out."""
+    """For every model of timm and torchvision, options for loading or downloading are excluded."""
     functions = (timm.create_model, timm.models.build_model_with_cfg, timm.models.load_pretrained, models.resnet18)
     refused = {option for function in functions for option in inspect.signature(function).parameters}
     refused |= {field.name for field in dataclasses.fields(timm.models.PretrainedCfg) if "hub" in field.name}
     refused |= {"url", "file", "state_dict", "source", "custom_load"}
-    refused -= {"num_classes", "in_chans"}  # of the models too
+    refused -= {"num_classes", "in_chans"}  # also options of the models
     names = [f"timm/{name}" for name in timm.list_models()]
     names += [f"torchvision/{name}" for name in models.list_models(module=models)]
     for name in names:

@@ -1,4 +1,4 @@
-"""Conversion of published checkpoints: every layout there and back, and the same logits."""
+"""Conversion of published checkpoints: round trips of every layout, and equal logits."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ DATA = Path(__file__).parent / "data"
 
 CSRA, SPLICED, SGRE = (np.load(DATA / f"{name}.npz") for name in ("csra_head", "splicemix_cl", "sgre_head"))
 
-OURS = {  # of each released checkpoint
+OURS = {  # the model for each released checkpoint
     "resizemix/wrn28_10_cifar10": ("wrn-28-10", 10),
     "resizemix/shakeshake26_2x96d_cifar10": ("shakeshake26_2x96d", 10),
     "resizemix/resnet50_imagenet": ("torchvision/resnet50", 1000),
@@ -57,7 +57,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("release", OURS)
 def test_released_layouts_become_ours_and_come_back(release):
-    """Every tensor holds a number of its own and takes no memory; names and shapes are the layout's."""
+    """Names and shapes are those of the layout. Each tensor is one distinct number, expanded to save memory."""
     name = release.split("/")[0].removesuffix("_replication")
     given = {
         key: torch.full((), float(i)).expand(shape) for i, (key, shape) in enumerate(released.shapes(release).items())
@@ -140,7 +140,7 @@ def test_torchvision_vits_become_timms(old):
     published = VisionTransformer(224, 16, 12, 3, 192, 768, num_classes=7).eval()
     torch.nn.init.normal_(published.heads.head.weight)
     given = published.state_dict()
-    if old:  # as the first version of the published files has it
+    if old:  # as in the first version of the published files
         given = {
             key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): value
             for key, value in given.items()
@@ -152,7 +152,7 @@ def test_torchvision_vits_become_timms(old):
 
 
 def sgre_logits(w, maps, heads=8):
-    """SGRE's prediction in plain formulas, by the released keys."""
+    """Compute SGRE's logits with plain formulas from the released keys."""
     positions = w["position_embedding.pe"].flatten(2).mT
     x = maps.flatten(2).mT
 
@@ -240,7 +240,7 @@ def test_csra_heads_of_the_release(heads):
 
 def test_sgre_head_of_the_release():
     given = {key.removeprefix("state."): torch.from_numpy(SGRE[key]) for key in SGRE.files if key.startswith("state.")}
-    # Of the two linear layers in a row the product is kept.
+    # The file contains only the product of the two consecutive linear layers.
     given["attention.target_linear.weight"] = torch.from_numpy(SGRE["attention_vector"])[None]
     given |= {"attention.target_linear.bias": torch.zeros(1), "attention.hidden_linear.weight": torch.eye(1024)}
     given["attention.hidden_linear.bias"] = torch.zeros(1024)

@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit a release are refused, by the names the file has for them."""
+"""Checkpoints that do not fit a release are rejected; errors use the names from the file."""
 
 import re
 
@@ -52,7 +52,7 @@ def test_what_does_not_fit_is_named_as_the_file_has_it(release, key, shape, kind
     assert re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)", message), message
 
 
-RIGHT = {  # state of a release → the releases that have its keys
+RIGHT = {  # release of the state → releases with the same keys
     "msl": ["msl", "csra"],
     "splicemix": ["splicemix"],
     "sgre": ["sgre"],

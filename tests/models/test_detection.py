@@ -1,4 +1,4 @@
-"""The detector against torchvision's own, on the same weights; backbones, freezing and weight files."""
+"""Detectors compared with torchvision's on the same weights; backbones, freezing, weight files."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def batch(sizes=SIZES, canvas=(64, 96)):
 
 
 def own_statistics(model, seed=1):
-    """Weights and statistics that are not the neutral ones, so that a wrong order of layers shows."""
+    """Change weights and statistics from their neutral values, to reveal a wrong order of layers."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in model.state_dict().values():
@@ -43,12 +43,12 @@ def own_statistics(model, seed=1):
 def pair(request):
     torch.manual_seed(0)
     ours = own_statistics(build_detector(request.param, 20))
-    # Images are given as they are: normalization and size are left out of torchvision's transform.
+    # Disable normalization and resizing in torchvision's transform.
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)
     theirs = FasterRCNN(backbone, 21, min_size=64, max_size=96, image_mean=[0] * 3, image_std=[1] * 3)
     assert {key for key in theirs.state_dict() if "num_batches" not in key} == ours.state_dict().keys()
     theirs.load_state_dict(ours.state_dict(), strict=False)
-    theirs.transform.torch_choice = min  # of one size; it would draw a random number
+    theirs.transform.torch_choice = min  # there is only one size; avoids a random draw
     theirs.roi_heads.score_thresh = ours.roi_heads.score_thresh = 0.0
     return ours, theirs
 
@@ -71,7 +71,7 @@ def test_losses_are_torchvisions(pair):
     images, targets = batch([(64, 96), (64, 90)])
     ours.train()
     theirs.train()
-    for module in theirs.modules():  # statistics of ours are frozen
+    for module in theirs.modules():  # our statistics are frozen
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     torch.manual_seed(3)
@@ -112,7 +112,7 @@ def test_images_without_any_box_train():
 
 @pytest.mark.parametrize("neck", ["fpn", "c5"])
 def test_predictions_do_not_depend_on_the_batches_before(neck):
-    """torchvision's pooling keeps the scales that it infers from the first batch: here one of mostly padding."""
+    """torchvision's pooling keeps the scales inferred from its first batch, which here is mostly padding."""
     model = build_detector("torchvision/resnet18", 5, neck=neck, **SMALL).eval()
     images, targets = batch()
     one = model(images, targets)
@@ -133,7 +133,7 @@ def test_boxes_are_float32_under_autocast():
     assert all(one["boxes"].dtype == torch.float32 and one["scores"].dtype == torch.float32 for one in found)
     for one, (height, width) in zip(found, SIZES, strict=True):
         assert (one["boxes"][:, 2] <= width).all() and (one["boxes"][:, 3] <= height).all()
-        assert len(one["boxes"].flatten().unique()) > 100  # coordinates between the steps of bfloat16
+        assert len(one["boxes"].flatten().unique()) > 100  # more values than bfloat16 can represent
     assert all(value.dtype == torch.float32 for value in losses.values())
 
 
@@ -150,7 +150,7 @@ def test_boxes_are_float32_under_autocast():
     ],
 )
 def test_weights_that_are_not_finite_are_reported(name):
-    """Also where torchvision drops all proposals, so that the box head sees none."""
+    """This includes cases in which torchvision drops all proposals, so the box head gets none."""
     model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
     images, targets = batch()
     assert all(bool(one["finite"]) for one in model(images, targets))
@@ -214,7 +214,7 @@ def test_a_classifiers_weights_go_into_the_body(tmp_path, pretrained, backbone):
 def test_torchvisions_detection_weights_load(tmp_path, old):
     theirs = own_statistics(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91))
     state = theirs.state_dict()
-    if old:  # names of its files from before version 0.13
+    if old:  # names in files from before version 0.13
         for part in (
             "rpn.head.conv.0.0",
             *(f"backbone.fpn.{kind}_blocks.{i}.0" for kind in ("inner", "layer") for i in range(4)),
@@ -233,7 +233,7 @@ def test_torchvisions_detection_weights_load(tmp_path, old):
 
 
 def test_weights_made_with_epsilon_0_give_torchvisions_outputs():
-    """Of torchvision's detection weights: its loader sets the epsilon of every frozen BatchNorm to 0."""
+    """For its detection weights, torchvision sets the epsilon of every frozen BatchNorm to 0."""
     theirs = FasterRCNN(
         resnet_fpn_backbone(backbone_name="resnet18", weights=None),
         21,
@@ -246,7 +246,7 @@ def test_weights_made_with_epsilon_0_give_torchvisions_outputs():
     own_statistics(theirs)
     overwrite_eps(theirs, 0.0)
     state = theirs.state_dict()
-    for name in [name for name in state if name.endswith("running_var")]:  # as small as epsilon
+    for name in [name for name in state if name.endswith("running_var")]:  # comparable to epsilon
         state[name].mul_(1e-4)
         state[name.replace("running_var", "weight")].mul_(1e-2)
     found, images = {}, torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -282,7 +282,7 @@ def test_c5_is_torchvisions_faster_rcnn_on_one_map():
 
 
 def test_c5_predictions_are_torchvisions():
-    """Its pooling infers the scale of the one map; all else is shared."""
+    """torchvision's pooling infers the scale of the single map; all other modules are shared."""
     anchors = ((16, 32, 64),)
     ours = build_detector("torchvision/resnet18", 5, neck="c5", anchors=anchors[0], score_threshold=0.0, **SMALL).eval()
     own_statistics(ours)
@@ -353,7 +353,7 @@ def test_wrong_options(options, message):
 
 
 def test_a_backbone_is_given_as_in_a_recipe(tmp_path):
-    """With its weights, of which 95% must fit."""
+    """The backbone may have weights, of which at least 95% must fit."""
     classifier = own_statistics(build_model("torchvision/resnet18", 7))
     torch.save(classifier.state_dict(), tmp_path / "r18.pth")
     backbone = {"type": "torchvision/resnet18", "weights": tmp_path / "r18.pth"}

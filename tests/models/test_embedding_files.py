@@ -1,4 +1,4 @@
-"""Label embeddings from files: what the head makes of them, and errors that name the file, whatever numpy raises."""
+"""Label embeddings from files: their use in the head, and errors that name the file, whatever numpy raises."""
 
 import io
 import os

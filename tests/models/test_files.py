@@ -1,4 +1,4 @@
-"""Weight files that must be refused: they would run code, are damaged, or hold something else."""
+"""Weight files that must be rejected: they would run code, are damaged, or contain something else."""
 
 import pickle
 from pathlib import Path
@@ -16,7 +16,7 @@ def make(num_classes=5, seed=0):
 
 
 class Marker:
-    """Its unpickling creates a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)

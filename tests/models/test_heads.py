@@ -1,4 +1,4 @@
-"""Multi-label heads against published numbers and plain formulas, on maps that are not square and on tokens."""
+"""Multi-label heads compared with published numbers and plain formulas, on non-square maps and on tokens."""
 
 import copy
 from pathlib import Path
@@ -32,9 +32,12 @@ def test_csra_gives_the_published_logits(heads, lam):
 
 
 def published_sgre():
-    """The published head and its arrays. In the file the 1024×768 and 1024×1024 matrices are reduced to what they do:
-    the first times an orthonormal basis of the six embeddings (these in that basis), the second times the vector that
-    follows it."""
+    """Return the published head and its positions.
+
+    The file contains two matrices only in reduced form. The 1024×768 matrix is multiplied by an orthonormal basis of
+    the six embeddings, and the embeddings are stored in that basis. The 1024×1024 matrix is multiplied by the vector
+    that follows it.
+    """
     state = {name.removeprefix("state."): tensor(SGRE, name) for name in SGRE if name.startswith("state.")}
     vector = tensor(SGRE, "attention_vector")
     state["attention.hidden_linear.weight"] = torch.cat([vector[None], torch.zeros(1023, 1024)])
@@ -59,7 +62,7 @@ def test_sgre_gives_the_published_logits_attention_and_loss():
         alpha = head.attention_maps(features)
         assert alpha.shape == ((4, 6, 16) if features is tokens else (4, 6, 4, 4))
         torch.testing.assert_close(alpha.view(4, 6, 16), tensor(SGRE, "alpha"), rtol=1e-5, atol=1e-5)
-    # The published loss was taken in training, but for BatchNorm, which used its running statistics.
+    # The published loss was computed in training mode, except that BatchNorm used its running statistics.
     head.train()
     for module in head.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
@@ -151,7 +154,7 @@ def small_sgre(**options):
 
 
 def sgre_by_hand(head, features, temperature):
-    """(logits, auxiliary logits) of one image (C,H,W) in evaluation, with loops over heads, labels and tokens."""
+    """Compute logits and auxiliary logits of one image (C,H,W) in evaluation, looping over heads, labels and tokens."""
     w = head.state_dict()
     dim, rows, columns = features.shape
     tokens = features.flatten(1).T
@@ -200,7 +203,7 @@ def test_sgre_by_hand_on_a_map_that_is_not_square(temperature):
     head = small_sgre(temperature=temperature).eval()
     wanted = [sgre_by_hand(head, image, temperature) for image in maps()]
     torch.testing.assert_close(head(maps()), torch.stack([logits for logits, _ in wanted]), rtol=1e-5, atol=1e-5)
-    head.training = True  # the modules in it stay in evaluation
+    head.training = True  # its submodules stay in evaluation mode
     logits, auxiliary = head(maps())
     torch.testing.assert_close(logits, torch.stack([logits for logits, _ in wanted]), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(auxiliary, torch.stack([other for _, other in wanted]), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""`dali-mix embed-labels`: spelling, GloVe's text file, BERT from a folder, random rows, and mistakes."""
+"""`dali-mix embed-labels`: spelling, GloVe text files, BERT from a folder, random rows, mistakes."""
 
 import sys
 import types
@@ -148,7 +148,7 @@ def test_bert_without_transformers(tmp_path, monkeypatch):
 
 
 def test_what_is_asked_of_transformers(tmp_path, monkeypatch):
-    """With a stand-in: local files only, [CLS] and the tokens of the second segment, the row that is taken."""
+    """A stub of transformers checks that only local files are used, and verifies the token types and the result."""
     asked = []
 
     class Tokenizer:
@@ -189,7 +189,7 @@ def test_what_is_asked_of_transformers(tmp_path, monkeypatch):
 
 
 def test_a_tiny_bert(tmp_path):
-    """The real thing, where transformers is installed: against its own forward pass, token by token."""
+    """With transformers installed, compare with its own forward pass, token by token."""
     transformers = pytest.importorskip("transformers", reason="the extra `bert` is not installed")
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     torch.manual_seed(0)

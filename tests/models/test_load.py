@@ -1,4 +1,4 @@
-"""Weights into models: wrappers, reports, heads of other classes, and files that do not fit."""
+"""Loading weights into models: wrappers, reports, heads with other classes, files that do not fit."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Class maps: what they must average to, and which models have none."""
+"""Class maps: they average to the logits; some models have none."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Multi-label models: layouts of released checkpoints, weights, learning, refusals."""
+"""Multi-label models: layouts of released checkpoints, weights, training, rejected input."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ SMALL_SGRE = {"heads": 2, "feedforward": 16, "rank": 8}
 
 
 def names_of_the_release(state):
-    """Keys and shapes of a release's checkpoint as ours: all that a conversion has to do."""
+    """Return the keys and shapes of a released checkpoint in our layout, as a conversion must produce them."""
     ours = {}
     heads = [key for key in state if key.startswith("classifier.multi_head.")]
     for key, shape in state.items():
@@ -31,7 +31,7 @@ def names_of_the_release(state):
             ours[f"backbone.{key}"] = shape
     if heads:
         ours["head.weight"] = [len(heads), *state[heads[0]][:2]]
-    ours.pop("head.position_embedding.pe", None)  # computed here
+    ours.pop("head.position_embedding.pe", None)  # computed by our head
     return ours
 
 

@@ -1,4 +1,4 @@
-"""Weight files of other trainers: prefixes before the keys, wrappers around the state dict, several sets of weights."""
+"""Weight files of other trainers: key prefixes, wrappers around the state dict, several sets of weights."""
 
 import re
 
@@ -63,7 +63,7 @@ def test_no_prefix_is_reported_where_there_is_none(tmp_path):
 
 @pytest.mark.parametrize("inserted", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
 def test_wrapped_blocks(tmp_path, inserted):
-    """Blocks that were compiled, sharded or checkpointed each by itself."""
+    """Blocks that were individually compiled, sharded or checkpointed."""
     saved, model = make(1), make(2)
     state = {re.sub(r"^(layer\d\.)", rf"\1{inserted}", key): value for key, value in saved.state_dict().items()}
     assert sum(inserted in key for key in state) > 10
@@ -85,7 +85,7 @@ def test_a_checkpoint_of_lightning(tmp_path):
 
 
 def test_an_average_of_torch(tmp_path):
-    """AveragedModel adds `n_averaged`; torchvision's references save it as `model_ema`."""
+    """AveragedModel adds `n_averaged`; torchvision's references save its state dict as `model_ema`."""
     saved, model = make(1), make(2)
     average = AveragedModel(nn.Sequential(saved)).state_dict()
     torch.save({"model_ema": average, "epoch": 1}, tmp_path / "w")
@@ -121,7 +121,7 @@ def test_an_average_beside_the_weights_is_mentioned(tmp_path, first, second):
 
 
 def test_two_sets_of_weights_under_unknown_keys(tmp_path):
-    """The advice of the message leads to a file that loads."""
+    """Following the advice in the message gives a file that loads."""
     student, model = make(1), make(2)
     torch.save({"student": student.state_dict(), "teacher": make(3).state_dict()}, tmp_path / "w")
     with pytest.raises(ValueError, match="contains weights under student and teacher") as error:
@@ -148,7 +148,7 @@ def test_two_sets_of_weights_behind_prefixes(tmp_path, one, two):
 
 
 def test_the_same_weights_under_two_names(tmp_path):
-    """A module that keeps the model under two attributes saves it twice."""
+    """A module with the model in two attributes saves it twice."""
     saved, model = make(1), make(2)
     torch.save({**prefixed(saved, "net."), **prefixed(saved, "model.")}, tmp_path / "w")
     load_weights(model, tmp_path / "w")
@@ -156,7 +156,7 @@ def test_the_same_weights_under_two_names(tmp_path):
 
 
 def test_a_prefix_that_most_keys_share(tmp_path):
-    """The classifier stands outside of what was wrapped."""
+    """The classifier is outside the wrapped part."""
     saved, model = make(1), make(2)
     state = {key if key.startswith("linear.") else f"features.{key}": v for key, v in saved.state_dict().items()}
     torch.save(state, tmp_path / "w")

@@ -1,4 +1,4 @@
-"""Our own architectures: forward passes against plain formulas, draws of Shake-Shake, initial weights."""
+"""Our own architectures: forward passes compared with plain formulas, draws of Shake-Shake, initial weights."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_shake_mixes_forward_and_backward_by_different_shares():
 
 
 def test_shake_draws_for_each_image():
-    # Branches giving constants 0 and 1 show the share that was drawn.
+    # With branches that return the constants 1 and 0, the output is the share that was drawn.
     block = ShakeBlock(4, 4, 1)
     for branch, value in ((block.branch1, 1.0), (block.branch2, 0.0)):
         torch.nn.init.zeros_(branch[5].weight)

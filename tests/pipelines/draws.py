@@ -1,4 +1,4 @@
-"""What the steps of a pipeline draw, for tests."""
+"""A helper that returns the draws of a pipeline's steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dali_mix.pipelines import Pipeline, SampleRandom
 
 
 def drawn_by(pipeline: Pipeline, rows: np.ndarray, random: SampleRandom) -> dict[str, dict[str, np.ndarray]]:
-    """Return the draws of each step by the name of its class, those of crops as "Crop"."""
+    """Return the draws of each step by class name; RandomResizedCrop and MultiScaleCrop count as "Crop"."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, values in pipeline.draw(rows, random).items():
         index, _, name = name.partition(".")

@@ -1,4 +1,4 @@
-"""Steps that keep boxes: against per-box loops, and against torchvision's transforms given the same draws."""
+"""Steps that support boxes, compared with per-box loops and with torchvision's transforms."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def own(draws, index):
 
 
 def through_v2(function, boxes, size, *args, **options):
-    """Boxes out of one of torchvision's functionals."""
+    """Return the boxes from one of torchvision's functionals."""
     made = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=tuple(size.tolist()))
     return function(made, *args, **options).numpy()
 
@@ -114,12 +114,12 @@ def test_iou_crops_keep_an_object():
         )
         found = found[(found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])]
         np.testing.assert_allclose(found, wanted, atol=1e-9)
-    assert (np.array(least) > 0.5).mean() > 0.2  # small overlaps alone would be the rule without the condition
+    assert (np.array(least) > 0.5).mean() > 0.2  # without the condition, most overlaps would be small
 
 
 @pytest.mark.parametrize("size", [(300, 400), (200, 600), (600, 200)])
 def test_iou_crops_are_distributed_as_torchvisions(size):
-    """The share of uncut images, the area of windows and their proportions, for one object in the middle."""
+    """Compare the share of cut images and the areas and aspect ratios of windows for one object near the centre."""
     count, sizes = 4000, np.array([size], np.int32)
     box = np.array([[0.3, 0.27, 0.65, 0.77]]) * np.tile(size[::-1], 2)
     drawn = IoUCrop(1.0).draw_from_boxes(sizes.repeat(count, axis=0), [box] * count, randoms(count))["shape"]

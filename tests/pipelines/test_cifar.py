@@ -14,7 +14,7 @@ from tests.loading.sets import encode, picture
 
 @pytest.fixture(scope="module")
 def rectangles(tmp_path_factory):
-    """20 pictures of 32×24 pixels and their set."""
+    """Return the prefix of a set of 20 pictures of 32×24 pixels, and the pictures."""
     prefix = tmp_path_factory.mktemp("cifar") / "set"
     pictures = [picture(32, 24, seed) for seed in range(20)]
     write_set(prefix, [(encode(pixels), seed % 2) for seed, pixels in enumerate(pictures)], classes="ab")
@@ -22,7 +22,7 @@ def rectangles(tmp_path_factory):
 
 
 def naive(pixels, anchor, mirror, mean, std, padding):
-    """One image by the slow way: pad, crop, flip, normalize, pixel for pixel."""
+    """Pad, crop, flip and normalize one image, pixel by pixel."""
     height, width, _ = pixels.shape
     out = np.zeros((3, height, width))
     for y in range(height):
@@ -68,7 +68,7 @@ def test_evaluation_only_normalizes(rectangles):
 
 
 def triangle(line, size):
-    """One line of pixels (n, C) resized the slow way: a triangle as wide as the ratio; beyond the ends the last one."""
+    """Resize a line of pixels (n, C) with a triangle filter whose radius is the ratio; the edge pixels are repeated."""
     ratio = len(line) / size
     radius, out = max(1, ratio), []
     for place in range(size):
@@ -94,7 +94,7 @@ def test_other_sizes_are_resized_when_decoded(rectangles, size):
         tall = np.stack([triangle(column, size[0]) for column in pictures[i].swapaxes(0, 1).astype(float)], axis=1)
         small = np.stack([triangle(row, size[1]) for row in tall])
         expected = naive(small, drawn["anchor"][i], drawn["mirror"][i], mean, std, 3)
-        # kept as whole grey levels: half a one, and a little for DALI's own arithmetic
+        # half a grey level for rounding, and a little for DALI's arithmetic
         assert abs(image - expected).max() < 0.51 / 255 / min(std)
 
 

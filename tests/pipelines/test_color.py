@@ -5,9 +5,7 @@ from dali_mix.pipelines.steps.color import GREY, PCA_VALUES, PCA_VECTORS, YIQ, C
 
 
 def naive(pixels, values, order, lighting):
-    """The chain step by step on one float image (H, W, 3), 0..255, as torchvision's ColorJitter goes (hue in YIQ), then
-    lighting.
-    """
+    """Apply torchvision's ColorJitter (with hue in YIQ) and then lighting to one float image (H, W, 3), 0..255."""
     for kind in order:
         grey = (pixels @ GREY)[:, :, None]
         if kind == 0:

@@ -1,4 +1,4 @@
-"""The detection pipeline: pixels and boxes of a record do not depend on its batch; padding; the stock operators."""
+"""The detection pipeline: pixels and boxes do not depend on the batch; padding; comparison with DALI's operators."""
 
 import io
 
@@ -21,7 +21,7 @@ EVERYTHING = {"zoom_out": 0.5, "iou_crop": 0.7, "photometric": 0.5}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Smooth pictures of many proportions with one to five boxes; the fourth has none."""
+    """Write smooth pictures of various aspect ratios with one to five boxes; the fourth has none."""
     random, samples = np.random.default_rng(1), []
     for index in range(23):
         height, width = random.integers(30, 200, 2)
@@ -49,7 +49,7 @@ def batches(records, *, train=True, batch_size=4, epoch=0, **options):
 
 
 def by_id(made):
-    """record → (valid pixels, padding, target)."""
+    """Return record → (valid pixels, padding, target)."""
     found = {}
     for images, targets, ids in made:
         for image, target, number in zip(images.numpy(), targets, ids.tolist(), strict=True):
@@ -79,7 +79,7 @@ def test_the_fused_operator_agrees_with_the_stock_graph(photos, train):
     assert fused.available()
     ours, stock = (by_id(batches(photos, train=train, batch_size=5, fuse=fuse)) for fuse in (True, False))
     for number, (pixels, _, _) in ours.items():
-        assert np.abs(pixels - stock[number][0]).max() * 255 < 1.01  # where a number is next to a half
+        assert np.abs(pixels - stock[number][0]).max() * 255 < 1.01  # values near .5 may round differently
         assert not stock[number][1].any()
     assert any(padding.size for _, padding, _ in ours.values())
     assert any((pixels != stock[number][0]).any() for number, (pixels, _, _) in ours.items()), "the same operators"
@@ -104,7 +104,7 @@ def test_evaluation_pixels_and_boxes(photos):
 @pytest.mark.parametrize("options", [{}, {"zoom_out": 1.0}, {"iou_crop": 1.0}, EVERYTHING], ids=str)
 @pytest.mark.parametrize("fuse", [True, False])
 def test_boxes_lie_on_what_they_frame(tmp_path, options, fuse):
-    """White rectangles on black, found again in the batches; zoom-out fills with black, too."""
+    """The boxes of white rectangles on black match the pixels in the batches; zoom-out also fills with black."""
     boxed_set(tmp_path / "set", 40, 260)
     checked = 0
     for epoch in (0, 1):
@@ -142,14 +142,14 @@ def test_lost_boxes_are_counted(photos):
 
 
 def test_photometric_distortion_is_as_large_as_torchvisions():
-    """Mean and spread of the levels of a flat image: no clipping, which differs."""
+    """Compare the mean and spread of the levels of a flat image, without clipping, where the two differ."""
     draws = PhotometricDistort(1.0).draw(np.ones((20_000, 2)), SampleRandom(0, 0, np.arange(20_000)))
     colour = np.array([120.0, 110.0, 100.0])
     out = (draws["matrix"] + draws["mean"]) @ colour + draws["offset"]
     unchanged = np.abs(out - colour).max(axis=1) < 1e-3
     assert unchanged.mean() == pytest.approx(
         0.5**4 * (1 - 0.5 * 5 / 6), abs=0.005
-    )  # 1 order of channels in 6 is as before
+    )  # 1 channel order in 6 is the identity
     assert out.mean() == pytest.approx(110, abs=0.7)
     torch.manual_seed(0)
     image = torch.from_numpy(colour).to(torch.uint8)[:, None, None].expand(3, 4, 4)

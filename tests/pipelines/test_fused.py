@@ -1,4 +1,4 @@
-"""The fused end of a graph against a matrix product in float64 and against DALI's own operators."""
+"""The fused end of a graph, compared with a matrix product in float64 and with DALI's operators."""
 
 import os
 import subprocess
@@ -18,21 +18,21 @@ from dali_mix import caches
 from dali_mix import compiled as compiling
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZES = [  # input, output
+SIZES = [  # (input size, output size)
     ((1, 1), (5, 7)),
     ((1, 9), (3, 4)),
     ((2, 2), (33, 48)),
     ((9, 1), (16, 17)),
     ((90, 61), (32, 64)),  # shrinking
-    ((31, 45), (64, 47)),  # growing
-    ((37, 401), (64, 96)),  # one of each
+    ((31, 45), (64, 47)),  # enlarging
+    ((37, 401), (64, 96)),  # shrinking along one axis and enlarging along the other
     ((300, 20), (7, 40)),
-    ((48, 48), (48, 48)),  # as it is
+    ((48, 48), (48, 48)),  # unchanged
 ]
 
 
 def matrix(n_in: int, n_out: int, antialias: bool) -> np.ndarray:
-    """Linear interpolation along an axis as a matrix (n_out, n_in): a triangle around each output's centre."""
+    """Return linear interpolation along an axis as a matrix (n_out, n_in), a triangle around each output's centre."""
     step = n_in / n_out
     radius = max(1.0, step) if antialias else 1.0
     weights = np.zeros((n_out, n_in))
@@ -50,7 +50,7 @@ def resized(image: np.ndarray, size: tuple[int, int], antialias: bool) -> np.nda
 
 
 def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Only black and white: the largest differences between neighbours there can be."""
+    """Return random black and white pixels, with the largest possible differences between neighbours."""
     return np.random.default_rng(seed).integers(0, 2, (*shape, 3)).astype(np.uint8) * 255
 
 
@@ -62,7 +62,7 @@ def run_kernel(
     crop: tuple[int, ...] = (0,) * 6,
     window: tuple[int, ...] = (0,) * 4,
 ) -> np.ndarray:
-    """The uint8 image; the float32 one must be that, scaled and shifted, wherever in memory it is written."""
+    """Return the uint8 image; check that the float32 image equals it, scaled and shifted, at any memory offset."""
     window = np.array(window, np.int32)
     crop = np.array(crop if len(crop) == 6 else (*crop, *size), np.int32)
     scale, shift = np.array([0.017, 2, 4], np.float32), np.array([-2.1, 10.3, -1000], np.float32)
@@ -78,7 +78,7 @@ def run_kernel(
 
 
 def floats_at(size: tuple[int, int], offset: int) -> np.ndarray:
-    """NaN (3, *size), `offset` bytes behind a multiple of 64: only numbers at one may be written past the caches."""
+    """Return NaN (3, *size), `offset` bytes past a multiple of 64; only writes at multiples may bypass the caches."""
     count = 3 * size[0] * size[1]
     memory = np.full(count + 32, np.nan, np.float32)
     start = (offset - memory.ctypes.data) % 64 // 4
@@ -109,7 +109,7 @@ def test_kernel_on_any_size(shape, size, antialias, seed):
 
 
 def test_kernel_rounds_to_the_nearest_level():
-    """All but a few of the errors are below a half, and they are as many to either side."""
+    """Nearly all errors are at most half a level, and they are unbiased."""
     image = np.random.default_rng(1).integers(0, 256, (301, 277, 3), dtype=np.uint8)
     error = run_kernel(image, (224, 224), False, True) - resized(image, (224, 224), True)
     assert (np.abs(error) > 0.5).mean() < 0.02 and abs(error.mean()) < 0.003
@@ -127,7 +127,7 @@ def test_kernel_cuts_out_of_the_matrix_product(shape, crop):
 @pytest.mark.parametrize("canvas", [(40, 64), (40, 63)])
 @pytest.mark.parametrize("size", [(32, 48), (32, 47)])
 def test_kernel_pads_with_zeros(canvas, size):
-    """Past the caches only where rows of the image and of the canvas are whole blocks."""
+    """Writes bypass the caches only if the rows of image and canvas consist of complete blocks."""
     image, whole = noise((90, 161)), np.zeros(4, np.int32)
     scale, shift = np.array([0.017, 2, 4], np.float32), np.array([-2.1, 10.3, -1000], np.float32)
     own, padded = floats_at(size, 4), floats_at(canvas, 0)
@@ -141,7 +141,7 @@ def test_kernel_pads_with_zeros(canvas, size):
     "window", [(0, 0, 90, 161), (13, 27, 60, 100), (89, 0, 1, 161), (5, 150, 80, 11), (3, 4, 1, 1)]
 )
 def test_kernel_resizes_a_window(window):
-    """As if the window were an image of its own: nothing around it counts."""
+    """The window is resized like a separate image; the pixels around it have no effect."""
     image, (top, left, height, width) = noise((90, 161)), window
     own = np.ascontiguousarray(image[top : top + height, left : left + width])
     for size in ((32, 48), (32, 47)):
@@ -163,7 +163,7 @@ CPUS = {
 
 
 def test_any_cpu_gives_the_same_bits(tmp_path):
-    """One whose instructions are fewer, as numba compiles for it; its cache keeps the kinds apart."""
+    """Code that numba compiles for a CPU with fewer instructions gives the same bits; its cache separates CPU types."""
     code = (
         "import hashlib, numpy as np\n"
         "from dali_mix.pipelines.kernels import resample\n"
@@ -199,7 +199,7 @@ def images_of_sizes(count: int) -> list[np.ndarray]:
 
 
 def ending(step, draws, image, mirror=None):
-    """The end of a pipeline's graph on a CPU: one step, flip."""
+    """Build the end of a pipeline's graph on a CPU: one step and a flip."""
     pipeline = Pipeline(train=True, image_size=step.size, mean=MEAN, std=STD, steps=[step])
     return pipeline.finish(image, [(step, draws)], mirror, None, "cpu")
 
@@ -214,7 +214,7 @@ def ending(step, draws, image, mirror=None):
         ([Resize((32, 32), "linear", "cubic")], "cpu", False),
         ([Resize((32, 32), "triangular", "linear")], "cpu", False),
         ([Resize((32, 32)), Color(0.4, 0.0)], "cpu", False),
-        ([Resize((32, 32)), Flip()], "cpu", False),  # a pipeline takes the flip away first
+        ([Resize((32, 32)), Flip()], "cpu", False),  # a pipeline removes the flip first
         ([], "cpu", False),
     ],
 )
@@ -227,7 +227,7 @@ def test_endings_are_recognised(steps, device, takes, of_known_size):
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [(48, 64), (33, 31)])
 def test_graph_agrees_with_dalis_operators(size, antialias):
-    """Where the two round a number next to a half differently; every sample has its own size and flip."""
+    """Both agree except for rounding near .5; every sample has its own size and flip."""
     images, flips = images_of_sizes(24), np.arange(24, dtype=np.int32) % 2
 
     @pipeline_def(batch_size=24, num_threads=2, device_id=None)
@@ -256,7 +256,7 @@ def assert_near(ours: np.ndarray, stock: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("target", [(48, 64), (36, 33), (33, 31)])  # the last leaves nothing to cut off one side
+@pytest.mark.parametrize("target", [(48, 64), (36, 33), (33, 31)])  # the last needs no cut along one axis
 def test_centre_crops_agree_with_dalis_operators(target, antialias):
     images, size = images_of_sizes(40), (33, 31)
     steps = [CentreCrop(size, 1.0, "linear", "linear", antialias, fuse) for fuse in (True, False)]
@@ -291,7 +291,7 @@ def test_without_compiling_the_stock_operators_are_used():
 
 
 def test_compiles_where_nothing_can_be_cached(monkeypatch):
-    """numba raises RuntimeError when neither the folder of the file nor the user's cache folder can be written to."""
+    """numba raises RuntimeError if neither the folder of the file nor the user's cache folder is writable."""
     compiled = []
 
     def cfunc(signature, cache=False):

@@ -13,7 +13,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 def naive_window(u, height, width, scale, ratio):
-    """One record's window, by the loop everybody writes."""
+    """Return the window of one record, computed with the usual loop."""
     for i in range(10):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * u[i])
         aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[10 + i])
@@ -92,7 +92,7 @@ def test_multi_scale_windows_as_published():
     expected = count / 19
     assert (
         sum((found - expected) ** 2 / expected for found in pairs.values()) < 42.3
-    )  # chi-square, 18 degrees, p = .001
+    )  # chi-squared with 18 degrees of freedom, p = 0.001
     assert (anchor >= 0).all() and (anchor + shape <= [512, 1024]).all()
     small = (shape == [256, 512]).all(1)
     places = Counter(map(tuple, anchor[small].tolist()))
@@ -102,7 +102,7 @@ def test_multi_scale_windows_as_published():
     quarters = {(tops[a], lefts[b]) for a in (1, 3) for b in (1, 3)}
     assert set(places) == corners | middles | quarters
     expected = small.sum() / 13
-    assert sum((found - expected) ** 2 / expected for found in places.values()) < 32.9  # 12 degrees
+    assert sum((found - expected) ** 2 / expected for found in places.values()) < 32.9  # 12 degrees of freedom
 
 
 def test_tiny_pictures_keep_a_pixel():

@@ -22,7 +22,7 @@ UNIT = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Parts of two real photographs as PNGs: windows are then exact, and only resizing is compared."""
+    """Write parts of two photographs as PNGs. Windows of a PNG are exact, so only resizing is compared."""
     china, flower = load_sample_images().images
     parts = [china, flower, china[:300, 200:420], flower[100:260, :500], china[200:, :150], flower[50:110, 100:171]]
     prefix = tmp_path_factory.mktemp("photos") / "set"
@@ -71,8 +71,7 @@ def test_parity_with_torchvision_and_pil_in_training(photos, size):
                 reference = reference[:, :, ::-1] if draws["Flip"]["mirror"][i] else reference
                 difference = grey_levels(images[i], reference)
                 assert difference[:, 1:-1, 1:-1].max() <= 1.01 and difference.mean() < 0.25
-                # at the border DALI repeats the edge, PIL takes fewer pixels: up to some levels in the outermost row or
-                # column
+                # DALI repeats the edge and PIL uses fewer pixels at the border, so the outermost lines differ
                 assert difference.max() < 32
 
 
@@ -87,8 +86,9 @@ def test_parity_with_torchvision_in_evaluation(photos):
 
 
 def test_decoding_a_window_gives_the_windows_pixels(tmp_path):
-    """JPEG: the default decodes the window alone, parity cuts it out of the whole; they agree but for rounding at its
-    border.
+    """By default only the window of a JPEG is decoded, and the preset `parity` crops the complete image.
+
+    They agree except for rounding at the border of the window.
     """
     china = load_sample_images().images[0]
     write_set(tmp_path / "jpeg", [(encode(china, "JPEG", quality=95), 0)] * 1, classes="a")
@@ -108,8 +108,8 @@ def test_filters_differ_where_they_should(photos):
     shape = drawn(records, image_size=128)["Crop"]["shape"]
     grown, shrunk = [i for i in range(6) if (shape[i] < 128).all()], [i for i in range(6) if (shape[i] > 128).all()]
     assert grown and shrunk
-    assert all(255 * abs(plain[i] - mixed[i]).max() > 1.5 for i in grown)  # Lanczos3 against linear
-    assert all(255 * abs(plain[i] - mixed[i]).max() <= 1.01 for i in shrunk)  # triangular is linear, antialiased
+    assert all(255 * abs(plain[i] - mixed[i]).max() > 1.5 for i in grown)  # Lanczos3 and linear differ
+    assert all(255 * abs(plain[i] - mixed[i]).max() <= 1.01 for i in shrunk)  # triangular equals antialiased linear
     for name in ("nearest", "cubic", "lanczos3"):
         other = run(records, train=True, image_size=128, min_filter=name, mag_filter=name)
         assert any((other[i] != plain[i]).any() for i in range(6))
@@ -167,17 +167,17 @@ def test_auto_augment_changes_images_by_what_is_drawn_alone(photos, kind):
     assert any(abs(255 * (first[i] - plain[i])).mean() > 2 for i in range(6))
 
 
-@pytest.mark.filterwarnings("ignore:.*nvidia.dali.fn.experimental:DeprecationWarning")  # DALI's own
+@pytest.mark.filterwarnings("ignore:.*nvidia.dali.fn.experimental:DeprecationWarning")  # raised within DALI
 @pytest.mark.parametrize("kind", ["randaugment", "trivialaugment", "autoaugment"])
 def test_auto_augment_applies_the_operation_drawn_with_its_strength_and_sign(kind):
-    """Every operation, both signs: what a batch of different draws gives is what each operation alone gives."""
+    """A batch with different draws equals each operation applied alone, for every operation and both signs."""
     augment = AutoAugment(kind, (40, 52), count=1)
     count, image = len(augment.operations), picture(40, 52, 5)
     operation, level = np.repeat(np.arange(count), 2), np.arange(2 * count) * 7 % augment.bins
     sign = np.tile([0, 1], count)
     drawn = {"operation": operation, "bin": level, "sign": sign}
     drawn = {name: np.stack([array] * augment.count, axis=1).astype(np.int32) for name, array in drawn.items()}
-    drawn["operation"][:, 1:] = count - 1  # AutoAugment's second step: the identity
+    drawn["operation"][:, 1:] = count - 1  # AutoAugment's second step is the identity
 
     def feed(array, layout=None):
         return fn.external_source(source=lambda: [np.array(row) for row in array], batch=True, layout=layout)
@@ -205,7 +205,7 @@ def test_auto_augment_applies_the_operation_drawn_with_its_strength_and_sign(kin
 
     (found,) = output(chosen())
     alone = output(each_alone())
-    assert sum(not np.array_equal(one, image) for one in found) > count  # most do something
+    assert sum(not np.array_equal(one, image) for one in found) > count  # most operations change the image
     for place, one in enumerate(found):
         assert np.array_equal(one, alone[operation[place]][place]), augment.operations[operation[place]].name
 
@@ -222,7 +222,7 @@ def test_auto_augment_draws_follow_the_policies():
     auto = AutoAugment("autoaugment", (224, 224))
     chosen = drawn(auto)["operation"]
     identity = len(auto.operations) - 1
-    # of the 25 sub-policies two have one step only; the probabilities of the others are in the paper's table
+    # two of the 25 sub-policies have a single step; the probabilities of the others are in the paper's table
     expected = (auto._policy[:, :, 1] * (auto._policy[:, :, 0] != identity)).mean(axis=0)
     assert np.allclose((chosen != identity).mean(axis=0), expected, atol=0.015)
 
@@ -286,11 +286,11 @@ def test_the_gpu_runs_the_same_graph(photos):
         for images, _, ids in one:
             assert images.is_cuda and images.is_contiguous(memory_format=torch.channels_last)
             for image, i in zip(images.cpu().numpy(), ids.tolist(), strict=True):
-                assert 255 * abs(image - here[i]).mean() < 3  # resizing differs a little; decoding PNG does not
+                assert 255 * abs(image - here[i]).mean() < 3  # resizing differs slightly, PNG decoding does not
 
 
 def test_an_image_of_the_decoder_is_what_pil_reads(tmp_path):
-    """The JPEG decoder itself, without resizing: within a few grey levels of PIL's, nearly everywhere the same."""
+    """Without resizing, decoded JPEGs are within a few grey levels of PIL's and nearly identical on average."""
     flower = load_sample_images().images[1][:224, :224]
     encoded = encode(np.ascontiguousarray(flower), "JPEG", quality=90)
     write_set(tmp_path / "one", [(encoded, 0)], classes="a")

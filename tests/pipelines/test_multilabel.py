@@ -1,4 +1,4 @@
-"""The multilabel pipeline: windows, cutout and normalization against PIL and per-pixel loops; boxes; wrong options."""
+"""The multilabel pipeline: windows, cutout and normalization compared with PIL and loops; boxes; wrong options."""
 
 import io
 
@@ -20,7 +20,7 @@ PLAIN = {"image_size": SIZE, "normalization": "none"}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Parts of two photographs with four labels each, one of them ignored."""
+    """Write parts of two photographs with four labels each: positive, negative or ignored."""
     china, flower = load_sample_images().images
     parts = [china, flower, china[:300, 200:420], flower[100:260, :500], china[200:, :150], flower[50:150, 100:271]]
     labels = np.random.default_rng(0).integers(-1, 2, (len(parts), 4)).astype(np.float32)
@@ -117,7 +117,7 @@ def test_cutout_is_a_square_of_one_colour(photos):
         inside = inside[:, ::-1] if draws["Flip"]["mirror"][i] else inside
         colour = cutout["fill_value"] / 255
         np.testing.assert_allclose(cut[i][:, inside], np.repeat(colour[:, None], inside.sum(), axis=1), atol=1e-6)
-        assert abs(cut[i] - plain[i])[:, ~inside].max() * 255 < 1.01  # the fused operator does not round between
+        assert abs(cut[i] - plain[i])[:, ~inside].max() * 255 < 1.01  # the fused operator has no intermediate rounding
     assert len(sizes) > 1 and max(size[0] for size in sizes) <= 32 and max(size[1] for size in sizes) <= 48
 
 
@@ -127,7 +127,7 @@ def test_cutout_centres_reach_every_pixel():
     pipeline = build("multilabel", True, {**PLAIN, "cutout": 0.5})
     draws = drawn_by(pipeline, table, SampleRandom(1, 0, np.arange(len(table))))["Cutout"]
     bottom, right = (draws["anchor"] + draws["shape"]).T
-    # Around a centre at c it spans c - 16 to c + 16: 16 of 64 centres touch the lower border, 17 the upper one.
+    # A square centred at c spans c - 16 to c + 16, so 16 of 64 centres touch the lower border and 17 the upper one.
     assert abs((bottom == 64).mean() - 16 / 64) < 0.01 and abs((right == 96).mean() - 24 / 96) < 0.01
     assert abs((draws["anchor"] == 0).mean(0) - np.array([17 / 64, 25 / 96])).max() < 0.01
     assert abs(draws["fill_value"].mean() - 127.5) < 0.5 and draws["fill_value"].max() == 255
@@ -148,7 +148,7 @@ def test_window_flip_and_cutout_have_nothing_to_do_with_each_other():
     for crop in ("random-resized", "multi-scale"):
         pipeline = build("multilabel", True, {**PLAIN, "crop": crop, "cutout": 0.2, "auto_augment": "trivialaugment"})
         draws = drawn_by(pipeline, table, SampleRandom(3, 0, np.arange(len(table))))
-        window = np.concatenate([*draws["Crop"].values()], axis=1)  # these do depend on each other
+        window = np.concatenate([*draws["Crop"].values()], axis=1)  # these depend on each other
         others = [draws["Flip"]["mirror"], *draws["Cutout"]["anchor"].T, *draws["Cutout"]["fill_value"].T]
         others += [values[:, 0] for values in draws["AutoAugment"].values()]
         among = np.corrcoef(others) - np.eye(len(others))
@@ -222,7 +222,7 @@ def test_wrong_options(options, message):
 
 
 def test_none_is_a_name_on_the_command_line_too():
-    """`--cfg-options pipeline.crop=none` arrives as None."""
+    """`--cfg-options pipeline.crop=none` is parsed as None."""
     given, named = (build("multilabel", True, {"crop": none, "normalization": none}) for none in (None, "none"))
     assert (given.mean, given.std) == (named.mean, named.std) == ((0, 0, 0), (1, 1, 1))
     assert [type(step) for step in given.steps] == [type(step) for step in named.steps] == [Crop, Resize, Flip]

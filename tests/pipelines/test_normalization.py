@@ -1,4 +1,4 @@
-"""`normalize` against float64, and against itself on a GPU."""
+"""`normalize` compared with float64, and with its results on a GPU."""
 
 import numpy as np
 import pytest

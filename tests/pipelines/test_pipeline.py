@@ -1,4 +1,4 @@
-"""Lists of steps: what leaves them, where boxes go, what is left out."""
+"""Pipelines as lists of steps: outputs, boxes, omitted steps."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def pipeline(steps, **options):
 
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory):
-    """Black pictures of many sizes with a white rectangle each, and its box."""
+    """Write black pictures of many sizes, each with a white rectangle and its box."""
     return RecordSet(boxed_set(tmp_path_factory.mktemp("boxes") / "set", 24, 200))
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_carry_boxes_is_refused():
         build("cifar", True).map_boxes(np.zeros((1, 4)), {"height": 32, "width": 32}, {}, 0)
 
     class Own(Pipeline):
-        """A graph that is no list of steps, and its own way with boxes."""
+        """A pipeline without steps that maps boxes itself."""
 
         def map_boxes(self, boxes, row, draws, sample):
             return boxes

@@ -39,7 +39,7 @@ not_a_pipeline = 3
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A distribution as pip leaves it: a module, and metadata with entry points."""
+    """Create a distribution as pip installs it: a module, and metadata with entry points."""
     (tmp_path / "squares_plugin.py").write_text(PLUGIN)
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "my_steps.py").write_text(next(block for block in code if "(Step)" in block))
@@ -102,7 +102,7 @@ def test_a_constructed_pipeline_is_taken(tmp_path):
 @pytest.mark.parametrize("kind", ["upside-down", "my_steps:UpsideDown", "constructed"])
 @pytest.mark.parametrize("pipeline", ["imagenet", "multilabel"])
 def test_a_step_in_one_file(installed, pipeline, kind):
-    """The page's step by entry point, as module:Class and constructed: every image upside down, all else as without."""
+    """The documented step works by entry point, as module:Class and as an object, and only flips the images."""
     prefix = png_set(installed / "set", 9)
     step = {"type": kind, "prob": 1.0}
     if kind == "constructed":
@@ -155,7 +155,7 @@ def test_a_step_carries_boxes(installed):
 def test_a_step_changes_no_draws_but_its_own(installed):
     rows = np.ones(50, [("height", "u4"), ("width", "u4")])
 
-    def random():  # a generator whose numbers nobody has drawn yet
+    def random():  # a fresh generator
         return pipelines.SampleRandom(1, 2, np.arange(50))
 
     plain = pipelines.build("imagenet", True, {"erasing": 0.5}).draw(rows, random())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from dali_mix.pipelines.random import SampleRandom, philox4x32
 
-# Random123's kat_vectors for philox4x32-10: counter, key, result.
+# kat_vectors of Random123 for philox4x32-10: (counter, key, result).
 KNOWN = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
@@ -50,14 +50,14 @@ def test_numbers_are_spread_as_they_should_be():
     uniform, normal = random.uniform(3), random.normal(3)
     assert uniform.min() >= 0 and uniform.max() < 1
     counts = np.histogram(uniform, bins=50, range=(0, 1))[0]
-    assert ((counts - 1200) ** 2 / 1200).sum() < 95  # chi-squared with 49 degrees: one seed in 10,000 is above
+    assert ((counts - 1200) ** 2 / 1200).sum() < 95  # chi-squared with 49 degrees of freedom, p = 0.0001
     assert abs(np.corrcoef(uniform.T) - np.eye(3)).max() < 0.03
     assert abs(normal.mean()) < 0.02 and abs(normal.std() - 1) < 0.02
     assert abs((abs(normal) < 1.96).mean() - 0.95) < 0.005
 
 
 def test_any_number_of_words():
-    """They begin alike, however many are drawn."""
+    """The first words do not depend on the number of words drawn."""
     first = SampleRandom(1, 2, np.arange(3)).words(12)
     for count in (1, 3, 4, 6):
         assert np.array_equal(SampleRandom(1, 2, np.arange(3)).words(count), first[:, :count])

@@ -1,6 +1,6 @@
-"""mxnet 1.9.1 in an environment of its own, build/mxnet: it cannot be imported beside a numpy of this decade.
+"""mxnet 1.9.1 in a separate environment, build/mxnet, because it does not work with current numpy versions.
 
-`python -m tests.recordio.mxnet_env` makes it; the interop tests do so when it is missing.
+`python -m tests.recordio.mxnet_env` creates it; so do the interop tests if it is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REQUIREMENTS = ("mxnet==1.9.1", "numpy==1.23.5", "opencv-python-headless==4.11.0
 
 
 def find_python() -> str | None:
-    """A Python 3.8 to 3.11 with venv, or None."""
+    """Return the path of a Python 3.8 to 3.11 with venv, or None."""
     for name in (sys.executable, "python3.11", "python3.10", "python3.9", "python3.8"):
         path = shutil.which(name)
         code = "import ensurepip, sys, venv; sys.exit(not (3, 8) <= sys.version_info[:2] <= (3, 11))"
@@ -26,10 +26,11 @@ def find_python() -> str | None:
 
 
 def mxnet_python() -> Path | None:
-    """The interpreter of the environment, which is made when it is missing (about half a minute); None without a Python
-    for it.
+    """Return the environment's interpreter, or None without a suitable Python.
 
-    Raises RuntimeError, with pip's words, when the packages cannot be installed.
+    If the environment is missing, it is created, which takes about half a minute.
+
+    Raise RuntimeError with pip's output if the packages cannot be installed.
     """
     return environment("mxnet", REQUIREMENTS, find_python)
 

@@ -1,4 +1,4 @@
-"""Unusual image files, all of one picture of 12 x 20 pixels: those that decoders differ on, agree on, or fail on."""
+"""Unusual files of one picture, 12 pixels high and 20 wide: decoders disagree on them, agree on them, or fail."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ PICTURE = pixels(12, 20)
 
 
 def tiff(value: int, *, kind: int = 3, count: int = 1, order: str = "<", tag: int = 0x0112) -> bytes:
-    """An EXIF block of one entry, by default an orientation as it should be."""
+    """Return an EXIF block with one entry, by default a valid orientation."""
     stated = struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "I", value)
     mark = b"II*\0" if order == "<" else b"MM\0*"
     return mark + struct.pack(order + "IHHHI", 8, 1, tag, kind, count) + stated + bytes(4)
 
 
 def directory(turn: int, *entries: tuple[int, int, int, int]) -> bytes:
-    """An EXIF block of an orientation and further entries (tag, type, count, value or offset); 16 zero bytes follow."""
+    """Return an EXIF block with an orientation and further entries (tag, type, count, value or offset).
+
+    16 zero bytes follow the directory.
+    """
     listed = struct.pack("<HHIHH", 0x0112, 3, 1, turn, 0) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<IH", 8, 1 + len(entries)) + listed + bytes(20)
 
@@ -34,7 +37,7 @@ def exif(block: bytes) -> bytes:
 
 
 def segments(jpeg: bytes) -> list[bytes]:
-    """SOI, each segment before the first scan, and the rest."""
+    """Split a JPEG into SOI, each segment before the first scan, and the rest."""
     out, at = [jpeg[:2]], 2
     while jpeg[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
@@ -48,14 +51,14 @@ def without(jpeg: bytes, *markers: int) -> bytes:
 
 
 def before(jpeg: bytes, marker: int, *new: bytes) -> bytes:
-    """The JPEG with segments inserted before the first one of `marker`."""
+    """Return the JPEG with segments inserted before the first segment of type `marker`."""
     parts = segments(jpeg)
     at = next(number for number, part in enumerate(parts) if part[1] == marker)
     return b"".join([*parts[:at], *new, *parts[at:]])
 
 
 def frame(jpeg: bytes, **changes: int) -> bytes:
-    """The JPEG with bytes of its frame changed: `marker`, or `byteN`."""
+    """Return the JPEG with bytes of its frame header changed: `marker` or `byteN`."""
     parts = segments(jpeg)
     at = next(number for number, part in enumerate(parts) if part[1] in (0xC0, 0xC1, 0xC2))
     part = bytearray(parts[at])
@@ -66,7 +69,7 @@ def frame(jpeg: bytes, **changes: int) -> bytes:
 
 
 def png(*chunks: bytes, after: bytes = b"", head: bytes | None = None, content: bytes | None = None) -> bytes:
-    """A PNG of the picture in RGB with `chunks` before its IDAT and `after` behind it."""
+    """Return an RGB PNG of the picture with `chunks` before its IDAT chunk and `after` behind it."""
     head = struct.pack(">IIBBBBB", 20, 12, 8, 2, 0, 0, 0) if head is None else head
     rows = b"".join(b"\0" + row.tobytes() for row in PICTURE)
     data = png_chunk(b"IDAT", zlib.compress(rows) if content is None else content)
@@ -103,7 +106,7 @@ JPEG = encoded("JPEG", quality=95, subsampling=0)
 SOF = next(part for part in segments(JPEG) if part[1] == 0xC0)
 CMYK = encoded("JPEG", mode="CMYK", quality=95)
 WEBP = encoded("WEBP", quality=95)
-VP8L = encoded("WEBP", lossless=True)[20:]  # 883 bytes and one of padding
+VP8L = encoded("WEBP", lossless=True)[20:]  # 883 bytes and one padding byte
 VP8 = WEBP[20 : 20 + int.from_bytes(WEBP[16:20], "little")]
 BMP = bmp(24, PICTURE[::-1, :, ::-1])
 _BGR = PICTURE[::-1, :, ::-1].astype(np.uint16) >> 3
@@ -111,7 +114,7 @@ _555 = (_BGR[:, :, 2] << 10 | _BGR[:, :, 1] << 5 | _BGR[:, :, 0]).astype("<u2")
 _ANIMATION = png_chunk(b"acTL", struct.pack(">II", 1, 0))
 _FRAME = png_chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 20, 12, 0, 0, 1, 1, 0, 0))
 
-# Decoders differ: name → (file, turn it is to be shown in)
+# Decoders disagree: name → (file, orientation in which it must be shown)
 ODD: dict[str, tuple[bytes, int]] = {
     "exif 1, then 6": (before(JPEG, 0xE0, exif(tiff(1)), exif(tiff(6))), 1),
     "exif 6, then 1": (before(JPEG, 0xE0, exif(tiff(6)), exif(tiff(1))), 6),
@@ -156,7 +159,7 @@ ODD: dict[str, tuple[bytes, int]] = {
     "ppm with a comment after a number": (b"P6\n20#width\n 12\n255\n" + PICTURE.tobytes(), 1),
 }  # fmt: skip
 
-# Decoders agree, the header reader with them: name → (file, turn)
+# Decoders and the header reader agree: name → (file, orientation)
 PLAIN: dict[str, tuple[bytes, int]] = {
     "jpeg": (JPEG, 1),
     **{f"exif {turn}": (before(JPEG, 0xE0, exif(tiff(turn))), turn) for turn in range(1, 9)},
@@ -190,7 +193,7 @@ PLAIN: dict[str, tuple[bytes, int]] = {
     "ppm with comments": (b"P6 # a\n# b\n20 12\n# c\n255\n" + PICTURE.tobytes(), 1),
 }
 
-# No decoder of ours may see them: name → (file, what is said)
+# Rejected before decoding: name → (file, pattern of the error message)
 REFUSED: dict[str, tuple[bytes, str]] = {
     "jpeg of 12 bits": (frame(JPEG, byte4=12), "12 bits per sample.*convert"),
     "jpeg of 2 components": (without(JPEG, 0xC0)[:2] + segment(0xC0, bytes([8, 0, 12, 0, 20, 2, 1, 17, 0, 2, 17, 0]))

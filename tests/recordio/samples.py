@@ -1,4 +1,4 @@
-"""Small images and sets that the tests of records and datasets share."""
+"""Small images and sets shared by the tests of records and datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dali_mix.recordio.framing import MAGIC_BYTES
 
 
 def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth (H, W, 3) uint8 picture, different in every direction."""
+    """Return a smooth, asymmetric (H, W, 3) uint8 picture."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -25,7 +25,7 @@ def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
 def encoded(
     kind: str, height: int = 12, width: int = 20, *, seed: int = 0, mode: str = "RGB", turn: int = 1, **save: Any
 ) -> bytes:
-    """An image file: `kind` as PIL calls it, `turn` its EXIF orientation."""
+    """Return an image file; `kind` is PIL's name of the format and `turn` the EXIF orientation."""
     image = Image.fromarray(pixels(height, width, seed)).convert(mode)
     if turn != 1:
         exif = Image.Exif()
@@ -37,12 +37,12 @@ def encoded(
 
 
 def png_chunk(kind: bytes, content: bytes, *, crc: bool = True) -> bytes:
-    """A PNG chunk; with `crc` False its checksum is wrong by a bit."""
+    """Return a PNG chunk; if `crc` is False, one bit of its checksum is wrong."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ (not crc))
 
 
 def with_checksums(png: bytes) -> bytes:
-    """The PNG with the checksums of its chunks made right: damage that no checksum tells."""
+    """Return the PNG with corrected chunk checksums, for damage that checksums do not reveal."""
     out, at = png[:8], 8
     while at + 12 <= len(png):
         end = at + 12 + int.from_bytes(png[at : at + 4], "big")
@@ -54,8 +54,10 @@ def with_checksums(png: bytes) -> bytes:
 
 
 def jpeg_with_magic(*places: str) -> bytes:
-    """A JPEG that holds RecordIO's magic in its comment, at multiples of four, once a place; "unaligned" puts it off
-    them."""
+    """Return a JPEG with RecordIO's magic in its comment, once per item of `places`.
+
+    The magic is aligned to four bytes, except for "unaligned".
+    """
     plain = encoded("JPEG")
     comment = b""
     for place in places:
@@ -65,13 +67,13 @@ def jpeg_with_magic(*places: str) -> bytes:
 
 
 def small_set(prefix: Path, count: int = 10, **options: Any) -> SetInfo:
-    """Writes `count` JPEGs of three classes."""
+    """Write a set of `count` JPEGs of three classes."""
     samples = [(encoded("JPEG", 10 + row, 17, seed=row), row % 3) for row in range(count)]
     return write_set(prefix, samples, classes=("ant", "bee", "cat"), **options)
 
 
 def image_folder(root: Path, classes: int = 3, each: int = 4, kind: str = "JPEG") -> Path:
-    """Writes root/CLASS/IMAGE."""
+    """Write the images root/CLASS/IMAGE."""
     for label in range(classes):
         folder = root / f"class{label}"
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`dali-mix adopt`: foreign .rec files get a manifest, or a reason why not."""
+"""`dali-mix adopt`: .rec files of other programs get a manifest, or an error explains why not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.recordio.samples import encoded, small_set
 
 
 def foreign(path: Path, records: list[tuple[object, int, bytes]]) -> Path:
-    """Writes a .rec without anything beside it."""
+    """Write a .rec file without index or manifest."""
     path.write_bytes(b"".join(framing.frame(pack_record(label, number, data)) for label, number, data in records))
     return path
 
@@ -80,7 +80,7 @@ def test_a_lost_index_of_another_order_is_made_anew_from_the_ids(tmp_path: Path)
     (tmp_path / "set.idx").write_text(f"77\t{offsets[1]}\n5\t{offsets[0]}\n")
     adopt([rec])
     (tmp_path / "set.idx").unlink()
-    info = adopt([rec], reindex=True)  # the keys are gone; the manifest takes over an index of the ids
+    info = adopt([rec], reindex=True)  # the keys are lost; the new index uses the ids
     assert (tmp_path / "set.idx").read_text() == f"0\t{offsets[0]}\n1\t{offsets[1]}\n"
     assert list(verify_set(tmp_path / "set")) == [] and RecordSet(tmp_path / "set").info == info
 
@@ -88,10 +88,10 @@ def test_a_lost_index_of_another_order_is_made_anew_from_the_ids(tmp_path: Path)
 def test_an_index_that_matches_is_left_as_it_is(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(2))
     offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]
-    text = f"77\t{offsets[1]}\n5\t{offsets[0]}\n"  # keys and order of its own
+    text = f"77\t{offsets[1]}\n5\t{offsets[0]}\n"  # keys and order differ from the ids
     (tmp_path / "set.idx").write_text(text)
     adopt([rec])
-    adopt([rec], reindex=True)  # nothing is wrong with it
+    adopt([rec], reindex=True)  # the index is already valid
     assert (tmp_path / "set.idx").read_text() == text
     assert list(verify_set(tmp_path / "set")) == []
 
@@ -158,7 +158,7 @@ def test_a_manifest_that_exists_and_files_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="force=True"):
         adopt([rec])
     adopt([rec], force=True)
-    assert rec.exists()  # replacing the manifest must not take the records with it
+    assert rec.exists()  # replacing the manifest must not delete the records
     assert len(RecordSet(tmp_path / "set")) == 3
     with pytest.raises(ValueError, match="not in the folder"):
         adopt([rec], tmp_path / "elsewhere" / "set")
@@ -177,7 +177,7 @@ def test_adopting_one_shard_of_a_set_removes_no_other(tmp_path: Path) -> None:
     adopt(sorted(recs), tmp_path / "set", reindex=True, force=True)
     foreign(tmp_path / "set_more.rec", classes(2, first=100))
     adopt([*sorted(recs), tmp_path / "set_more.rec"], tmp_path / "set", reindex=True, force=True)
-    small_set(tmp_path / "set", force=True)  # takes away what a packer wrote for this prefix, and nothing else
+    small_set(tmp_path / "set", force=True)  # removes only files that a packer wrote for this prefix
     assert sorted(path.name for path in tmp_path.glob("*.rec")) == ["set.rec", "set_more.rec"]
 
 

@@ -1,4 +1,4 @@
-"""Labels and indices of other programs' sets."""
+"""Labels and indices in sets of other programs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_vectors_that_may_be_either(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_somebody_s_index_of_more_records(tmp_path: Path, capsys: Capture) -> None:
-    """As insightface's: the index also lists records that hold no image."""
+    """As in insightface, the index also lists records without an image."""
     rec = foreign(tmp_path / "faces.rec", [([3.0, 4.0], 9, b""), *vectors([0.0, 0.0], [1.0, 0.0])])
     sizes = [len(rec.read_bytes())]
     (tmp_path / "faces.idx").write_text("9\t0\n0\t44\n1\t88\n")

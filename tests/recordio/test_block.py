@@ -55,7 +55,7 @@ def test_a_block_grows_and_is_used_again() -> None:
 
 def test_an_image_put_elsewhere_than_its_label_asks_for_is_copied() -> None:
     block = Block(MULTILABEL, 2)
-    room = block.room(8, 3)  # for a label without floats
+    room = block.room(8, 3)  # reserved for a label without floats
     room[:] = b"an image"
     block.add(0, room, [1.0, 0.0], 0, HEADER)
     assert bytes(block.view()) == framing.frame(pack_record([1.0, 0.0], 0, b"an image"))

@@ -1,4 +1,4 @@
-"""RecordIO's framing, against its description and damage."""
+"""RecordIO framing: conformance to the format, and damaged files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dali_mix.recordio import framing, pack_record, unpack_record
 from dali_mix.recordio.framing import MAGIC, MAGIC_BYTES
 
-# Pieces that collide with the format: the magic, parts of it, and filler that moves it on and off multiples of four.
+# Pieces that collide with the format: the magic, parts of it, and filler that aligns or misaligns it to four bytes.
 hostile = st.lists(
     st.one_of(st.just(MAGIC_BYTES), st.binary(max_size=9), st.sampled_from([MAGIC_BYTES[:2], MAGIC_BYTES[2:]])),
     max_size=12,

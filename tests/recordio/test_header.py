@@ -1,4 +1,4 @@
-"""The header of a payload: labels and ids."""
+"""Payload headers: labels and ids."""
 
 from __future__ import annotations
 

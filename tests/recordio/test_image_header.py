@@ -1,4 +1,4 @@
-"""Dimensions, turning and format from headers; and what is truncated or no image."""
+"""Size, orientation and format read from image headers; truncated files and files that are not images."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_dali_decodes_each_to_the_manifest_s_shape(tmp_path) -> None:
     assert shapes == {name: (table["height"][row], table["width"][row], 3) for row, name in enumerate(IMAGES)}
     turned = np.asarray(images[list(IMAGES).index("jpeg turned 6")]).astype(int)
     upright = np.asarray(images[list(IMAGES).index("jpeg")]).astype(int)
-    assert np.abs(turned - np.rot90(upright, -1)).mean() < 3  # orientation 6: turned clockwise to be upright
+    assert np.abs(turned - np.rot90(upright, -1)).mean() < 3  # orientation 6: rotate clockwise to make it upright
 
 
 def test_a_thumbnail_s_size_is_not_the_image_s() -> None:

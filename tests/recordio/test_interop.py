@@ -1,5 +1,4 @@
-"""mxnet 1.9.1 and DALI are the judges: they read what we write, byte for byte, and we read and adopt what they
-write."""
+"""Interoperability, byte for byte: mxnet 1.9.1 and DALI read our files, and we read and adopt mxnet's files."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from dali_mix.recordio.verify import verify_set
 from tests.recordio.mxnet_env import mxnet_python
 from tests.recordio.samples import encoded, image_folder, jpeg_with_magic
 
-# Reads a set with mxnet: for every record its header and image, in hex. argv: files, and an index or "".
+# Reads a set with mxnet and prints the header and image of every record, in hex. argv: files, and an index or "".
 MXNET_READS = """
 import json, sys
 import mxnet as mx
@@ -42,7 +41,7 @@ else:
             add(item)
 print(json.dumps(found))
 """
-# Writes records with mxnet. argv: file, index or "", JSON of [label or list, id, image in hex].
+# Writes records with mxnet. argv: file, index or "", JSON file of [label or list of labels, id, image in hex].
 MXNET_WRITES = """
 import json, sys
 import mxnet as mx
@@ -81,7 +80,7 @@ IMAGES = [
     MAGIC_BYTES * 3,
     b"\1",
 ]
-BARE = range(5, 10)  # no images, but payloads all the same
+BARE = range(5, 10)  # valid payloads, but not images
 
 
 def our_samples(images: list[bytes]) -> list[tuple[object, ...]]:
@@ -147,7 +146,7 @@ def test_what_mxnet_writes_we_adopt(tmp_path: Path, mxnet: Path, indexed: bool) 
     assert records.labels(np.arange(len(images))).tolist() == [number % 2 for number in range(len(images))]
     assert records.table["flags"].tolist() == [0, 1, 1, 0, 0]
     assert list(verify_set(tmp_path / "theirs")) == []
-    # Byte for byte what we would have written.
+    # Equal, byte for byte, to our own output.
     ours = [(data, number % 2, None, None, None, number * 3) for number, data in enumerate(images)]
     write_set(tmp_path / "ours", ours, classes="01")
     assert (tmp_path / "ours.rec").read_bytes() == before[0]
@@ -180,7 +179,7 @@ def test_mxnet_s_vector_labels_we_adopt(tmp_path: Path, mxnet: Path) -> None:
 
 
 def test_what_im2rec_packs_we_adopt(tmp_path: Path, mxnet: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """im2rec lists and packs folders; our adoption finds the same images and labels as our own packing."""
+    """Sets packed by im2rec and adopted have the same images and labels as sets that we pack."""
     root = image_folder(tmp_path / "images")
     tool = [str(mxnet), "-c", "import mxnet, runpy, sys; sys.argv[0] = mxnet.__path__[0] + '/tools/im2rec.py'; "]
     tool[-1] += "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -196,7 +195,7 @@ def test_what_im2rec_packs_we_adopt(tmp_path: Path, mxnet: Path, capsys: pytest.
     for row in range(12):
         assert theirs.encoded(row).tobytes() == ours.encoded(row).tobytes()
     capsys.readouterr()
-    # And we pack from im2rec's own list.
+    # Packing from the list written by im2rec also works.
     pack = [
         "pack",
         "list",
@@ -212,7 +211,7 @@ def test_what_im2rec_packs_we_adopt(tmp_path: Path, mxnet: Path, capsys: pytest.
 
 
 def test_every_record_of_a_split_payload_in_their_bytes(tmp_path: Path, mxnet: Path) -> None:
-    """The same payloads framed by mxnet's writer and by ours are the same bytes."""
+    """mxnet's writer and ours produce identical bytes from the same payloads."""
     content = [[float(number), number, data.hex()] for number, data in enumerate(IMAGES)]
     (tmp_path / "content.json").write_text(json.dumps(content))
     run(mxnet, MXNET_WRITES, tmp_path / "theirs.rec", tmp_path / "theirs.idx", tmp_path / "content.json")
@@ -236,7 +235,7 @@ print(sum(len(batch.data[0]) for batch in images))
 
 
 def test_image_det_iter_needs_sets_without_unlabelled_images(tmp_path: Path, mxnet: Path) -> None:
-    """As docs/packing.md says: an image without boxes stops mxnet's ImageDetIter, `--unlabelled drop` leaves it out."""
+    """As docs/packing.md states, mxnet's ImageDetIter fails on images without boxes; `--unlabelled drop` omits them."""
     for number in range(2):
         (tmp_path / "val").mkdir(exist_ok=True)
         (tmp_path / "val" / f"{number}.jpg").write_bytes(encoded("JPEG", 48, 64, seed=number))

@@ -1,4 +1,4 @@
-"""The manifest: its fields, its checksum, and the prefix of a set."""
+"""Manifests: fields, checksums, and the prefix of a set."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_manifest_with_a_wrong_field(tmp_path: Path, field: str, value: object
     small_set(tmp_path / "set")
     path = tmp_path / "set.json"
     content = json.loads(path.read_text()) | {field: value}
-    del content["sha256"]  # older sets have none; with it, any change is found by it
+    del content["sha256"]  # older sets have no checksum; with one, it would detect the change first
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"set\.json: "):
         RecordSet(tmp_path / "set")
@@ -72,7 +72,7 @@ def test_any_byte_of_the_manifest_that_flips_is_found(tmp_path: Path) -> None:
             found = read_info(path)
         except ValueError as error:
             assert str(path) in str(error)
-        else:  # the name of the field itself, or white space
+        else:  # the change is in the name of the checksum field or in white space
             assert found == info
     path.write_bytes(text.replace(b'"bee"', b'"bea"'))
     changed = r"set\.json: .*it changed since it was written; copy it again"
@@ -88,7 +88,7 @@ def test_a_manifest_without_a_checksum_or_written_otherwise_opens(tmp_path: Path
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content, sort_keys=True))
     assert RecordSet(tmp_path / "set").info == info
-    del content["sha256"]  # as sets were written at first
+    del content["sha256"]  # the earliest sets have no checksum
     path.write_text(json.dumps(content))
     assert RecordSet(tmp_path / "set").info == info and list(verify_set(tmp_path / "set")) == []
 

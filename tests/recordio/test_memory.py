@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: later steps ask the kernel for few new pages."""
+"""Freed memory stays in the process, so later steps request few new pages from the kernel."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(keep: bool) -> int:
-    # glibc's thresholds move by themselves, by what was freed before; fixed at their defaults every block goes back.
+    # glibc adapts its thresholds to the blocks freed. Fixed at their defaults, every block returns to the kernel.
     fixed = {} if keep else {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(keep=keep)],

@@ -1,4 +1,4 @@
-"""A .rec file that several threads write."""
+"""A .rec file written by several threads."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_pieces_are_hashed_in_order_and_stored_in_any(tmp_path: Path) -> None:
     for piece, at in reversed(list(zip(pieces, offsets, strict=True))):
         assert not part.closed
         part.store(memoryview(piece), at)
-    assert part.closed  # with the last one
+    assert part.closed  # closed after the last piece
     assert (tmp_path / "part").read_bytes() == b"".join(pieces)
     assert part.sha256 == hashlib.sha256(b"".join(pieces)).hexdigest() and part.size == 5165

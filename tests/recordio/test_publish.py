@@ -1,4 +1,4 @@
-"""Atomic publication: killed at any point, out of disk, two at once."""
+"""Atomic publication: kills at any point, full disks, concurrent packers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dali_mix.recordio.publish import Publication
 from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import small_set
 
-# For N = 1, 2, …: a child process packs a set and kills itself before its Nth call that changes files; what it left is
-# copied to the folder N-left, and another child packs undisturbed. argv: folder; "old": a smaller set is there.
+# For N = 1, 2, …, a child process packs a set and kills itself before its Nth call that changes files. Its files are
+# copied to the folder N-left, and another child packs undisturbed. argv: folder, "old" to replace an existing set.
 KILLED = """
 import os, pathlib, shutil, signal, sys
 from dali_mix.recordio import write_set
@@ -63,7 +63,7 @@ print(limit - 1)
 
 
 def killed_everywhere(folder: Path, older: str) -> int:
-    """Runs the script; how many points it was killed at."""
+    """Run the script and return the number of points at which it was killed."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), older], capture_output=True, text=True, timeout=120
     )
@@ -76,9 +76,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_killed_at_any_point(tmp_path: Path) -> None:
-    """No set exists after a kill, and a rerun gives the same files as an undisturbed run, and nothing else."""
+    """A killed packer leaves no incomplete set, and a rerun gives exactly the files of an undisturbed run."""
     points = killed_everywhere(tmp_path, "none")
-    assert points > 15  # every kind of call was hit
+    assert points > 15  # every kind of call was interrupted
     empty = [path.parent.name for path in tmp_path.glob("*-left/.set-*.rec.partial") if not path.stat().st_size]
     assert len(set(empty)) < len(empty), "killed before the first record was written"
     assert len(set(empty)) > 1, "killed between one shard and the next"
@@ -86,7 +86,7 @@ def test_killed_at_any_point(tmp_path: Path) -> None:
     assert set(expected) == {"set-00000.rec", "set-00001.rec", "set.idx", "set.npy", "set.json"}
     for point in range(1, points + 1):
         left = tmp_path / f"{point}-left"
-        if (left / "set.json").exists():  # only clearing up was missing: the set is whole
+        if (left / "set.json").exists():  # killed during the cleanup: the set is complete
             assert {name: data for name, data in contents(left).items() if name in expected} == expected
         else:
             with pytest.raises(FileNotFoundError):
@@ -95,9 +95,9 @@ def test_killed_at_any_point(tmp_path: Path) -> None:
 
 
 def test_killed_while_replacing_an_older_set(tmp_path: Path) -> None:
-    """Either the old set, the new one or none is there, never a mixture; a rerun gives the new one.
+    """A kill leaves the old set, the new set or no set, but never a mixture; a rerun gives the new set.
 
-    Where none is there, the rerun needs no --force: what is left of the old set, of more shards, was given up already.
+    If no set is left, the rerun does not need --force: the remaining files of the old set count as abandoned.
     """
     points = killed_everywhere(tmp_path, "old")
     expected = contents(tmp_path / "calm")
@@ -201,7 +201,7 @@ def test_two_packers_of_one_set(tmp_path: Path) -> None:
 
 
 def test_many_packers_at_once(tmp_path: Path) -> None:
-    """One packs, the others say so, and no lock is left."""
+    """One packer succeeds, the others fail with an error, and no lock file is left."""
     code = """
 import sys
 from dali_mix.recordio import write_set
@@ -216,7 +216,7 @@ except OSError as error:
     assert sorted(process.returncode for process in running) == [0, 1, 1, 1, 1, 1]
     assert all("another packer" in error or "--force" in error for error in errors if error)
     assert set(contents(tmp_path)) == {"set.rec", "set.idx", "set.npy", "set.json"}
-    assert "never written" in next(verify_set(tmp_path / "set"))  # its records are zeros, all there
+    assert "never written" in next(verify_set(tmp_path / "set"))  # the images are zeros; no record is missing
 
 
 def test_a_folder_as_prefix(tmp_path: Path) -> None:

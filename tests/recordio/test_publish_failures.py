@@ -1,4 +1,4 @@
-"""What fails while publishing leaves an older set as it was; names written aside are never links."""
+"""Failures during publication leave an older set unchanged; temporary files are never links."""
 
 from __future__ import annotations
 

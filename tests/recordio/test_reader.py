@@ -1,4 +1,4 @@
-"""`RecordSet`: what it returns, and what it refuses to open."""
+"""`RecordSet`: returned values, and sets that it rejects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_views_are_of_the_mapped_file_and_read_only(tmp_path: Path) -> None:
 def test_pickled_it_opens_the_same_files(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 3)
     records = RecordSet(tmp_path / "set")
-    again = copy.deepcopy(records)  # goes the way of pickling
+    again = copy.deepcopy(records)  # uses the pickle protocol
     assert again.fingerprint == records.fingerprint
     assert again.encoded(2).tobytes() == records.encoded(2).tobytes()
     assert len(pickle.dumps(records)) < 400
@@ -107,7 +107,7 @@ def test_rows_outside(tmp_path: Path, row: int) -> None:
 
 
 def test_opening_reads_no_table(tmp_path: Path) -> None:
-    """A million records: opening must cost no memory of the table's size (40 MB)."""
+    """Opening a set of a million records must not load its table of 40 MB into memory."""
     info = small_set(tmp_path / "set", 2)
     count = 1_000_000
     with (tmp_path / "set.npy").open("wb") as file:
@@ -127,7 +127,7 @@ assert len(records) == 1_000_000 and records.encoded(0).size
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "set")], capture_output=True, text=True)
-    # The first record of an all-zero table has no length: reading it is refused by name, after the set was opened.
+    # In a table of zeros the first record has no length. The set opens, and reading the record raises an error.
     assert "record 0" in done.stderr
     code = code.replace(" and records.encoded(0).size", "")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`dali-mix verify` as a user calls it: sound sets pass, every damage is named by file and record."""
+"""`dali-mix verify` on the command line: intact sets pass; errors name the file and record of any damage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_sound_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def patched(change: Callable[[bytearray, np.ndarray], object]) -> Callable[[Path], None]:
-    """A damage to set.rec: `change(bytes, table)`."""
+    """Return a function that damages set.rec with `change(bytes, table)`."""
 
     def apply(prefix: Path) -> None:
         table = np.array(RecordSet(prefix).table)
@@ -87,7 +87,7 @@ def test_a_damaged_rec(tmp_path: Path, capsys: pytest.CaptureFixture[str], damag
     status, text = verify(tmp_path / "set", capsys)
     assert status == 1
     assert f"{tmp_path}/set.rec: " in text and where in text
-    assert text.count("\n") == 1 and text.count("; ") == 1  # one line, one thing to do
+    assert text.count("\n") == 1 and text.count("; ") == 1  # one line with one piece of advice
     assert text.startswith("dali-mix verify: error: ")
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], dam
     assert status == 1
     assert f"dali-mix verify: error: {tmp_path}/set.idx: " in text and what in text
     assert text.count("\n") == 1
-    with pytest.raises((ValueError, FileNotFoundError), match=r"set\.idx"):  # and training does not start
+    with pytest.raises((ValueError, FileNotFoundError), match=r"set\.idx"):  # opening the set fails too
         RecordSet(tmp_path / "set")
 
 
@@ -183,7 +183,7 @@ def test_the_number_of_problems_is_limited(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_who_reads_no_further_waits_for_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with --limit or Ctrl-C. The file at hand is left in the middle, those after it are not begun."""
+    """With --limit or Ctrl-C, hashing stops within the current file and does not start on later files."""
     small_set(tmp_path / "set", 20, shards=10)
     apply, _ = REC["cut short (18)"]
     apply(tmp_path / "set-00000.rec")
@@ -243,7 +243,7 @@ def test_any_changed_byte_is_found(tmp_path: Path, data: st.DataObject) -> None:
         content = content[: data.draw(st.integers(0, len(content) - 1))]
     path.write_bytes(content)
     problems = list(verify_set(prefix))
-    assert problems or suffix == ".json"  # free text of the manifest may change without being wrong
+    assert problems or suffix == ".json"  # some changes to the manifest are harmless
     try:
         records = RecordSet(prefix)
         for row in range(len(records)):

@@ -1,4 +1,4 @@
-"""Sets that are written from memory."""
+"""Sets written from memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed sets of small pictures."""
+"""Fixtures: packed sets of small pictures."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.reports.pictures import COLORS, encode
 
 @pytest.fixture
 def two_colors(tmp_path):
-    """Ten images of one colour each, alternately red and blue."""
+    """Write ten images of a single colour, alternately red and blue."""
     samples = []
     for i in range(10):
         flat = np.full((40, 48, 3), list(COLORS.values())[i % 2], dtype=np.uint8)
@@ -20,7 +20,7 @@ def two_colors(tmp_path):
 
 @pytest.fixture
 def dots(tmp_path):
-    """Dark pictures of 40×40 with one bright dot each."""
+    """Write dark pictures of 40×40 pixels with one bright dot each."""
     samples = []
     for i in range(12):
         picture = np.full((40, 40, 3), 40, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Sets of plain pictures, and what is read back from the PNG of a gallery."""
+"""Plain pictures, and helpers that read them back from the PNG of a gallery."""
 
 import io
 
@@ -28,7 +28,7 @@ def size_of(png):
 
 
 def cell(png, row, column):
-    """(pixels, pixels, 3) of one picture, a little of its border left out."""
+    """Return one picture of the gallery without its outermost border, (pixels, pixels, 3)."""
     left = MARGIN + column * (CELL + GAP)
     top = TITLE + HEAD + row * (CELL + CAPTION + GAP)
     box = [round(value * DPI) for value in (left + 0.05, top + 0.05, left + CELL - 0.05, top + CELL - 0.05)]
@@ -37,7 +37,7 @@ def cell(png, row, column):
 
 
 def shown(png, row, column, size=40):
-    """(size, size, 3) of one picture: the colour in the middle of each of its pixels."""
+    """Return one picture of the gallery at its original size, (size, size, 3), sampled at the pixel centres."""
     left = MARGIN + column * (CELL + GAP)
     top = TITLE + HEAD + row * (CELL + CAPTION + GAP)
     middles = (np.arange(size) + 0.5) / size * CELL
@@ -47,13 +47,13 @@ def shown(png, row, column, size=40):
 
 
 def images_of(prefix, seed):
-    """The 12 images in the order a gallery draws them."""
+    """Return the 12 images in the order in which a gallery draws them."""
     order = torch.randperm(12, generator=torch.Generator().manual_seed(seed)).tolist()
     return read_images(RecordSet(prefix), order, 40)
 
 
 def place_of(picture, color):
-    """Row and column, in pixels of the 40×40 image, of the middle of what has `color` in a picture `cell` returned."""
+    """Return the centre of the area with `color` in a picture from `cell`, in pixels of the 40×40 image, or None."""
     found = np.argwhere(np.abs(picture - np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])).max(-1) < 25)
     if not len(found):
         return None

@@ -1,4 +1,4 @@
-"""Heat maps: which colour stands where, and the shape of what a pipeline shows."""
+"""Heat maps: the colour at each position, and the shape of a pipeline's output."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_the_brightest_spot_is_where_the_map_is_highest():
 
 
 def test_the_middle_of_each_cell_has_the_cells_own_colour():
-    """Cell (i, j) of a map lies over pixels i·stride … (i+1)·stride, j·stride … (j+1)·stride, to the borders."""
+    """Cell (i, j) of a map covers the pixels i·stride … (i+1)·stride, j·stride … (j+1)·stride, up to the borders."""
     heat = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
     found = overlaid(torch.zeros(3, 3 * 9, 5 * 7, dtype=torch.uint8), heat)
     middles = found[:, 4::9, 3::7].permute(1, 2, 0).numpy()
@@ -48,8 +48,8 @@ def test_an_even_map_has_no_bright_spot():
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("multilabel", {"image_size": (48, 96)}, [500 / 375, 375 / 500]),  # the whole picture, squashed
-        ("imagenet", {"image_size": 224}, [1, 1]),  # a square from its centre
+        ("multilabel", {"image_size": (48, 96)}, [500 / 375, 375 / 500]),  # the complete picture, stretched
+        ("imagenet", {"image_size": 224}, [1, 1]),  # a central square
         ("imagenet", {"image_size": (128, 192)}, [1.5, 1.5]),
         ("cifar", {"image_size": (16, 32)}, [2, 2]),
     ],

@@ -1,4 +1,4 @@
-"""Boxes on images: the colours of what was found and missed, drawn files, galleries of sets with boxes."""
+"""Boxes on images: colours of found and missed objects, drawn files, galleries of sets with boxes."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tests.reports.pictures import encode
 
 @pytest.fixture(scope="module")
 def boxed(tmp_path_factory):
-    """Six grey images, 80 × 120, with one box each; the last one has none."""
+    """Write six grey images, 80 × 120; all but the last have one box."""
     samples = []
     for index in range(6):
         label = [2, 6, index % 2, 0.25, 0.25, 0.75, 0.75, 0]

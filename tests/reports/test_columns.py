@@ -1,4 +1,4 @@
-"""Columns of a gallery, read back from its PNG: which colours stand where, and what the captions say."""
+"""Columns of a gallery, read back from its PNG: colours at their positions, and captions."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_captions():
     assert _labels(several[1], classes) == ["crab"]
     assert _labels(torch.tensor([0.25, 0.0, 0.75]), classes) == ["0.75  b c", "0.25  husky"]
     rounded = PasteParams(torch.tensor([1, 0]), torch.zeros(2, 4, dtype=torch.int64), torch.tensor([0.565, 0.125]))
-    for row in (0, 1):  # the two shares shown add up to 1
+    for row in (0, 1):  # the two displayed shares add up to 1
         shares = [float(line.split()[1]) for line in caption_of(single, row, rounded, classes)]
         assert sum(shares) == pytest.approx(1)
 
@@ -54,7 +54,7 @@ def test_splicemix_shows_what_it_appends(tmp_path, two_colors, options):
     out = gallery(two_colors, [mixer], tmp_path / "s.png", rows=4, seed=7, boxes=False)
     heads = set()
     for row, picture in enumerate(column.pictures):
-        params = mixer.sample(10, 40, 40, torch.Generator().manual_seed(7 + row))  # each row has a draw of its own
+        params = mixer.sample(10, 40, 40, torch.Generator().manual_seed(7 + row))  # each row has its own draw
         grid = params.grids[row % len(params.grids)]
         cells, dropped = grid.rows * grid.cols, int(grid.dropped[0].sum())
         assert [name for line in picture.caption[1:] for name in line.split(", ")] == [
@@ -80,7 +80,7 @@ def test_splicemix_of_too_few_images(tmp_path, two_colors):
     write_set(tmp_path / "three", [(flat, 0)] * 3, classes=["one"])
     out = gallery(tmp_path / "three", ["splicemix"], tmp_path / "t.png")
     assert size_of(out)[0] == pytest.approx((2 * MARGIN + 2 * CELL + GAP) * DPI, abs=1)
-    assert (shown(out, 0, 1) == 90).all()  # nothing is appended: the image itself
+    assert (shown(out, 0, 1) == 90).all()  # nothing is appended, so the image itself is shown
 
 
 def test_every_view_has_a_column(tmp_path, dots):
@@ -98,7 +98,7 @@ def test_every_view_has_a_column(tmp_path, dots):
 
 
 class Mirrored(Mixer):
-    """The batch and its mirror image, without a description."""
+    """A mixer that appends the mirrored batch and has no description."""
 
     def sample(self, batch_size, height, width, generator=None, device="cpu"):
         return batch_size
@@ -142,7 +142,7 @@ def test_peaks_are_marked_where_they_are(tmp_path, dots):
     seen = 0
     for row in range(8):
         for column, peak in ((0, own[row]), (1, own[partners[row]])):
-            if peak.min() > 4 and peak.max() < 35:  # the whole cross is inside of what `cell` cuts out
+            if peak.min() > 4 and peak.max() < 35:  # the cross is completely inside the area that `cell` cuts out
                 assert place_of(cell(out, row, column), BLUE) == pytest.approx(peak.tolist(), abs=0.75)
                 seen += 1
     assert seen > 4
@@ -164,7 +164,7 @@ def test_saliencymix_is_outlined_where_it_pasted(tmp_path, dots):
 
 
 def test_a_mixer_sees_the_images_it_was_made_for(tmp_path, dots):
-    """uint8 without mean and std, else normalized by its own: the pictures are the same."""
+    """Mixers without mean and std get uint8, others get normalized images; the pictures are identical."""
     mixers = [SaliencyMix(4), SaliencyMix(4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)), "saliencymix"]
     out = gallery(dots, mixers, tmp_path / "s.png", rows=4, seed=3, boxes=False)
     images = images_of(dots, 3)
@@ -198,7 +198,7 @@ def test_maps_stand_beside_the_images(tmp_path, dots):
 
 
 def test_saliencymix_shows_boxes_around_the_peaks(tmp_path, two_colors):
-    """Nothing stands out in images of one colour: their peak is the first pixel, where a quarter of the box is left."""
+    """Images of a single colour have their peak at the first pixel, where a quarter of the box remains."""
     mixer = SaliencyMix(2)
     mixers = [mixer, MixChoice([mixer], probs=[1.0])]
     out = gallery(RecordSet(two_colors), mixers, tmp_path / "g.png", rows=4, seed=4, boxes=False)
@@ -206,7 +206,7 @@ def test_saliencymix_shows_boxes_around_the_peaks(tmp_path, two_colors):
     chosen = torch.randperm(10, generator=torch.Generator().manual_seed(4)).tolist()
     colors = np.array([list(COLORS.values())[row % 2] for row in chosen])
     drawn = mixer.sample(10, 40, 40, torch.Generator().manual_seed(4))
-    # In a choice the draw of which mixer comes first.
+    # A MixChoice first draws which mixer to use.
     chosen_drawn = mixers[1].sample(10, 40, 40, torch.Generator().manual_seed(4)).params
     for column, params in ((1, drawn), (2, chosen_drawn)):
         for row in range(4):

@@ -1,4 +1,4 @@
-"""Learning curves: what is read from metrics.jsonl, and what is drawn of it."""
+"""Learning curves: reading metrics.jsonl and drawing."""
 
 import json
 
@@ -89,7 +89,7 @@ ORANGE, GREEN, BLUE = (217, 119, 43), (59, 143, 90), (47, 111, 176)
 
 
 def test_lines_are_where_the_numbers_are(tmp_path):
-    # Accuracy rising from 0 to 100 in a straight line: its orange runs from the lower left to the upper right.
+    # Accuracy rises linearly from 0 to 100, so its orange line runs from the lower left to the upper right.
     records = [train(step, 2.0) for step in range(0, 101, 10)] + [
         val(step, float(step), 100.0) for step in range(0, 101, 10)
     ]

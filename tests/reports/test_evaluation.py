@@ -1,4 +1,4 @@
-"""Charts of an evaluation, for few and for many classes: bars as long as their values, curves where they belong."""
+"""Charts of an evaluation with few or many classes: lengths of bars, positions of curves."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def pixels(figure, path):
 
 
 def bar(image, row, left=MARGIN + NAME):
-    """Inches of blue in the first column's bar number `row`, just above its lower edge, where no digits are."""
+    """Return the length in inches of bar `row` in the first column, measured near its lower edge, below the digits."""
     line = image[round((TOP + (row + 0.8) * BAR) * style.DPI)]
     found = np.abs(line - BLUE).sum(1) < 40
     start = round((left - 0.05) * style.DPI)

@@ -1,4 +1,4 @@
-"""The gallery and its command: options, texts of mixers, decoded images, and what is said when something is wrong."""
+"""The gallery and its command: options, text descriptions of mixers, decoded images, error messages."""
 
 import io
 
@@ -51,7 +51,7 @@ def test_images_of_every_kind_are_decoded_upright(tmp_path):
     picture[:, 30:] = (250, 250, 250)
     gray = picture[..., 0]
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    exif[0x0112] = 6  # must be rotated by 90 degrees clockwise
     buffer = io.BytesIO()
     Image.fromarray(picture).convert("CMYK").save(buffer, "JPEG", quality=95)
     samples = [
@@ -75,7 +75,7 @@ def test_a_record_that_cannot_be_decoded_is_named(tmp_path, two_colors):
     write_set(tmp_path / "bad", [(good, 0), (damaged, 0)], classes=["one"])
     with pytest.raises(ValueError, match=r"bad: record 1: cannot be decoded.*dali-mix verify --decode"):
         read_images(RecordSet(tmp_path / "bad"), [0, 1], 20)
-    with pytest.raises(ValueError, match="no mixer is called 'resizmix'"):  # before images are read
+    with pytest.raises(ValueError, match="no mixer is called 'resizmix'"):  # raised before images are read
         gallery(tmp_path / "bad", ["cutmix", "resizmix"], tmp_path / "g.png")
 
 

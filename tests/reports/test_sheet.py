@@ -1,4 +1,4 @@
-"""Sheets of pictures: text that fits, rows as high as their captions."""
+"""Sheets of pictures: fitting text, and rows as high as their captions."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_rows_are_as_high_as_their_longest_caption(tmp_path):
     assert lines > 4 and lines > len(_labels(labels[0], names)) > 1
     out = gallery(tmp_path / "many", ["resizemix"], tmp_path / "m.png", rows=3)
     assert size_of(out)[1] == pytest.approx((TITLE + HEAD + 3 * row_height(lines) + MARGIN / 2) * DPI, abs=1)
-    with Image.open(out) as image:  # nothing is written into the picture below
+    with Image.open(out) as image:  # no text overlaps the picture below
         pixels = np.asarray(image.convert("L"))
     top = round((TITLE + HEAD + row_height(lines)) * DPI)
     assert (pixels[top - round(0.1 * DPI) : top - 2] == 255).all()

@@ -1,4 +1,4 @@
-"""Pixels of images as DALI decodes them: 16 bits, transparency, damage that decoding finds."""
+"""Pixels as DALI decodes them: 16-bit images, transparency, and damage that only decoding finds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pnm(channels: int, maximum: int, values: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("brightest", [1, 0.003])  # of white: a dark image is no image of another scale
+@pytest.mark.parametrize("brightest", [1, 0.003])  # relative to white; dark images keep their scale
 @pytest.mark.parametrize("maximum", [1, 15, 127, 254, 255, 1023, 65535])
 def test_a_pnm_of_any_number_of_levels(maximum: int, brightest: float, channels: int) -> None:
     values = np.linspace(0, maximum * brightest, 9 * 13 * channels).round().astype(int).reshape(9, 13, channels)
@@ -55,7 +55,7 @@ def test_a_pnm_of_any_number_of_levels(maximum: int, brightest: float, channels:
         assert abs(decoded_by_dali([bytes(stored)])[0] - expected).max() <= 1
     if maximum in (255, 65535):
         assert abs(decoded_by_dali([bytes(Transform()(data)[0])])[0] - expected).max() <= 1
-    else:  # 15 would decode to 15 of 255
+    else:  # a level of 15 would decode to 15 out of 255
         with pytest.raises(ValueError, match=f"maximum value {maximum}: DALI"):
             Transform()(data)
 
@@ -75,7 +75,7 @@ def test_a_damaged_pnm_is_refused_when_converted(data: bytes, reason: str) -> No
 
 
 def transparent(kind: str) -> bytes:
-    """A picture whose left half is transparent, in one of the ways there are."""
+    """Return a picture with a transparent left half, with the transparency stored as `kind`."""
     pixels = np.zeros((20, 30, 4), np.uint8)
     pixels[:, :, 0], pixels[:, :, 1], pixels[:, 15:, 3] = 200, np.arange(30) * 8, 255
     image, file, more = Image.fromarray(pixels, "RGBA"), io.BytesIO(), {}
@@ -93,7 +93,7 @@ def transparent(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "L", "RGB", "WebP"])
 def test_transparency_is_dropped_alike(kind: str) -> None:
-    """NVIDIA/DIGITS#85, opencv/opencv#21694: the colours under it show, whichever way it is packed."""
+    """The colours below the transparency show, however the image is packed (NVIDIA/DIGITS#85, opencv/opencv#21694)."""
     data = transparent(kind)
     (kept,) = decoded_by_dali([bytes(Transform()(data)[0])])
     expected = Image.open(io.BytesIO(data)).convert("RGBA").convert("RGB")
@@ -102,7 +102,7 @@ def test_transparency_is_dropped_alike(kind: str) -> None:
         assert np.array_equal(decoded_by_dali([bytes(Transform(encoding=encoding)(data)[0])])[0], kept)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL's, on strange tags
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL warns about unusual tags
 @pytest.mark.parametrize("decode", [False, True])
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "P2", "P3", "P4"])
 def test_any_changed_byte_of_a_converted_image_is_our_error(kind: str, decode: bool) -> None:
@@ -112,7 +112,7 @@ def test_any_changed_byte_of_a_converted_image_is_our_error(kind: str, decode: b
     assert transform(data)[1][:3] == ("png", 3, 4)
     for at in range(min(len(data), 200)):
         for value in (0, 2, 7, 255):
-            with contextlib.suppress(ValueError):  # PIL raises TypeError, KeyError, struct.error, …
+            with contextlib.suppress(ValueError):  # PIL itself raises TypeError, KeyError, struct.error, …
                 transform(data[:at] + bytes([value]) + data[at + 1 :])
                 continue
             refused += 1
@@ -132,7 +132,7 @@ def test_pixels_of_a_png_that_are_not_whole(what: str) -> None:
         "one byte more": zlib.compress(rows + b"x"),
     }[what]
     data = png(content=content)
-    assert Transform()(data)[0] == data  # the header sees nothing
+    assert Transform()(data)[0] == data  # the header does not reveal the damage
     if what == "one byte more":
         assert decoded_size(data) == (12, 20)
     else:
@@ -184,7 +184,7 @@ def test_most_damaged_jpegs_are_found_by_decoding(options: dict[str, int]) -> No
         middle = len(data) // 2
         data[middle : middle + 600] = np.random.default_rng(seed).integers(0, 256, 600, dtype=np.uint8).tobytes()
         with contextlib.suppress(ValueError):
-            assert Transform()(bytes(data))[0] == data  # the header sees nothing
+            assert Transform()(bytes(data))[0] == data  # the header does not reveal the damage
             decoded_size(bytes(data))
             continue
         found += 1
@@ -201,7 +201,7 @@ def test_most_damaged_jpegs_are_found_by_decoding(options: dict[str, int]) -> No
 def test_a_jpeg_cut_short_and_closed_is_found_by_decoding(
     options: dict[str, Any], left: float, height: int, width: int, gray: bool
 ) -> None:
-    """pytorch/examples#769, NVIDIA/DALI#2667: decoders show the part that is missing in grey."""
+    """Decoders fill the missing part with grey instead of failing (pytorch/examples#769, NVIDIA/DALI#2667)."""
     pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     image, out = Image.fromarray(pixels), io.BytesIO()
     (image.convert("L") if gray else image).save(out, "JPEG", **options)
@@ -210,6 +210,6 @@ def test_a_jpeg_cut_short_and_closed_is_found_by_decoding(
         assert decoded_size(complete) == (height, width)
     start = data.index(b"\xff\xda")
     cut = data[: start + int(left * (len(data) - start))].rstrip(b"\xff") + b"\xff\xd9"
-    assert bytes(Transform()(cut)[0]) == cut  # the header sees nothing
+    assert bytes(Transform()(cut)[0]) == cut  # the header does not reveal the damage
     with pytest.raises(ValueError, match=r"cannot be decoded: .*; fetch the file again"):
         decoded_size(cut)

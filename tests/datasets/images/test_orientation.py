@@ -1,4 +1,4 @@
-"""Boxes and crops on photographs that EXIF turns."""
+"""Boxes and crops on photographs with an EXIF orientation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dali_mix.recordio import RecordSet
 Capture = pytest.CaptureFixture[str]
 
 
-X, Y, W, H = 5, 6, 20, 10  # of the red object, in pixels as stored
+X, Y, W, H = 5, 6, 20, 10  # of the red object, in pixels of the stored image
 
 
 def photo(turn: int, height: int = 48, width: int = 64) -> bytes:
@@ -33,7 +33,7 @@ def photo(turn: int, height: int = 48, width: int = 64) -> bytes:
 
 
 def lay(root: Path, layout: str, turns: list[int], size: tuple[int, int], stated: bool = True) -> None:
-    """Images turned by `turns`, each with the box of its object as stored, in a layout's files."""
+    """Write a dataset in `layout` with the EXIF orientations `turns`; boxes refer to the stored pixels."""
     height, width = size
     images = {f"{number}.png": photo(turn, height, width) for number, turn in enumerate(turns)}
     folder = {"coco": "val", "voc": "JPEGImages", "list": "."}[layout]
@@ -73,7 +73,7 @@ def pack(root: Path, layout: str, out: Path, *options: str) -> int:
 
 
 def found(records: RecordSet, row: int) -> np.ndarray:
-    """The stored picture as viewers show it."""
+    """Return the stored picture as a viewer shows it."""
     with Image.open(io.BytesIO(records.encoded(row).tobytes())) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
@@ -132,7 +132,7 @@ def test_a_refused_size_says_which_way_fits(tmp_path: Path, capsys: Capture, lay
     (tmp_path / "in").rename(tmp_path / "stored")
     lay(tmp_path / "in", layout, [turn], (64, 48))
     for path in (tmp_path / "in").rglob("*.png"):
-        path.write_bytes(photo(turn, 48, 64))  # stated as shown, 64 high and 48 wide
+        path.write_bytes(photo(turn, 48, 64))  # the annotation has the displayed size, 64 high and 48 wide
     assert pack(tmp_path / "in", layout, tmp_path / "other", "--exif", "ignore") == 1
     assert "drawn on the rotated image, pack with --exif apply" in capsys.readouterr().err
     assert pack(tmp_path / "in", layout, tmp_path / "other", "--exif", "apply") == 0

@@ -1,4 +1,4 @@
-"""Sizes, formats and quality of the images that are stored."""
+"""Sizes, formats and quality of the stored images."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_sizes(tmp_path: Path, options: list[str], size: tuple[int, int]) -> Non
     assert list(zip(records.table["height"], records.table["width"], strict=True)) == [size[::-1], size]
     for row in range(2):
         image = Image.open(io.BytesIO(records.encoded(row).tobytes()))
-        if size != (48, 80):  # encoded again: turned upright, no EXIF left
+        if size != (48, 80):  # re-encoded: upright, without EXIF
             assert image.size == (records.table["width"][row], records.table["height"][row])
             assert image.getexif().get(0x0112, 1) == 1
     assert (records.encoded(1).tobytes() == original) == (size == (48, 80))
@@ -96,7 +96,7 @@ def test_quality(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [256, 150, 64])
 def test_resizing_is_antialiased_as_pil_s(side: int) -> None:
-    """Stripes finer than the new pixels become grey instead of a false pattern, as with PIL's antialiased resize."""
+    """Stripes finer than the new pixels turn grey instead of aliasing, as with PIL's antialiased resize."""
     fine = np.zeros((400, 600, 3), np.uint8)
     fine[:, ::3] = 255
     smooth = np.asarray(Image.fromarray(pixels(40, 60)).resize((600, 400), Image.Resampling.BICUBIC))
@@ -119,7 +119,7 @@ def test_resizing_is_antialiased_as_pil_s(side: int) -> None:
 @pytest.mark.parametrize("decode", [False, True])
 def test_the_size_that_is_decoded_counts_for_max_pixels(canvas: tuple[int, int], decode: bool) -> None:
     gif = encoded("GIF", 60, 80)
-    gif = gif[:6] + struct.pack("<HH", *canvas) + gif[10:]  # a frame beyond the canvas enlarges it
+    gif = gif[:6] + struct.pack("<HH", *canvas) + gif[10:]  # a frame that exceeds the canvas enlarges it
     width, height = max(canvas[0], 80), max(canvas[1], 60)
     with pytest.raises(ValueError, match=rf"{width}x{height} is .* pixels, more than --max-pixels"):
         Transform(encoding="png", max_pixels=width * height - 1, decode=decode)(gif)
@@ -129,6 +129,6 @@ def test_the_size_that_is_decoded_counts_for_max_pixels(canvas: tuple[int, int],
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
 def test_pil_s_own_limit_of_pixels_does_not_count(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 50)  # PIL refuses twice as many
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 50)  # PIL rejects images with more than twice as many
     _, header, _ = Transform(encoding="png", decode=True)(encoded(kind))
     assert header.height * header.width > 100

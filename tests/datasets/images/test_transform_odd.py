@@ -1,4 +1,4 @@
-"""Images that decoders differ on are stored so that they do not, whichever way they are packed."""
+"""Images that decoders disagree about are stored in a form on which they agree, with any packing options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TURNED = {
 
 
 def nearest_turn(image: np.ndarray) -> int:
-    """The turn of the picture, or of the picture at half its size, that an image shows."""
+    """Return the orientation in which `image` shows the picture, at full or half size."""
     differences = {}
     for turn, picture in TURNED.items():
         height, width = picture.shape[:2]
@@ -66,7 +66,7 @@ def test_each_way_of_packing_shows_the_same(name: str) -> None:
 def test_resized_or_as_jpeg_it_is_turned_alike(name: str) -> None:
     data, turn = ODD[name]
     for options in ({"encoding": "jpeg"}, {"resize": 6}, {"max_side": 10, "encoding": "png"}):
-        kept, header, why = Transform(**options)(data)  # type: ignore[arg-type]  # of several types
+        kept, header, why = Transform(**options)(data)  # type: ignore[arg-type]  # values of several types
         (found,) = decoded_by_dali([bytes(kept)])
         assert why and found.shape == (header.height, header.width, 3) and nearest_turn(found) == turn
 
@@ -87,7 +87,7 @@ def test_what_no_decoder_may_see_is_refused_in_every_way(name: str) -> None:
 def test_older_sets_and_strangers_are_told_by_record(tmp_path: Path) -> None:
     names = [*ODD, *REFUSED]
     images = [data for data, _ in [*ODD.values(), *REFUSED.values()]]
-    samples = [(data, 0, 12, 20, "jpeg") for data in images]  # as an earlier version may have written it
+    samples = [(data, 0, 12, 20, "jpeg") for data in images]  # as an earlier version may have written them
     write_set(tmp_path / "set", [(JPEG, 0), *samples], classes="a")
     for decode in (None, decoded_size):
         problems = list(verify_set(tmp_path / "set", decode=decode))
@@ -128,7 +128,7 @@ def test_several_images_in_a_file_are_counted(kind: str, name: str) -> None:
 
 def test_an_odd_tiff_is_named_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = bytearray(encoded("TIFF", 3, 4))
-    data[72] = 2  # a number called a text: PIL raises TypeError
+    data[72] = 2  # a numeric tag declared as text: PIL raises TypeError
     folder = tmp_path / "in" / "a"
     folder.mkdir(parents=True)
     (folder / "odd.tif").write_bytes(data)

@@ -1,4 +1,4 @@
-"""Free-form masks by compiled loops: those that plain torch operations draw, to the bit."""
+"""Free-form masks from compiled loops equal those from torch operations, bit for bit."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_loops_and_torch_draw_the_same_masks(height, width, monkeypatch):
 
 
 def test_loops_take_any_numbers_as_torch_does(monkeypatch):
-    """Points far outside, lines of no length, negative radii, and what is no number."""
+    """Points far outside, lines of length zero, negative radii, NaN and infinity give the same masks."""
     lines = [
         [[5.0, 5.0], [5.0, 5.0], [-4e5, 3e5]],
         [[1e12, 0.0], [0.0, 2e12], [7.0, 3.0]],

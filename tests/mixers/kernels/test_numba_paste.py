@@ -1,4 +1,4 @@
-"""The order in which images are written in place, and callers on several threads."""
+"""The order of in-place writes, and concurrent callers."""
 
 import itertools
 import threading

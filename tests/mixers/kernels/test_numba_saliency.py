@@ -1,4 +1,4 @@
-"""Grey levels of normalized images: every level comes back, compiled and by torch alike."""
+"""Grey levels of normalized images: compiled loops and torch both recover every level."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_every_grey_level_comes_back(mean, std, dtype):
 
 @pytest.mark.parametrize(("mean", "std"), NORMALIZATIONS)
 def test_every_grey_level_comes_back_as_the_pipelines_normalize(mean, std):
-    """By one factor and one summand."""
+    """The pipelines normalize with one multiplication and one addition."""
     factor, summand = (np.float32([[1 / (255 * s), -m / s] for m, s in zip(mean, std, strict=True)])).T
     scaled = LEVELS.float() * torch.tensor(factor)[:, None, None] + torch.tensor(summand)[:, None, None]
     assert torch.equal(grey_levels(scaled, mean, std), LEVELS)
@@ -53,7 +53,7 @@ def test_floats_between_and_beyond_the_levels(batch_size, memory_format):
     levels = grey_levels(images.contiguous(memory_format=memory_format), MEAN, STD)
     assert levels.is_contiguous() and levels.dtype == torch.uint8
     off = (levels.double() - wanted).abs()
-    assert off.numel() == 0 or (off.max() <= 1 and off.mean() < 1e-4)  # rounding of float32 near a half
+    assert off.numel() == 0 or (off.max() <= 1 and off.mean() < 1e-4)  # float32 rounding near .5
 
 
 def test_normalized_images_on_a_cpu():

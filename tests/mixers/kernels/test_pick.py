@@ -1,4 +1,4 @@
-"""Which backend takes a batch."""
+"""Selection of the backend for a batch."""
 
 import torch
 
@@ -31,7 +31,7 @@ def test_without_compiling_plain_operations_are_used(monkeypatch):
 
 def test_a_lazily_negated_batch_is_not_read_from_memory():
     images = batch(4)
-    negated = torch._neg_view(images)  # as `torch.imag(x.conj())` gives: the memory holds the other sign
+    negated = torch._neg_view(images)  # as from `torch.imag(x.conj())`: the memory has the opposite sign
     permutation, boxes = torch.tensor([2, 3, 1, 0]), boxes_for(4)
     assert negated.is_neg() and backend("paste", negated) == "torch_paste"
     wanted = torch_paste.paste(-images, permutation, boxes)

@@ -1,4 +1,4 @@
-"""The threads that mixing on a CPU wakes: errors, callers side by side, forks."""
+"""Worker threads for mixing on the CPU: errors, concurrent callers, forks."""
 
 import multiprocessing
 import signal
@@ -51,7 +51,7 @@ def test_an_error_is_raised_when_all_have_ended(failing):
     with pytest.raises(RuntimeError, match=f"in job {failing}"):
         threads.together([lambda number=number: work(number) for number in range(3)])
     assert sorted(ended) == [number for number in range(3) if number != failing]
-    threads.together([lambda: None] * 3)  # no error is left over
+    threads.together([lambda: None] * 3)  # the error does not persist
 
 
 def test_a_job_is_forgotten_when_it_has_run():
@@ -150,7 +150,7 @@ def test_a_job_may_have_others_run():
 
 
 def test_callers_on_several_threads_share_no_helper():
-    meeting = threading.Barrier(8, timeout=20)  # four callers with a helper each: none may wait for another's
+    meeting = threading.Barrier(8, timeout=20)  # four callers with one helper each, none shared
     callers = [threading.Thread(target=threads.together, args=([meeting.wait] * 2,)) for _ in range(4)]
     for caller in callers:
         caller.start()
@@ -180,7 +180,7 @@ def test_a_forked_process_starts_its_own():
     assert receiver.recv() == [-number for number in range(8)]
     child.join(20)
     assert child.exitcode == 0
-    threads.together([lambda: None] * 4)  # the parent's are still there
+    threads.together([lambda: None] * 4)  # the parent's threads still work
 
 
 def test_a_large_batch_is_mixed_on_several_threads(monkeypatch):

@@ -1,4 +1,4 @@
-"""The pixels that torch's interpolate takes."""
+"""Nearest pixels equal those of torch's interpolate."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from dali_mix.mixers.kernels import torch_paste
 
 @pytest.mark.parametrize("full", [26, 62, 224, 256])
 def test_resizemix_nearest_takes_the_pixels_torch_takes(full):
-    # Sides where torch's float32 ratio and the integer quotient differ are among these.
+    # For some of these sides, torch's float32 ratio and the integer quotient differ.
     ramp = torch.arange(full, dtype=torch.float32)
     for size in range(1, full + 1):
         wanted = torch.nn.functional.interpolate(ramp[None, None], size=size, mode="nearest")[0, 0]

@@ -1,4 +1,4 @@
-"""Triton's pasting and blending without a GPU: in its interpreter, and compiled for one."""
+"""Triton kernels for pasting and blending without a GPU: interpreted, and compiled for one."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ print("all equal")
 
 
 def test_triton_kernels_in_the_interpreter():
-    """Triton reads the variable when a kernel is defined, hence a process of its own."""
+    """Triton reads TRITON_INTERPRET when a kernel is defined, so the test runs in a subprocess."""
     pytest.importorskip("triton", reason="Triton is not installed")
     result = subprocess.run(
         [sys.executable, "-c", INTERPRETED],
@@ -70,7 +70,7 @@ def test_triton_kernels_in_the_interpreter():
     [("SAME_POSITION", False, False), ("NEAREST", False, True), ("ZEROS", True, False)],
 )
 def test_triton_kernels_compile_for_a_gpu(mode, own, boxes_only):
-    """For sm_80 as far as PTX, which needs no GPU; a row without a box must be copied by 16 bytes a load."""
+    """Compiling to PTX for sm_80 needs no GPU. Rows without a box must be copied with 16-byte loads."""
     pytest.importorskip("triton", reason="Triton is not installed")
     import triton
     from triton.backends.compiler import GPUTarget

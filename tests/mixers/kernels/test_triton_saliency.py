@@ -1,4 +1,4 @@
-"""Saliency's Triton kernels without a GPU: in Triton's interpreter against the CPU's numbers, and compiled for one."""
+"""Triton kernels for saliency without a GPU: interpreted and compared with the CPU, and compiled for a GPU."""
 
 import os
 import subprocess
@@ -58,14 +58,14 @@ def check_extremes():
 
 
 def check_normalized():
-    """As on CUDA: never through a batch of grey levels."""
+    """Check normalized images, which on CUDA are never converted to a batch of grey levels."""
     mixer = SaliencyMix(4, mean=MEAN, std=STD)
     levels = batch(33, 21)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     normalized = (levels / 255 - mean) / std
     halves = torch.randint(-20, 520, (2, 3, 21, 33), generator=torch.Generator().manual_seed(2)) / 2
     cases = [(given, mixer) for given in (normalized, normalized + 0.5 / 255, near_ties(), 9 * torch.randn(2, 3, 9, 8))]
-    cases.append((halves, SaliencyMix(4, mean=(0, 0, 0), std=(1 / 255,) * 3)))  # k + 1/2 itself
+    cases.append((halves, SaliencyMix(4, mean=(0, 0, 0), std=(1 / 255,) * 3)))  # exactly k + 1/2
     cases = [
         (given.to(dtype).contiguous(memory_format=memory_format), mixer)
         for given, mixer in cases
@@ -94,7 +94,7 @@ def check_normalized():
     "call", [*(f"check_sizes({name!r})" for name in SETS), "check_extremes()", "check_normalized()"]
 )
 def test_in_the_interpreter(call):
-    """Triton reads the variable when a kernel is defined, hence a process of its own."""
+    """Triton reads TRITON_INTERPRET when a kernel is defined, so the test runs in a subprocess."""
     code = (
         f"import torch; torch.set_num_threads(1); from tests.mixers.kernels import test_triton_saliency as t; t.{call}"
     )
@@ -117,7 +117,7 @@ def test_what_is_left_to_torch():
 
 
 def test_quotients_truncate_as_whole_numbers_do():
-    """Also where they are rounded to float32, for every sum and maximum there can be."""
+    """float32 quotients truncate to the integer quotient for every possible sum and maximum."""
     for most in range(1, 6 * 255 + 1):
         values = np.arange(most + 1)
         quotients = (255 * values).astype(np.float32) / np.float32(most)
@@ -155,7 +155,7 @@ def test_products_round_before_they_are_added(dtype, channels_last):
     ptx = compiled(triton_saliency.grey_levels, pointers, sizes, constants, floats, **triton_saliency.UNFUSED)
     assert "fma" not in ptx
     if dtype != "u8":
-        # "rn" forbids ptxas, too, to contract them.
+        # "rn" also prevents ptxas from fusing them.
         assert "mul.rn.f32" in ptx
         assert "add.rn.f32" in ptx
         assert "mul.f32" not in ptx
@@ -169,7 +169,7 @@ def test_products_round_before_they_are_added(dtype, channels_last):
 
 @pytest.mark.parametrize("one", [None, "height", "width"])
 def test_the_others_compile_for_a_gpu(one):
-    """A side of 1 arrives as a constant."""
+    """A side of length 1 is passed as a constant."""
     from dali_mix.mixers.kernels import triton_saliency
 
     sides = [name for name in ("height", "width") if name != one]
@@ -195,7 +195,7 @@ def test_the_others_compile_for_a_gpu(one):
         {"RADII": RADII, "ROWS": 4, "COLS": 256, **fixed},
         num_warps=8,
     )
-    # Correctly rounded; what is fused is a product of whole numbers below 2^24, less 1.
+    # Division rounds correctly. The only fused operation is a product of integers below 2^24, minus 1.
     assert "div.rn" in ptx
     assert "div.full" not in ptx
     assert "div.approx" not in ptx

@@ -1,4 +1,4 @@
-"""Blending passes gradients to the shares."""
+"""Blending propagates gradients to the weights."""
 
 import torch
 

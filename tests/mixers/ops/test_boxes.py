@@ -1,4 +1,4 @@
-"""Boxes: compiled as by torch, for strided and single draws."""
+"""Compiled box operations equal those of torch, for strided and single draws."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Distributions on 10^5 draws with a fixed seed."""
+"""Distributions of 10^5 draws with a fixed seed."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_a_tiny_alpha_gives_no_nan():
 
 
 def test_permutations_are_uniform():
-    # All 24 orders of 4, equally often.
+    # All 24 permutations of 4 are equally frequent.
     gen = generator()
     orders = torch.stack([CutMix(2).sample(4, 4, 4, gen).permutation for _ in range(12_000)])
     codes = (orders * torch.tensor([64, 16, 4, 1])).sum(1).numpy()

@@ -1,4 +1,4 @@
-"""Pasting: every backend, dtype and memory format gives the same pixels, in place or not."""
+"""Pasting gives the same pixels for every backend, dtype and memory format, in place or not."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uin
 
 @pytest.fixture
 def many_threads(monkeypatch):
-    """Batches of a few kB on several threads, as large ones are."""
+    """Process batches of a few kB on several threads, like large batches."""
     monkeypatch.setattr(threads, "_COST_OF_A_THREAD", 256)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
@@ -62,7 +62,7 @@ def test_bilinear_is_torchs(height, width, channels, channels_last):
     ours = paste.paste_resized(images, permutation, boxes, "bilinear")
     torch.testing.assert_close(ours, torch_paste.paste_bilinear(images, permutation, boxes), rtol=0, atol=1e-6)
     for i, (top, left, box_h, box_w) in enumerate(boxes.tolist()):
-        # torch 2.14 on a CPU gives wrong rows where the result is one pixel wide; the oracle judges those.
+        # torch 2.14 on a CPU gives wrong rows if the result is one pixel wide; the oracle checks those.
         if box_h and box_w > 1:
             whole = images[permutation[i]][None]
             wanted = torch.nn.functional.interpolate(whole, (box_h, box_w), mode="bilinear", antialias=True)[0]
@@ -76,10 +76,10 @@ BOXES, LAM = boxes_for(7), torch.tensor([0.3, 1.0, 0.0, 0.75, 0.5, 0.9, 0.1])
 @pytest.mark.parametrize(
     "partners",
     [
-        [1, 2, 3, 4, 5, 6, 0],  # one cycle through all
-        [1, 0, 3, 2, 5, 4, 6],  # pairs, and one that is its own partner
+        [1, 2, 3, 4, 5, 6, 0],  # a single cycle
+        [1, 0, 3, 2, 5, 4, 6],  # pairs and a fixed point
         [0, 1, 2, 3, 4, 5, 6],
-        [3, 3, 3, 0, 0, 5, 5],  # no permutation: one image is everybody's partner
+        [3, 3, 3, 0, 0, 5, 5],  # not a permutation: several images share a partner
     ],
 )
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_in_place_reads_what_was_there_before(dtype, channels_last, change, part
     own = images.clone()
     assert change(own, partners, inplace=True) is own
     assert torch.equal(own, wanted)
-    odd = torch.cat([images, images], 3)[..., ::2]  # neither contiguous nor channels_last: the plain operations
+    odd = torch.cat([images, images], 3)[..., ::2]  # neither contiguous nor channels_last, so torch operations are used
     wanted = change(odd.clone(memory_format=torch.contiguous_format), partners)
     assert backend("paste", odd) == "torch_paste"
     assert change(odd, partners, inplace=True) is odd
@@ -124,7 +124,7 @@ def test_partners_that_do_not_exist_are_refused(partners):
         paste.paste_boxes(batch(3), torch.tensor(partners), boxes_for(3))
 
 
-MOST = 2**63 - 1  # sums with it wrap around
+MOST = 2**63 - 1  # sums overflow
 OUTSIDE = [[HEIGHT, 0, 1, 1], [0, WIDTH - 1, 1, 2], [-1, 0, 2, 2], [0, 0, -1, 2], [MOST, 0, 1, 1]]
 OUTSIDE += [[0, 0, MOST, MOST], [1, 1, 2, MOST], [2**62, 0, 2**62, 4], [MOST] * 4]
 

@@ -1,4 +1,4 @@
-"""Which batches may be changed in place."""
+"""Batches that may be changed in place."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ FOUR = torch.tensor([0, 1, 2, 3])
 
 
 def shared(way):
-    """Four images whose values share memory, or that may not be changed for another reason."""
+    """Return four images that share memory or must not be changed for another reason."""
     if way == "one image":
         return images(count=1).expand(4, -1, -1, -1)
     if way == "one channel":
         return images(channels=1).expand(-1, 3, -1, -1)
     if way == "one row":
         return images()[:, :, :1].expand(-1, -1, 12, -1)
-    if way == "windows":  # each image begins two rows below the one before
+    if way == "windows":  # each image starts two rows below the previous one
         return torch.rand(3 * 18 * 9).as_strided((4, 3, 12, 9), (18, 162, 9, 1))
     if way == "broadcast by numpy":
         return torch.from_numpy(
@@ -43,11 +43,11 @@ def test_in_place_where_values_cannot_be_changed(name, way):
     batch = shared(way)
     before = batch.detach().clone()
     mixer = MAKERS[name]()
-    for seed in range(3):  # MixChoice also where it chooses nothing
+    for seed in range(3):  # includes a MixChoice that chooses no mixer
         with pytest.raises(ValueError, match="cannot be mixed in place"):
             mixer(batch, FOUR, seeded(seed), inplace=True)
     assert torch.equal(batch.detach(), before)
-    mixed, _ = mixer(batch, FOUR, seeded())  # out of place it is a batch like any other
+    mixed, _ = mixer(batch, FOUR, seeded())  # out of place, the batch can be mixed
     wanted, _ = mixer(before, FOUR, seeded())
     assert torch.allclose(mixed.detach(), wanted)
 

@@ -1,4 +1,4 @@
-"""Saliency, torch's and the compiled version, against OpenCV on every pixel and against a loop in plain Python."""
+"""Saliency by torch and by compiled loops, compared pixel by pixel with OpenCV and with a loop in plain Python."""
 
 import math
 import os
@@ -20,7 +20,7 @@ PICTURES = drawn_pictures()
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Many small images: torch's threads would spend their time waiting for each other."""
+    """Use one torch thread, because more threads slow down the processing of many small images."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def batch(*pictures):
 
 
 def assert_opencv(picture, wanted):
-    """`wanted` is OpenCV's map, whose 8 bits wrap where the sum of on and off is above 255."""
+    """Compare with OpenCV's map `wanted`, whose 8 bits wrap if the sum of on and off exceeds 255."""
     images = batch(picture)
     sums = torch_saliency._sums(images)
     assert np.array_equal(sums[0].numpy() & 255, wanted)
@@ -41,7 +41,7 @@ def assert_opencv(picture, wanted):
 
 
 def naive(picture):
-    """The definition, pixel by pixel, with lists and Python's integers; float32 where OpenCV has it."""
+    """Compute the definition pixel by pixel with lists and Python integers, and with float32 where OpenCV uses it."""
     height, width, _ = picture.shape
     grey = [[(9798 * int(r) + 19235 * int(g) + 3735 * int(b) + 16384) // 32768 for r, g, b in row] for row in picture]
 
@@ -99,7 +99,7 @@ def test_a_sum_above_255_does_not_wrap():
 
 
 def test_equals_opencv_on_200_photo_crops():
-    """OpenCV itself, in an environment of its own."""
+    """OpenCV itself runs in a separate environment."""
     python = opencv_python()
     if python is None:
         pytest.skip("opencv-contrib needs a Python with venv for an environment of its own; there is none")
@@ -108,7 +108,7 @@ def test_equals_opencv_on_200_photo_crops():
     found = opencv_maps(python, crops)
     for name, crop in crops.items():
         assert_opencv(crop, found[name])
-    with np.load(DATA) as kept:  # the file beside this test says what OpenCV says
+    with np.load(DATA) as kept:  # the stored maps equal OpenCV's
         for name, wanted in opencv_maps(python, PICTURES).items():
             assert np.array_equal(kept[name], wanted), name
 
@@ -123,7 +123,7 @@ def test_equals_the_loop(size):
 
 
 def test_whole_numbers_scale_as_opencvs_floats_do():
-    """Float32 quotient, float64 product, truncated: for every sum there can be."""
+    """The integer formula equals OpenCV's truncated float64 product of a float32 quotient for every possible sum."""
     for most in range(1, 6 * 255 + 1):
         values = np.arange(most + 1)
         opencvs = 255.0 * (values.astype(np.float32) / np.float32(most)).astype(np.float64)
@@ -135,7 +135,7 @@ def test_whole_numbers_scale_as_opencvs_floats_do():
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("batch_size", [0, 1, 3, 8])
 def test_each_image_as_if_alone(batch_size, channels_last):
-    torch.set_num_threads(3)  # which share 8 images, and leave smaller batches to one
+    torch.set_num_threads(3)  # they share 8 images, but smaller batches use one thread
     images = torch.zeros(0, 3, 120, 90, dtype=torch.uint8)
     if batch_size:
         images = batch(*(drawn(120, 90, seed) for seed in range(batch_size)))
@@ -166,7 +166,7 @@ def test_one_colour_is_not_salient(level):
 
 
 def test_works_without_compiling(tmp_path):
-    """In a process of its own."""
+    """A subprocess disables numba with NUMBA_DISABLE_JIT; torch operations give OpenCV's map."""
     np.save(tmp_path / "image.npy", batch(PICTURES["drawn_48x64"]).numpy())
     code = """
 import sys

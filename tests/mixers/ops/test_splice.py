@@ -1,4 +1,4 @@
-"""What splicing refuses."""
+"""Input that splicing rejects."""
 
 import pytest
 import torch

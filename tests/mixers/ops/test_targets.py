@@ -1,4 +1,4 @@
-"""Targets of every kind: one-hot, soft, multi-hot, ignored."""
+"""Mixing of one-hot, soft, multi-hot and ignored targets."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_soft_targets_are_averaged():
 def test_area_keeps_an_ignored_entry_ignored_while_its_image_is_seen():
     hot = torch.tensor([[1.0, -1, 0], [-1, 0, 1], [1, 1, -1], [-1, 0, 0]])
     mixed = mix_area(hot, HALF.permutation, HALF.lam)
-    # Row 1 shows only itself (lam 1), row 2 only its partner (lam 0).
+    # Row 1 contains only itself (lam 1), row 2 only its partner (lam 0).
     wanted = torch.tensor([[-1, -1, 0.5], [-1, 0, 1], [-1, 0, 0], [-1, 0.75, -1]])
     assert torch.equal(mixed, wanted)
 
