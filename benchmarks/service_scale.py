@@ -198,7 +198,7 @@ def check_faults(found: dict[str, Any], seed: int) -> dict[str, float]:
 
 
 def run(costs: Costs, args: argparse.Namespace, **options: Any) -> dict[str, Any]:
-    """Return a simulation's result, over enough time for all trainers to fill their windows several times."""
+    """Simulate long enough for all trainers to fill their windows several times, and return the result."""
     cluster = Cluster(**{"gpu_rate": args.gpu_rate, **options})
     name, bound = min(capacities(costs, cluster).items(), key=lambda each: each[1])
     window = POSITIONS * cluster.window + cluster.batch_size
