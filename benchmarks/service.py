@@ -3,7 +3,7 @@
 usage: python benchmarks/service.py [--images FOLDER] [--turns 7] [--workers 2] [--sets original shorter256]
          [--out docs/benchmarks/service.json]
 
-Three measurements on one machine, in turns (see _compare.py):
+Three measurements on one machine, interleaved (see _compare.py):
     one      images/s of one trainer: with the pool, and decoding in its own process
     sharing  total images/s of four trainers that read the same epochs: with the pool, and each decoding in its own
              process; and the number of chunks that the pool decoded per chunk of the epochs. Measured once with

@@ -12,7 +12,7 @@ draw     draw only the picture, from --out
 The default is measure, check and sweep. Without Ray, measure is skipped and the others use the costs in the file.
 _service_costs.py describes how costs are measured, _service_model.py what is simulated.
 
-This file exceeds 300 lines because each step is kept together with its table and output.
+More than 300 lines: each step is kept together with its table and output.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def check_faults(found: dict[str, Any], seed: int) -> dict[str, float]:
 
 
 def run(costs: Costs, args: argparse.Namespace, **options: Any) -> dict[str, Any]:
-    """Return a simulation's result, over enough time for all trainers to fill their windows several times."""
+    """Simulate long enough for all trainers to fill their windows several times, and return the result."""
     cluster = Cluster(**{"gpu_rate": args.gpu_rate, **options})
     name, bound = min(capacities(costs, cluster).items(), key=lambda each: each[1])
     window = POSITIONS * cluster.window + cluster.batch_size

@@ -1,6 +1,8 @@
 """Tasks: everything that depends on the kind of labels of a set. No other code compares task names.
 
 A task is a subclass of `Task` with an entry in `TASKS`. Files store its name; `TASKS[name]` is the object.
+
+More than 300 lines: the interface and its three tasks, so that everything a task decides is in one file.
 """
 
 from __future__ import annotations

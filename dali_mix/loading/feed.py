@@ -30,8 +30,8 @@ class Feed:
     """The callable of `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
 
     Labels do not pass through DALI: they stay in `under_way`, which is matched with DALI's outputs, in the same order.
-    A step with only bad records is entered there without rows and is not fed. Raise ValueError once as many records as
-    the set has were bad in a row.
+    A step with only bad records is entered there without rows and is not fed. Raise ValueError if consecutive steps of
+    this kind have at least as many records as the set.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Detection metrics: average precision by the rules of PASCAL VOC and COCO."""
+"""Detection metrics: average precision by the rules of PASCAL VOC and COCO.
+
+More than 300 lines: VOC's matching and curves, and the conversion to pycocotools, work on the same tables of rows.
+"""
 
 from __future__ import annotations
 

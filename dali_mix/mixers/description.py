@@ -39,7 +39,7 @@ def pasted(
     Args:
         permutation: (B,) int64, the partner of each image.
         lam: (B,), the share of each image's own targets.
-        boxes: (B,4) int64, the pasted boxes; empty ones are omitted.
+        boxes: (B,4) int64, top, left, height, width of the pasted boxes; empty ones are omitted.
         peaks: row and column of the pixel each box is centred on.
     """
     described = []

@@ -133,8 +133,8 @@ def adopt(
 class _Scan:
     """The records of .rec files: table rows, labels as stored, and records without a readable image.
 
-    Raise ValueError naming the file and record if one is invalid or, without `skip_bad`, has no readable image, or
-    naming the first file if there are no records.
+    Raise ValueError naming file and record for an invalid record or, without `skip_bad`, for one without a readable
+    image. Raise ValueError naming the first file if there are no records.
     """
 
     def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:

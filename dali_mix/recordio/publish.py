@@ -161,7 +161,7 @@ class Publication:
             self._journal.unlink(missing_ok=True)
 
     def _old_names(self) -> set[str]:
-        """Return the files, except the manifest, of the set to be replaced, which may have more shards than the new."""
+        """Return the files of the set to be replaced, except the manifest. It may have more shards than the new set."""
         try:
             info = read_info(manifest_path(self.prefix))
         except (OSError, ValueError):

@@ -130,8 +130,9 @@ def settings(token: Path, *, loopback: bool) -> dict[str, str]:
 
 
 def import_ray(token: Path, *, loopback: bool) -> Any:
-    """Import ray, configured to authenticate with `token`. Raise ValueError if it is missing, or already imported with
-    other settings.
+    """Import ray, configured to authenticate with `token`.
+
+    Raise ValueError if Ray is not installed or was already imported without a token.
     """
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
         raise ValueError("ray was already imported without a token: connect to the pool before anything else uses Ray")
@@ -272,7 +273,11 @@ def check_pool(host: str, port: int) -> None:
 
 
 def join(address: str) -> tuple[Any, str]:
-    """Connect this process to the cluster at `address`; return the module ray and HOST:PORT. Raise ValueError."""
+    """Connect this process to the cluster at `address`; return the module ray and HOST:PORT.
+
+    Raise ValueError if Ray or the token is missing, no pool answers there, the connection fails, this process was
+    forked from a connected one, or it is connected to another cluster.
+    """
     host, port = split_address(address)
     where = f"{host}:{port}"
     token = find_token()
@@ -423,8 +428,9 @@ def why_not(where: str, token: Path, said: str) -> str:
 
 @contextlib.contextmanager
 def _kept_handlers(utils: Any) -> Iterator[None]:
-    """Preserve signal handlers: `ray.init` would replace the one of SIGTERM by one that exits with status 15, and a
-    preempted training run would no longer save.
+    """Preserve the SIGTERM and SIGINT handlers while the block calls `ray.init`.
+
+    Ray's own SIGTERM handler exits with status 15, so a preempted training run would not save.
     """
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     set_handler, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda _: None

@@ -132,7 +132,10 @@ class _Mapping:
         self._errors: dict[int, Exception] = {}
 
     def results(self) -> Iterator[Any]:
-        """Yield the results in order."""
+        """Yield the results in order.
+
+        Raise the error of the first shard that failed, in place of its result, and PoolGone if the pool has ended.
+        """
         for index in range(self._count):
             while index not in self._values:
                 if index in self._errors:

@@ -1,16 +1,16 @@
 """Resize, crop, flip and pad an image in one pass on the CPU, compiled by numba.
 
 The input is uint8 (H,W,3), the output uint8 (3,h,w), or float32 (3,h,w) if it is normalized. Each output row is
-computed in two steps. `_sum_rows` computes the weighted sum of input rows as one row of 16-bit fixed-point numbers,
-`_sixteen_pixels` resamples that row horizontally. Both are written as LLVM vector code, because compilers do not
-generate it from a loop: sums stay in registers, a pixel's three channels and two neighbouring pixels are read by one
-16-byte load, and the products of a pair are added in one instruction where the processor has one.
+computed in two steps: `_sum_rows` computes the weighted sum of input rows as one row of 16-bit fixed-point numbers, and
+`_sixteen_pixels` resamples that row horizontally. Both are written as LLVM vector code, which compilers do not generate
+from a loop: sums stay in registers, a pixel's three channels and two neighbouring pixels are read by one 16-byte load,
+and the products of a pair are added in one instruction where the processor has one.
 
 Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius max(1,
 input / output); pixels beyond the border repeat the border. The result is the exact value rounded to a grey level,
 except for values near a half, since weights have 14 to 16 bits. Measured on black and white noise, such values are
-within 0.01 of a half for images shrunk up to 10 times, 0.03 up to 100 times and 0.13 up to 2,000 times. There, an image
-made to add up the rounding errors of one pixel's weights is off by 2 levels.
+within 0.01 of a half for images shrunk up to 10 times, 0.03 up to 100 times and 0.13 up to 2,000 times. At that
+scale, an image constructed so that the rounding errors of a pixel's weights add up is off by 2 levels.
 
 The result is the same on every CPU: weights are computed with operations that IEEE 754 defines exactly, and everything
 else is integer arithmetic. Normalizing multiplies and adds, rounding after each, so it is bit-identical to
@@ -242,7 +242,10 @@ def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np
 
 @njit(nogil=True, error_model="numpy")
 def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return weights float32 (n, taps) as int16 (n, taps), and their fractional bits; each row sums to 1 << bits."""
+    """Convert weights float32 (n, taps) to fixed point.
+
+    Return them as int16 (n, taps), and `bits`, their number of fractional bits. Each row sums to 1 << bits.
+    """
     n, taps = weights.shape
     table = np.empty((n, taps), np.int16)
     bits, largest = WEIGHT_BITS[0], weights.max()
@@ -262,9 +265,10 @@ def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, int]:
 def _sideways_tables(
     n_in: int, n_resized: int, start: int, n_out: int, antialias: bool, flip: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return byte offsets int64 (n_out,), weights int16 (pairs, n_out, 4, 2) and their bits for `_sixteen_pixels`.
+    """Return the tables for `_sixteen_pixels` that compute pixels `start` to `start + n_out` of the `n_resized`.
 
-    They are for `n_out` of the `n_resized` pixels, from `start` on.
+    They are byte offsets int64 (n_out,), weights int16 (pairs, n_out, 4, 2) and the number of the weights' fractional
+    bits. With `flip` the pixels are in reverse order.
     """
     first, exact = axis_weights(n_in, n_resized, antialias)
     weights, bits = _fixed_point(exact[start : start + n_out])

@@ -116,13 +116,13 @@ class IoUCrop(Crop):
 
 
 def _centred(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Return (T, n) bool, True if the centre of a box (n, 4) lies inside a window (T, 4)."""
+    """Return (T, n) bool, True if the centre of a box (n, 4) lies inside a window (T, 4); both are x1, y1, x2, y2."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])).all(axis=2)
 
 
 def _iou(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of windows (T, 4) and boxes (n, 4), (T, n) float64."""
+    """Return the intersection over union of windows (T, 4) and boxes (n, 4), both x1, y1, x2, y2, as (T, n) float64."""
     low = np.maximum(windows[:, None, :2], boxes[:, :2])
     high = np.minimum(windows[:, None, 2:], boxes[:, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)

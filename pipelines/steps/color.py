@@ -111,7 +111,10 @@ class PhotometricDistort(Color):
 
 
 def _chain(kinds: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Return M and A ("matrix" and "mean", (B, 3, 3) float32) of steps (B, K) in their order: see `jitter_step`."""
+    """Combine K steps of `jitter_step`, applied in the order of `kinds` and `values` (B, K), to M x + A·mean(x).
+
+    Return M as "matrix" and A as "mean", (B, 3, 3) float32 each.
+    """
     matrix = np.broadcast_to(np.eye(3), (len(kinds), 3, 3))
     mean = np.zeros((len(kinds), 3, 3))
     for kind, value in zip(kinds.T, values.T, strict=True):

@@ -1,6 +1,4 @@
-"""`dali-mix convert --from NAME IN OUT` and `--to NAME IN OUT`: convert checkpoints of published code to ours, and
-back.
-"""
+"""`dali-mix convert --from NAME IN OUT` or `--to NAME IN OUT`: convert published checkpoints to ours, or back."""
 
 from __future__ import annotations
 
@@ -109,7 +107,11 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 
 
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
-    """Return the model of `state`, or None for ours (`sure`) if shapes do not determine it; else raise ValueError."""
+    """Return the model that `state` belongs to, recognized from the shapes of its tensors.
+
+    If it is not recognized, return None if `sure` (the keys are those of our own models) and `model` is empty. In other
+    cases raise ValueError, also if the keys of `state` differ from the recognized model's.
+    """
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters
     from dali_mix.models.weights.recognize import recognize

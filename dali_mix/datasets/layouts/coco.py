@@ -321,7 +321,15 @@ def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
 def _labels(
     corners: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, count: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Return the labels of `count` images from the boxes `corners` (N, 4) in 0..1, and a report."""
+    """Return the detection labels of `count` images, and a report.
+
+    Args:
+        corners: (N, 4) x1, y1, x2, y2 of all boxes, in 0..1 unless they exceed their image.
+        crowd: (N,) bool, stored as "difficult".
+        owner: (N,) index of the image that each box belongs to.
+        kind: (N,) class of each box.
+        count: number of images.
+    """
     inside = np.clip(corners, 0, 1)
     good = has_area(inside)
     objects = np.column_stack([kind, inside, crowd]).astype(np.float32)[good]

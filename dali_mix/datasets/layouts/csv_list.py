@@ -1,5 +1,7 @@
-"""CSV lists: a header with the column `path`, optionally `id`, and label columns, whose names are the classes of a
-multi-label set. Separators are commas, semicolons (used by spreadsheets in many locales) or tabs.
+"""CSV lists: a header and one line per image.
+
+The header has the column `path`, optionally `id`, and the label columns, whose names are the classes of a multi-label
+set. Separators are commas, semicolons (used by spreadsheets in many locales), tabs or vertical bars.
 """
 
 from __future__ import annotations

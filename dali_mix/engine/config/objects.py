@@ -66,8 +66,9 @@ def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None
 
 
 class ObjectMissing(ValueError):
-    """Raised if a run used an object, which its files do not contain: the user must pass it again as `keyword`, which
-    `cli.main` reads.
+    """Raised if a run used an object, which its files do not contain; the user must pass it again as `keyword`.
+
+    `cli.main` reads `keyword` for its message.
     """
 
     def __init__(self, message: str, keyword: str) -> None:

@@ -216,7 +216,7 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
         images, out: flat batches; in place, the same one.
         stage: flat array of the staged boxes.
         partners: (B,) int64.
-        boxes: (B,4) int64.
+        boxes: (B,4) int64, top, left, height, width.
         order: (n,) int64, image indices.
         staged_at: (B,) int64, offset of an image's box in the stage; -1 if it is not staged.
         shape: see the module docstring.

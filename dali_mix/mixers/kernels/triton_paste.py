@@ -108,7 +108,7 @@ def paste_kernel(
     """Compute a tile of ROWS × COLS values of one image; with BOXES_ONLY nothing outside the box is read or written.
 
     images, out: batches in memory order. partners: (B,) int64; not read with OWN, where an image is its own partner.
-    boxes: (B,4) int64.
+    boxes: (B,4) int64, top, left, height, width.
     """
     i = tl.program_id(2).to(tl.int64)
     y_of_all = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
