@@ -139,7 +139,7 @@ def test_every_chunk_is_delivered_once_and_in_order(options, faults):
     assert faults or found["second_asks"] == found["asked_directly"] == 0
     bounds = capacities(COSTS, simulation.cluster)
     steps = simulation.cluster.trainers * (simulation.cluster.batch_size + simulation.cluster.window * POSITIONS)
-    assert found["images_per_second"] < 1.02 * min(bounds.values()) + steps / 3.0  # steps: buffered before the measurement
+    assert found["images_per_second"] < 1.02 * min(bounds.values()) + steps / 3.0  # steps: already decoded
 
 
 def test_faults_delay_and_lose_nothing():
