@@ -53,7 +53,7 @@ class Soak:
         return [sys.executable, "-m", "dali_mix.cli.main", "train", *train, *resume, *options]
 
     def run(self, kind: str, round_: Path, *, again: bool = False, kill: signal.Signals | None = None) -> bool:
-        """Run a command, and send it the signal `kill`, if any, after a random time; return True if it ended by itself."""
+        """Run a command, and send it `kill`, if any, after a random time; return True if it ended by itself."""
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
         start = time.monotonic()
         with (round_ / "log.txt").open("ab") as log:

@@ -38,7 +38,7 @@ def example(monkeypatch):
     return importlib.import_module
 
 
-# CutMix and ResizeMix mix almost every image: one in ten has a partner of its own class, a few get an empty box.
+# CutMix and ResizeMix mix almost all images. One in ten has a partner of its own class, a few get an empty box.
 # In plain_loop.py, two batches in ten are left unmixed.
 @pytest.mark.parametrize(
     ("script", "share"),

@@ -13,7 +13,7 @@ import pytest
 from dali_mix import caches
 
 ROOT = Path(__file__).parents[2]
-NOWHERE = "/dev/null/home"  # nobody can make a folder below it, not even root
+NOWHERE = "/dev/null/home"  # no user can make a folder below it, not even root
 
 COMPILE = """
 import numpy as np

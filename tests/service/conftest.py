@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="package")
 def settings(folder):
     """Set up a folder for settings and token in the environment; yield it."""
-    if find_spec("ray") is None:  # does not import Ray, which would find no token yet
+    if find_spec("ray") is None:  # an import would run before there is a token
         pytest.skip("Ray is not installed")
     if shutil.disk_usage("/dev/shm").free < 1 << 30:
         pytest.skip("less than 1 GB of shared memory in /dev/shm")

@@ -1,4 +1,4 @@
-"""Packing and verifying on two machines: the same bytes, messages and status as on one, whatever dies."""
+"""Packing and verifying on two machines give the same bytes, messages and status as on one, even if workers die."""
 
 import hashlib
 import json
