@@ -1,4 +1,4 @@
-"""Ctrl-C as from a terminal: a background job ignores SIGINT, and so would the processes that tests start."""
+"""Restore Ctrl-C: a background job ignores SIGINT, and so would the processes that tests start."""
 
 import signal
 

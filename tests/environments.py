@@ -1,4 +1,4 @@
-"""Virtual environments of their own under build/, for judges that cannot be imported beside what we depend on."""
+"""Virtual environments under build/, for reference packages that conflict with our dependencies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BUILD = Path(__file__).resolve().parents[1] / "build"
 
 
 def environment(name: str, requirements: tuple[str, ...], find_base: Callable[[], str | None]) -> Path | None:
-    """The interpreter of the environment build/NAME, which is made when it is missing; None where `find_base` finds no
-    Python to make it with.
+    """Return the interpreter of the environment build/NAME, which is made if it is missing.
 
-    Raises RuntimeError, with pip's words, when the packages cannot be installed.
+    Return None if `find_base` finds no Python to make it with. Raise RuntimeError, with pip's output, if the packages
+    cannot be installed.
     """
     folder = BUILD / name
     python = folder / "bin" / "python"

@@ -1,9 +1,9 @@
-"""Damaged images through packing's check and the loader, in child processes: none may die, hang or take the memory.
+"""Pass damaged images through packing's check and the loader, in child processes. None may die, hang or exhaust memory.
 
     python -m tests.fuzz_images --count 100000 --seed 0
 
-File number N of a seed is the same wherever it is made: `--only N` makes and loads that one, `--save FOLDER` writes
-it. A child takes `--chunk` files; of one that dies the files are halved until the one that kills is found.
+File number N of a seed is the same on every machine: `--only N` makes and loads that file, `--save FOLDER` writes it.
+A child process takes `--chunk` files. If it dies, its files are halved until the one that kills it is found.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.loading.sets import decoded_by_dali
 from tests.recordio.odd_images import ODD, PLAIN
 from tests.recordio.samples import encoded, pixels, png_chunk, with_checksums
 
-TIMEOUT, MEMORY = 300, 6 << 30  # seconds and bytes (of addresses) a child may take
+TIMEOUT, MEMORY = 300, 6 << 30  # limits per child process: seconds, and bytes of address space
 MAX_PIXELS = 1_000_000
 KINDS = (
     "png",
@@ -54,7 +54,7 @@ INTEGERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 32767, 65535, 1 << 16, 1 <
 
 @functools.cache
 def originals() -> dict[str, list[bytes]]:
-    """Sound files to damage, by format."""
+    """Return intact files to damage, by format."""
     found: dict[str, list[bytes]] = {"jpeg": [], "png": [], "webp": [], "bmp": [], "pnm": []}
     for data, _ in [*PLAIN.values(), *ODD.values()]:
         if len(data) < 5000:
@@ -86,7 +86,7 @@ def _format(data: bytes) -> str:
 
 
 def damaged(seed: int, number: int) -> tuple[str, bytes]:
-    """Return format and bytes of a damaged file."""
+    """Return the format and the bytes of a damaged file."""
     random = np.random.default_rng((seed, number))
     kind = str(random.choice(KINDS))
     data = _pick(random, originals()[kind])
@@ -143,7 +143,7 @@ def _damage_integer(random: np.random.Generator, data: bytes, end: int, order: s
 
 
 def _split(kind: str, data: bytes) -> list[bytes]:
-    """Chunks or segments, whose joined bytes are the file's; the first is its signature."""
+    """Return the signature, then the chunks or segments; joined, they are the file."""
     at = {"png": 8, "jpeg": 2, "webp": 12}[kind]
     parts = [data[:at]]
     while at + 4 <= len(data):
@@ -179,7 +179,7 @@ def _damage_parts(random: np.random.Generator, kind: str, data: bytes) -> bytes:
         parts.insert(max(1, at), _strange_chunk(random))
     elif what == 5 and kind == "png" and part[4:8] == b"IDAT":
         parts[at] = png_chunk(b"IDAT", _damage_pixels(random, part[8:-4]))
-    elif what == 6 and kind == "png" and len(part) >= 12:  # another length, the checksum made right later
+    elif what == 6 and kind == "png" and len(part) >= 12:  # another length; the checksum is corrected later
         content = part[8:-4]
         content = content[: int(random.integers(len(content) + 1))] + random.bytes(int(random.integers(4)))
         parts[at] = png_chunk(part[4:8], content)
@@ -238,10 +238,10 @@ def _strange_chunk(random: np.random.Generator) -> bytes:
 
 
 def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
-    """Pack and load damaged files in this process; return what became of them, by format.
+    """Pack and load damaged files in this process; return counts of the outcomes, by format.
 
-    "kept", "normalized", "refused" while packing; of those stored, "loaded", or "named" by the loader and then left
-    out. "otherwise": DALI shows other pixels than packing decodes. "unseen": named by the loader, but not found by
+    While packing: "kept", "normalized" or "refused". Of the stored files: "loaded", or "named" by the loader and then
+    left out. "otherwise": DALI shows other pixels than packing decodes. "unseen": named by the loader, but not found by
     `verify --decode`.
     """
     counts: dict[str, Counter[str]] = {}
@@ -301,7 +301,7 @@ def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
 
 
 def _shown_otherwise(rows: list[int], samples: list[Sample]) -> list[int]:
-    """Return those of `rows` whose pixels by DALI are others than packing decodes, in another turn for example."""
+    """Return the `rows` for which DALI shows other pixels than packing decodes, for example in another orientation."""
     different = []
     for start in range(0, len(rows), 32):
         some = rows[start : start + 32]
@@ -309,7 +309,7 @@ def _shown_otherwise(rows: list[int], samples: list[Sample]) -> list[int]:
         for row, shown in zip(some, images, strict=True):
             data = samples[row].encoded
             expected = shown
-            with contextlib.suppress(ValueError):  # PIL refuses damage in CMYK that DALI passes over
+            with contextlib.suppress(ValueError):  # PIL refuses damage in CMYK that DALI ignores
                 expected = decode_bgr(data, read_image_header(data))[:, :, ::-1]
             if shown.shape != expected.shape or np.abs(shown - expected).mean() > 8:
                 different.append(row)
@@ -317,7 +317,7 @@ def _shown_otherwise(rows: list[int], samples: list[Sample]) -> list[int]:
 
 
 def child(seed: int, numbers: range) -> tuple[dict[str, Counter[str]] | None, str]:
-    """As `load`, in a process of its own: None and the reason when it died."""
+    """Call `load` in a child process; return its counts, or None and the reason if the process died."""
     options = ["--load", f"{numbers.start}:{numbers.stop}", "--seed", str(seed)]
     command = [sys.executable, "-m", "tests.fuzz_images", *options]
     quiet = {**os.environ, "OPENCV_LOG_LEVEL": "OFF", "OMP_NUM_THREADS": "1"}
@@ -337,8 +337,10 @@ def child(seed: int, numbers: range) -> tuple[dict[str, Counter[str]] | None, st
 def fuzz(
     seed: int, numbers: range, chunk: int, seconds: float = math.inf
 ) -> tuple[dict[str, Counter[str]], list[tuple[int, str]]]:
-    """Return what became of the files, and the numbers of those that ended a process, with the reason. No child is
-    started after `seconds`."""
+    """Return the outcomes of the files, and (number, reason) of those that ended a process.
+
+    No child process is started after `seconds`.
+    """
     end = time.monotonic() + seconds
     counts: dict[str, Counter[str]] = {}
     deadly: list[tuple[int, str]] = []

@@ -1,11 +1,12 @@
-"""Kill packs and training runs at random moments, repeat and resume them, and compare with what was never killed.
+"""Kill packing and training runs at random moments, restart or resume them, and compare with uninterrupted ones.
 
     python -m tests.soak --minutes 60 --out soak.json [--ranks 1] [--seed 0]
 
-Each round packs a set and trains on it through the command line. Every process is killed at a moment drawn at random
-(SIGKILL, or SIGTERM or Ctrl-C for training) and started again until it ends by itself. Then the packed files, the last
-checkpoint, the scores and the log of record numbers must be those of a round without a kill, byte for byte or bit for
-bit. Ends with status 1 at the first difference and leaves the folder for inspection. `pytest` does not collect it.
+Each round packs a set and trains on it through the command line. Every process is killed at a random moment (SIGKILL,
+or SIGTERM or Ctrl-C for training) and started again until it ends by itself. Then the packed files, the last
+checkpoint, the scores and the log of record numbers must equal those of a round without a kill, byte for byte or bit
+for bit. The script ends with status 1 at the first difference and keeps the folder for inspection. `pytest` does not
+collect it.
 """
 
 import argparse
@@ -31,7 +32,7 @@ OPTIONS = (
 
 
 class Soak:
-    """Rounds of packing and training in `folder`. counts: what was done and what became of it."""
+    """Rounds of packing and training in `folder`. `counts` has what was done and how it ended."""
 
     def __init__(self, folder: Path, seed: int, ranks: int) -> None:
         self.folder, self.ranks = folder, ranks
@@ -52,7 +53,7 @@ class Soak:
         return [sys.executable, "-m", "dali_mix.cli.main", "train", *train, *resume, *options]
 
     def run(self, kind: str, round_: Path, *, again: bool = False, kill: signal.Signals | None = None) -> bool:
-        """Run one command, killed after a random while if `kill`; return whether it ended by itself."""
+        """Run a command, and send it `kill`, if any, after a random time; return True if it ended by itself."""
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
         start = time.monotonic()
         with (round_ / "log.txt").open("ab") as log:
@@ -63,7 +64,7 @@ class Soak:
                 status = process.wait(wait)
             except subprocess.TimeoutExpired:
                 self.counts[f"{kind} {kill.name}"] += 1
-                self.took[kind] *= 1.05  # so that it ends on a machine that has become slower, too
+                self.took[kind] *= 1.05  # lets a command end on a slower machine
                 if kill == signal.SIGINT:
                     os.killpg(process.pid, kill)  # as a terminal does
                 else:
@@ -74,7 +75,7 @@ class Soak:
                 if status == STOPPED[kill]:
                     self.counts[f"{kind} saved on {kill.name}"] += 1
                     return False
-                if status in (-kill, 128 + kill):  # before its handlers were installed
+                if status in (-kill, 128 + kill):  # before the handlers were installed
                     self.counts[f"{kind} ended by {kill.name} while starting"] += 1
                     return False
         if status != 0:
@@ -83,11 +84,11 @@ class Soak:
         return True
 
     def until_done(self, kind: str, round_: Path, signals: list[signal.Signals]) -> None:
-        """Start a command again and again, killed at random, until it ends by itself."""
+        """Start a command repeatedly, killed at random, until it ends by itself."""
         again = False
         while not self.run(kind, round_, again=again, kill=self.random.choice(signals)):
             again = True
-            if kind == "pack" and (round_ / "set.json").exists():  # the manifest comes last: killed after the work
+            if kind == "pack" and (round_ / "set.json").exists():  # the manifest comes last, so the set is complete
                 break
         self.counts[f"{kind} done"] += 1
 

@@ -1,4 +1,4 @@
-"""The simulation of the pipeline service: nothing is lost or doubled, nothing goes beyond what there is of it."""
+"""The simulation of the pipeline service: no chunk is lost or duplicated, and no resource exceeds its capacity."""
 
 import dataclasses
 import itertools
@@ -57,7 +57,7 @@ def test_jobs_share_a_resource():
     for name, work in (("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", 3.0)):
         shared.add(work, lambda name=name: ended.setdefault(name, clock.now))
     clock.run(100.0)
-    # four at .5 until 2; three at 2/3 until 3.5; then two at 1
+    # four at 0.5 until 2; three at 2/3 until 3.5; then two at 1
     assert ended == pytest.approx({"a": 2.0, "b": 3.5, "c": 4.5, "d": 4.5})
     shared.advance()
     assert shared.used == pytest.approx(9.0)
@@ -106,7 +106,7 @@ def test_what_limits_is_used_up_and_named(limit, options):
 
 
 def test_a_window_is_too_small_for_many_workers():
-    """With nothing used up, chunks of the window are all that is under way: Little's law."""
+    """If no resource is exhausted, the window limits the chunks in flight (Little's law)."""
     options = {"workers": 64, "trainers": 1, "gpu_rate": 1e9, "link": FAST, "batch_size": POSITIONS}
     rates = {window: rate(window=window, **options) for window in (1, 4, 16)}
     one = POSITIONS * 2 / (COSTS.decode + COSTS.chunk_bytes / COSTS.pull_rate)
@@ -115,7 +115,7 @@ def test_a_window_is_too_small_for_many_workers():
     assert rates[1] < 0.5 * rates[4] < 0.25 * rates[16] * 1.3
 
 
-# What holds for all
+# Invariants
 
 
 CLUSTERS = [
@@ -139,7 +139,7 @@ def test_every_chunk_is_delivered_once_and_in_order(options, faults):
     assert faults or found["second_asks"] == found["asked_directly"] == 0
     bounds = capacities(COSTS, simulation.cluster)
     steps = simulation.cluster.trainers * (simulation.cluster.batch_size + simulation.cluster.window * POSITIONS)
-    assert found["images_per_second"] < 1.02 * min(bounds.values()) + steps / 3.0  # had when the seconds began
+    assert found["images_per_second"] < 1.02 * min(bounds.values()) + steps / 3.0  # steps: already decoded
 
 
 def test_faults_delay_and_lose_nothing():
@@ -166,7 +166,7 @@ def test_a_killed_worker_is_bridged_once_it_is_reported():
     simulation.clock.after(3.0, lambda: simulation.workers[0].die(60.0, 0.2))
     found = simulation.run(2.0, 3.0)
     assert found["answers_lost"] >= 1
-    assert 0.2 < found["longest_wait"] < 0.6  # no patience of a second is needed
+    assert 0.2 < found["longest_wait"] < 0.6  # less than the patience of 1 s
 
 
 def test_more_workers_are_never_fewer_images():
@@ -202,7 +202,7 @@ def test_a_question_that_the_pool_leaves_unanswered_goes_to_a_worker():
 
 
 def test_constants_are_those_of_the_service():
-    """It cannot import them, as Ray is missing here or must not be imported."""
+    """The simulation cannot import them, because Ray may be missing and must not be imported here."""
     model = sys.modules["_service_model"]
     text = "".join((ROOT / "dali_mix/service" / name).read_text() for name in ("client.py", "pool.py", "workers.py"))
     for name in ("ANSWER", "DIRECTLY", "REFRESH", "SUSPECTED", "SILENT"):

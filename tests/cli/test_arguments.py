@@ -1,4 +1,4 @@
-"""A misspelt command, option, value or name is answered with the one that was meant."""
+"""For a misspelled command, option, value or name, the error suggests the intended one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_usage_errors_name_what_was_meant(command, meant, capsys):
         "frobnicate",
         "train quickstart --work-dir d --xyzzy",
         "pack zzz --out p",
-        "predict quickstart best.pt --top-k x -- --thresold",  # a file
+        "predict quickstart best.pt --top-k x -- --thresold",  # a file name, not an option
     ],
 )
 def test_nothing_is_suggested_for_what_is_like_nothing(command, capsys):

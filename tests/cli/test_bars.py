@@ -1,4 +1,4 @@
-"""Progress bars are drawn on a terminal only, and never get into what is printed or into files."""
+"""Progress bars are drawn on a terminal only, and never end up in printed output or files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dali_mix.engine.config.recipe_files import load_config
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(options of the recipe, weights, folder of images): a model of fresh weights and three images."""
+    """Return (recipe options, weights, folder of three images) for an untrained model."""
     folder = tmp_path_factory.mktemp("bars")
     for split in ("train", "val"):
         assert main(["pack", "digits", "--split", split, "--out", str(folder / split), "--quiet"]) == 0

@@ -1,4 +1,4 @@
-"""Printing that fails changes neither what a command does nor its exit status."""
+"""Output that fails changes neither what a command does nor its exit status."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def sets(tmp_path_factory):
 
 
 def shell(command, **env):
-    """(exit status, standard output, standard error) of a bash pipeline; the status is that of its first command."""
+    """Run a bash pipeline; return (exit status of its first command, standard output, standard error)."""
     done = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
         env={**os.environ, **env},
@@ -68,7 +68,7 @@ def test_characters_the_console_lacks_are_escaped(sets):
 
 
 def test_an_unhandled_exception_keeps_its_status(sets):
-    """A bug's traceback into a closed pipe ends with 1, not with the 120 of a failed flush."""
+    """A traceback into a closed pipe ends with status 1, not with the 120 of a failed flush."""
     code = "import sys; from dali_mix.cli import console; console.install(); print('x'); raise TypeError('bug')"
     assert shell(f'{sys.executable} -c "{code}" 2>&1 | true')[0] == 1
 
@@ -80,7 +80,7 @@ def test_a_reader_that_is_slow_and_a_pipe_that_does_not_block(sets):
 
 
 def test_training_goes_on_without_its_console(sets, tmp_path):
-    """The reader leaves after three lines of many: the run trains to its end and saves."""
+    """The reader leaves after three lines. The run continues to its end and saves."""
     options = f"train_set={sets['set']} val_set=None max_steps=12 log_interval=1 visualizer=[] batch_size=16"
     status, shown, error = shell(
         f"{PROGRAM} train quickstart --work-dir {tmp_path}/run --cfg-options {options} model.type=wrn-10-1 | head -3",

@@ -1,4 +1,4 @@
-"""`dali-mix convert`: files there and back bit for bit, our checkpoints as backbones, and refusals."""
+"""`dali-mix convert`: bit-exact round trips, our checkpoints as backbones, and refusals."""
 
 import pickle
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.models import released
 from tests.models.released import LISTED, filled
 
 RESNET = {"fc.weight": (5, 512), "fc.bias": (5,)}
-CASES = {  # release → its state without prefix, its wrapper, its prefix
+CASES = {  # release: (its state without prefix, its wrapper, its prefix)
     "msl": (released.resnet18_shapes() | {"classifier.multi_head.0.head.weight": (5, 512, 1, 1)}, "", ""),
     "csra": (released.resnet18_shapes() | {"classifier.multi_head.0.head.weight": (5, 512, 1, 1)}, "", ""),
     "splicemix": (
@@ -105,7 +105,7 @@ def test_embeddings_and_grid(tmp_path, capsys):
 
 
 def run_of(tmp_path, model, average=None):
-    """A run's folder of checkpoints with these weights, as the trainer writes it."""
+    """Save weights as the trainer does; return the folder of checkpoints."""
     folder = CheckpointFolder(tmp_path / "checkpoints", 1, pytest.fail)
     ema = {"updates": 3, "model": average.state_dict()} if average else None
     folder.save(4, {"format": 1, "model": model.state_dict(), "ema": ema, "step": 4})

@@ -1,4 +1,4 @@
-"""`dali-mix doctor`: every dependency of setup.py is reported, and its hints are commands of docs/install.md."""
+"""`dali-mix doctor` reports every dependency of setup.py, and its hints are commands from docs/install.md."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REQUIRED = [need for need in NEEDED if need.name not in OPTIONAL and need.name n
 
 @pytest.fixture
 def environment(monkeypatch):
-    """What is installed, by name; tests change it. Everything imports."""
+    """Return the installed versions by name, for tests to change. Every module can be imported."""
     versions = (
         {need.name: str(need.specifier).removeprefix(">=") for need in NEEDED}
         | {"dali_mix": dali_mix.__version__}

@@ -25,7 +25,7 @@ def test_doctor(sets, capsys):
     assert "BROKEN" in capsys.readouterr().out
 
 
-BOX = [1, 0.4, 0.4, 0.6, 0.6, 0]  # in the middle, so that no crop loses it
+BOX = [1, 0.4, 0.4, 0.6, 0.6, 0]  # in the middle, where every crop keeps it
 
 
 @pytest.mark.parametrize(

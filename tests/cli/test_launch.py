@@ -1,4 +1,4 @@
-"""The launcher on one machine: how ranks are started, and what their ends become."""
+"""The launcher on one machine: how it starts ranks, and the exit status it derives from theirs."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def sets(tmp_path_factory):
 
 
 def workers(launcher):
-    """Processes that torchrun started."""
+    """Return the ids of the processes that torchrun started."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     return [int(pid) for pid in children if "dali_mix" in Path(f"/proc/{pid}/cmdline").read_text()]
 
@@ -109,7 +109,7 @@ def test_ranks_of_a_machine_are_numbered_after_those_of_the_machines_before(monk
 
 
 def test_ctrl_c_while_ranks_start_is_one_line(tmp_path):
-    """The signal comes before a rank's interpreter has imported anything."""
+    """The signal arrives before a rank's interpreter has imported anything."""
     program = "import signal, sys\nfrom dali_mix.cli import launch\nstart = launch._Ranks.start\n"
     program += "def interrupted(self, *args):\n    start(self, *args)\n    self.pass_on(signal.SIGINT, None)\n"
     program += "launch._Ranks.start = interrupted\nsys.exit(launch.main(sys.argv[1:]))\n"
@@ -146,11 +146,11 @@ def test_a_mistake_of_a_rank_comes_before_a_port_in_use(tmp_path):
         )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "no.pt: no such file" in done.stderr  # its own mistake first: it needs no other rank
+    assert "no.pt: no such file" in done.stderr  # the rank's own mistake comes first, as it needs no other rank
 
 
 def test_launcher_two_processes(sets, tmp_path):
-    """Every record once an epoch; SIGTERM saves; a killed process ends the run within a minute."""
+    """Each epoch has every record once, SIGTERM saves, and a killed process ends the run within a minute."""
     options = [f"train_set={sets['digits']}", f"val_set={sets['digits_val']}", "log_ids=true", "visualizer=[]"]
     work_dir, port = tmp_path / "run", {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     command = [ROOT / "scripts" / "train_dist.sh", "quickstart", "2", "--work-dir", work_dir]

@@ -1,4 +1,4 @@
-"""What ends a command: Ctrl-C with status 130, errors of the system and of a user's own code with one line."""
+"""How commands end: Ctrl-C with status 130, errors of the system or of user code with one line."""
 
 import errno
 import importlib
@@ -14,7 +14,7 @@ from dali_mix.cli import main as cli
 
 
 def command(monkeypatch, run):
-    """Have `dali-mix doctor` do `run`."""
+    """Make `dali-mix doctor` call `run`."""
     module = types.ModuleType("a_command")
     module.configure, module.run = lambda parser: None, run
     monkeypatch.setitem(sys.modules, "a_command", module)
@@ -22,7 +22,7 @@ def command(monkeypatch, run):
 
 
 def swallowed(error):
-    """What numpy and torch do when they are interrupted while they are imported."""
+    """Return a command that turns Ctrl-C into `error`, as numpy and torch do while they are imported."""
 
     def run(args):
         try:
@@ -62,7 +62,7 @@ def test_an_import_that_fails_by_itself_keeps_its_traceback(monkeypatch):
 
 @pytest.mark.parametrize("name", ["torch", "nvidia.dali"])
 def test_while_torch_or_dali_is_imported_the_process_ends_at_once(tmp_path, name):
-    """An exception raised in them aborts the process, with status -6, once their C++ code is called."""
+    """An exception raised during these imports aborts the process with status -6 once their C++ code is called."""
     folder = tmp_path / name.replace(".", "/")
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()

@@ -1,4 +1,4 @@
-"""`dali-mix pack`: options that a layout does not take, and what it and `inspect` say of a set with boxes."""
+"""`dali-mix pack` refuses options that a layout does not take; `pack` and `inspect` report a set's boxes."""
 
 import json
 import re

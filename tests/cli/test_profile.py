@@ -1,4 +1,4 @@
-"""`dali-mix profile` on a packed set, and given nonsense."""
+"""`dali-mix profile` on a packed set, and with wrong arguments."""
 
 import json
 

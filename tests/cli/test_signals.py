@@ -1,4 +1,4 @@
-"""Signal handlers for the length of a block."""
+"""Signal handlers that are set for the duration of a block."""
 
 import signal
 import threading

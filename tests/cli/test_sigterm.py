@@ -1,4 +1,4 @@
-"""SIGTERM before the first step ends `dali-mix train` with status 75, so that a scheduler starts it again."""
+"""SIGTERM before the first step ends `dali-mix train` with status 75, so schedulers start it again."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 MESSAGE = "dali-mix train: SIGTERM while no step was under way: nothing to save; start it again (with --resume=auto)\n"
-# Each gets SIGTERM at one point: torch is imported; the recipe is read; the training set is opened.
+# SIGTERM arrives at one of these points: torch is imported, the recipe is read, or the training set is opened.
 PROGRAM = """
 import os, signal, sys
 from unittest import mock
@@ -37,7 +37,7 @@ with mock.patch(sys.argv.pop(1), stop):
         (["patch", "dali_mix.engine.config.recipe_files.load_config"], {}, MESSAGE),
         (["patch", "dali_mix.engine.run.open_sets"], {}, MESSAGE),
         (["import"], {"LOCAL_RANK": "0"}, MESSAGE),
-        (["import"], {"LOCAL_RANK": "1"}, ""),  # once a machine
+        (["import"], {"LOCAL_RANK": "1"}, ""),  # one message per machine
         (["import"], {"DALI_MIX_RANKS": "folder"}, ""),  # the launcher prints it
     ],
 )
@@ -58,7 +58,7 @@ def test_status_and_message(tmp_path, point, environment, message):
     ],
 )
 def test_a_later_one_changes_nothing(tmp_path, body, status, message):
-    """Where the run has been saved or has failed, and the process ends."""
+    """SIGTERM arrives after the run was saved or has failed, while the process ends."""
     program = f"""
 import os, signal, sys
 from unittest import mock

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = {  # stand-ins for those of Slurm, and for Python: what would be run, and on how many cores
+PROGRAMS = {  # stand-ins for Slurm's programs, and for Python; they print what would run, and on how many cores
     "scontrol": 'case "$1 $2" in "show hostnames") echo node7; echo node8;; "show job") echo "   JobState=$STATE x";; '
     '*) echo "$@";; esac',
     "srun": 'echo "cores ${SRUN_CPUS_PER_TASK-}"; while [[ $1 == --* ]]; do shift; done; SLURM_NODEID=1 "$@" & '
@@ -22,7 +22,7 @@ JOB = {"JOB_ID": "40123", "JOB_NUM_NODES": "2", "JOB_NODELIST": "node[7-8]", "NT
 
 
 def slurm(tmp_path, *arguments, status=0, state="RUNNING", more=(), **variables):
-    """(exit status, lines) of scripts/train_slurm.sh with stand-ins, from another folder as sbatch's copy is."""
+    """Run a copy of scripts/train_slurm.sh with stand-ins, as sbatch does; return (exit status, output lines)."""
     for name, body in PROGRAMS.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -84,7 +84,7 @@ def test_slurm_requeues_after_saving_alone(tmp_path, status, options, requeued):
     ("python", "task", "script"), [(1, 201, 1), (2, 202, 2), (3, 3, 3), (75, 75, 75), (143, 75, 75)]
 )
 def test_slurm_an_error_of_one_task_is_above_75_of_the_others(tmp_path, python, task, script):
-    """srun ends with the highest status of its tasks. 143: SIGTERM while Python itself starts."""
+    """srun ends with the highest status of its tasks. Status 143 is SIGTERM while Python itself starts."""
     assert slurm(tmp_path, "w", status=python)[0] == script
     assert (tmp_path / "ended").read_text() == f"{task}\n"
 
@@ -98,7 +98,7 @@ def test_slurm_sigterm_for_the_script_alone_ends_the_step_and_requeues(tmp_path)
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_the_script_of_the_pages_waits_for_its_pool(tmp_path, answers):
-    """That of docs/service.md, with stand-ins: training begins once the pool answers, and not without one."""
+    """The script in docs/service.md, run with stand-ins, starts training once the pool answers, and not without it."""
     text = (ROOT / "docs/service.md").read_text(encoding="utf-8")
     script = text[text.index("#!/bin/bash\n#SBATCH") :].partition("```")[0]
     assert "timeout 120 " in script

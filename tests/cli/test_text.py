@@ -1,4 +1,4 @@
-"""Messages of errors that the system raises: the file first, what to do last."""
+"""Messages of system errors: they begin with the file and end with advice."""
 
 import errno
 import os

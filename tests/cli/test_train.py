@@ -1,4 +1,4 @@
-"""`dali-mix train` and `evaluate` on real images: killed and resumed, and given nonsense."""
+"""`dali-mix train` and `evaluate` on real images: killed and resumed, and with wrong arguments."""
 
 import json
 import os
@@ -25,9 +25,9 @@ def sets(tmp_path_factory):
 
 
 def cli(arguments, out):
-    """Body of a process that is `dali-mix ARGUMENTS`, its output in a file."""
+    """Run `dali-mix ARGUMENTS` in this process, with its output in a file."""
     torch.set_num_threads(1)
-    sys.stdout = sys.stderr = Path(out).open("a", buffering=1)  # noqa: SIM115  # open to the end of the process
+    sys.stdout = sys.stderr = Path(out).open("a", buffering=1)  # noqa: SIM115  # open until the process ends
     os._exit(main(arguments))
 
 
@@ -47,7 +47,7 @@ def wait_for(path, process, seconds=60):
 
 @pytest.mark.parametrize(("sign", "model"), [(signal.SIGKILL, "torchvision/resnet18"), (signal.SIGTERM, "wrn-10-1")])
 def test_photos_stopped_half_way_and_resumed(sets, tmp_path, sign, model):
-    """One epoch of ResNet-18 with random crops and ResizeMix: the same final weights as without the stop."""
+    """The run trains ResNet-18 for one epoch, with random crops and ResizeMix. It ends as it would without the stop."""
     options = [f"train_set={sets['photos']}", "batch_size=4", "visualizer=[]", "log_ids=true", "loader.num_threads=1"]
     options += [f"model.type={model}", "checkpoint.interval_steps=4"]
     command = ["train", "imagenet/resnet18_sample", "--cfg-options", *options, "--work-dir"]
@@ -79,7 +79,7 @@ def test_digits_train_evaluate_and_another_set_is_refused(sets, tmp_path, capsys
     assert found["top1"] == last["top1"]
     assert found["loss"] == pytest.approx(last["loss"], abs=1e-6)
     again = ["train", "quickstart", "--work-dir", work_dir, "--resume"]
-    assert finish([start(again, tmp_path / "out.txt")]) == [0]  # with the options of before
+    assert finish([start(again, tmp_path / "out.txt")]) == [0]  # with the options of the first start
     assert last == [r for r in records(work_dir) if r["kind"] == "val"][-1]
     again += ["--cfg-options", f"train_set={sets['digits_val']}"]
     assert finish([start(again, tmp_path / "out.txt")]) == [1]

@@ -1,4 +1,4 @@
-"""Models that break in one way each: a gradient, statistic or score that is not finite, or scores that say nothing."""
+"""Models that each misbehave in one way, such as a non-finite gradient, unused parameters or constant scores."""
 
 import torch
 from torch import nn
@@ -7,10 +7,10 @@ from tests.engine.synthetic import TinyNet
 
 
 class Broken(TinyNet):
-    """TinyNet that breaks in its `at`-th training pass, on rank `rank` or on all (None).
+    """TinyNet that breaks in its `at`-th training pass, or in all (`always`), on rank `rank` or on every rank (None).
 
-    how: "gradient": its value is 0 there and its gradient NaN. "infinite gradient": the same with infinity.
-    "statistics": NaN gets into the running mean of a layer whose output is left out.
+    how: "gradient" adds a term with value 0 and gradient NaN; "infinite gradient" adds one with an infinite gradient.
+    "statistics" puts NaN into the running mean of a layer whose output does not affect the logits.
     """
 
     def __init__(self, num_classes, how="gradient", at=4, rank=None, always=False):
@@ -37,7 +37,7 @@ class Broken(TinyNet):
 
 
 class Unbounded(torch.autograd.Function):
-    """0 whose gradient is infinite."""
+    """Function with value 0 and an infinite gradient."""
 
     @staticmethod
     def forward(ctx, inputs):
@@ -49,7 +49,7 @@ class Unbounded(torch.autograd.Function):
 
 
 class Scoring(nn.Module):
-    """Trains as a linear layer does; in evaluation its logits are NaN, for bright images, or constant."""
+    """Linear model whose logits in evaluation are NaN for bright images (how="nan"), or constant."""
 
     def __init__(self, num_classes, how="nan"):
         super().__init__()
@@ -66,7 +66,7 @@ class Scoring(nn.Module):
 
 
 class Unused(TinyNet):
-    """TinyNet with a layer that takes no part."""
+    """TinyNet with a layer that is never used."""
 
     def __init__(self, num_classes, frozen=False):
         super().__init__(num_classes, dropout=0.0)
@@ -74,7 +74,7 @@ class Unused(TinyNet):
 
 
 class Sometimes(TinyNet):
-    """TinyNet with a layer that takes part in every other training pass."""
+    """TinyNet with a layer that is used in every other pass only."""
 
     def __init__(self, num_classes):
         super().__init__(num_classes, dropout=0.0)
@@ -87,7 +87,7 @@ class Sometimes(TinyNet):
 
 
 class Pooled(nn.Module):
-    """BatchNorm over one value an image: one image alone cannot be normalized in training."""
+    """BatchNorm over one value per image, so a batch of one image cannot be normalized in training."""
 
     def __init__(self, num_classes):
         super().__init__()

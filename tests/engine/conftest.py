@@ -1,4 +1,4 @@
-"""Packed digit scenes and a run on them, made once for all tests of this folder that ask."""
+"""Packed digit scenes and a run on them, shared by the tests in this folder."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.engine.sets import pack_digits
 
 @pytest.fixture(scope="session")
 def scene_sets(tmp_path_factory):
-    """Values of a recipe that name packed scenes, and a set of another task as "digits"."""
+    """Return recipe values that name packed scenes, and a classification set as "digits"."""
     folder = tmp_path_factory.mktemp("scenes")
     pack_scenes(folder, train=160, val=60)
     return {"train_set": str(folder / "train"), "val_set": str(folder / "val"), "digits": pack_digits(folder, 40)[0]}
@@ -17,7 +17,7 @@ def scene_sets(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digit_scenes(tmp_path_factory):
-    """A folder with packed scenes, a recipe, a run of it, and the validation scenes as files in scenes/."""
+    """Return a folder with packed scenes, a recipe, a run of it, and the validation scenes as files in scenes/."""
     folder = tmp_path_factory.mktemp("multilabel")
     pack_scenes(folder, train=100, val=30)
     (folder / "recipe.py").write_text(RECIPE.format(folder=folder, head=CSRA))
@@ -31,13 +31,13 @@ def digit_scenes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def best(digit_scenes):
-    """The best checkpoint of that run."""
+    """Return the path of that run's best checkpoint."""
     return digit_scenes / "run" / "checkpoints" / "best.pt"
 
 
 @pytest.fixture(scope="session")
 def bare(digit_scenes):
-    """(recipe, checkpoint) that lie in no run, of sets that are not there."""
+    """Return (recipe, checkpoint) outside of any run. The sets that the recipe names do not exist."""
     away = digit_scenes / "away"
     away.mkdir()
     (away / "recipe.py").write_text(RECIPE.format(folder="/nowhere", head=CSRA))

@@ -1,4 +1,4 @@
-"""Runs of the engine in processes of their own, forked from one that has torch loaded: killed, resumed, on ranks."""
+"""Engine runs in separate processes, forked from one that has loaded torch: killed, resumed, or on several ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-import torch._dynamo  # what the first optimizer would import, once for all runs
+import torch._dynamo  # preloaded once; otherwise the first optimizer of each run imports it
 
 from dali_mix.engine.checkpoint import files
 from dali_mix.engine.config.schema import make_config
@@ -28,14 +28,14 @@ PREEMPTED, INTERRUPTED = 75, 130
 
 
 def context():
-    """A forkserver that has imported this module, so that a run starts in milliseconds."""
+    """Return a forkserver context that preloads this module, so a run starts within milliseconds."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(["tests.engine.processes"])
     return made
 
 
 def child(values, work_dir, env, options):
-    """Body of a process: one rank of a run. `options` says what befalls it."""
+    """Run one rank in this process. `options` selects what happens to it, such as "kill_at" or "term_at_end"."""
     os.environ.update(env)
     torch.set_num_threads(1)
     log = (Path(work_dir).parent / f"{Path(work_dir).name}-rank{env.get('RANK', 0)}.txt").open("a", buffering=1)
@@ -44,7 +44,7 @@ def child(values, work_dir, env, options):
 
     observe = Trainer.observe
 
-    def killed(trainer):  # when the step is saved, if it is to be
+    def killed(trainer):  # after the step was saved, if a save is due
         observe(trainer)
         if trainer.step == options.get("kill_at") and rank == options.get("kill_rank", rank):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -79,11 +79,11 @@ def child(values, work_dir, env, options):
 
         process_group.dist.destroy_process_group = terminated
     make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()), bad=options.get("bad", ()))
-    make = None if options.get("packed") else make  # the packed sets that the recipe names
+    make = None if options.get("packed") else make  # None: the packed sets that the recipe names
     if options.get("term_in_evaluation") == rank:
         make = functools.partial(terminated_in_evaluation, make)
     config = make_config(values)
-    if options.get("given"):  # loaders in the config, as a user gives them
+    if options.get("given"):  # pass loaders in the config, as a user would
         place = process_group.Ranks(rank, int(env.get("WORLD_SIZE", 1)), torch.device("cpu"))
         train_loader, val_loader = make(config, place)
         config, make = dataclasses.replace(config, train_set=train_loader, val_set=val_loader), None
@@ -100,7 +100,7 @@ def child(values, work_dir, env, options):
 
 
 def terminated_in_evaluation(make, config, ranks):
-    """`make`'s loaders; this process gets SIGTERM as soon as it evaluates."""
+    """Return `make`'s loaders; each evaluation batch sends SIGTERM to this process."""
     train_loader, val_loader = make(config, ranks)
     take = val_loader._batch
 
@@ -113,14 +113,14 @@ def terminated_in_evaluation(make, config, ranks):
 
 
 def free_port():
-    """A port that nobody uses."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def start(values, work_dir, *, ranks=1, **options):
-    """Starts a run's processes and returns them."""
+    """Start a run's processes and return them."""
     started, port, given = [], free_port(), options.pop("env", {})
     for rank in range(ranks):
         env = dict(given)
@@ -134,7 +134,7 @@ def start(values, work_dir, *, ranks=1, **options):
 
 
 def finish(processes, seconds=60):
-    """Waits for the processes, at most `seconds`, and returns their exit codes."""
+    """Wait at most `seconds` for the processes; return their exit codes, None for those that had to be killed."""
     end = time.monotonic() + seconds
     for process in processes:
         process.join(max(end - time.monotonic(), 0.1))
@@ -146,34 +146,34 @@ def finish(processes, seconds=60):
 
 
 def run(values, work_dir, **options):
-    """Runs to the end; exit codes by rank."""
+    """Run to the end; return the exit codes by rank."""
     return finish(start(values, work_dir, **options))
 
 
 def said(work_dir, rank=0):
-    """What a rank printed, over all runs in `work_dir`."""
+    """Return what a rank printed, over all runs in `work_dir`."""
     return (Path(work_dir).parent / f"{Path(work_dir).name}-rank{rank}.txt").read_text()
 
 
 def newest_state(work_dir):
-    """The newest checkpoint's content."""
+    """Return the content of the newest checkpoint."""
     folder = Path(work_dir) / "checkpoints"
     return files.load_checkpoint(folder / (folder / "latest").read_text().strip())
 
 
 def records(work_dir, name="metrics.jsonl"):
-    """A .jsonl file's records, without what depends on the clock."""
+    """Return the records of a .jsonl file without the fields that depend on the clock."""
     found = [json.loads(line) for line in (Path(work_dir) / name).read_text().splitlines()]
     return [{k: v for k, v in r.items() if k not in ("images_per_s", "wait_share")} for r in found]
 
 
 def losses(work_dir):
-    """The logged losses, float64."""
+    """Return the logged training losses as float64."""
     return torch.tensor([r["loss"] for r in records(work_dir) if r["kind"] == "train"], dtype=torch.float64)
 
 
 def assert_same(one, two, where="state"):
-    """Bit-equal tensors and equal plain values, all the way down."""
+    """Assert recursively that tensors are bit-equal and all other values are equal."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, two), f"{where} differs by {(one.double() - two.double()).abs().max()}"
     elif isinstance(one, dict):
@@ -189,7 +189,7 @@ def assert_same(one, two, where="state"):
 
 
 def assert_same_run(one, two):
-    """Two work directories hold the same run: weights, optimizer, average, log of ids, metrics."""
+    """Assert that two work directories hold the same run: newest checkpoint, metrics and logs of ids."""
     assert_same(newest_state(one), newest_state(two))
     assert records(one) == records(two)
     names = sorted(p.name for p in Path(one).glob("ids-rank*.jsonl"))

@@ -1,4 +1,4 @@
-"""A small multi-label recipe of digit scenes, and what tests of its commands share; the run is a fixture (conftest)."""
+"""A small multi-label recipe of digit scenes, and helpers for tests of its commands. Fixtures are in conftest.py."""
 
 import csv
 from pathlib import Path
@@ -28,14 +28,14 @@ def cli(*arguments):
 
 
 def pack_scenes(folder, task="multilabel", **counts):
-    """Pack digit scenes, split=count, to `folder`/split."""
+    """Pack digit scenes: for each split=count, `count` scenes to `folder`/split."""
     for split, count in counts.items():
         command = ["pack", "digit-scenes", "--split", split, "--scenes", count, "--out", folder / split]
         assert cli(*command, "--task", task, "--quiet") == 0
 
 
 def old_checkpoint(best, path):
-    """Write a checkpoint as they were before they said what they were trained on."""
+    """Write a copy of a checkpoint in the old format, without "classes" and "task"; return its path."""
     state = load_checkpoint(best)
     save_checkpoint(path, {name: value for name, value in state.items() if name not in ("classes", "task")})
     return path

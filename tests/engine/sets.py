@@ -1,4 +1,4 @@
-"""Small packed sets of real images: scikit-learn's scanned digits, and crops of its photographs."""
+"""Small packed sets of real images: scikit-learn's scanned digits, and crops of its sample photographs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def _pack(prefix, images, labels, classes, fmt):
 
 
 def pack_digits(folder, count=None):
-    """(training, held-out) prefixes; every fifth digit is held out."""
+    """Pack scanned digits, at most `count` per split, and return the (training, held-out) prefixes.
+
+    Every fifth digit is held out.
+    """
     digits = load_digits()
     images = np.clip(digits.images * 16, 0, 255).astype(np.uint8)
     held = np.arange(len(images)) % 5 == 4
@@ -34,7 +37,7 @@ def pack_digits(folder, count=None):
 
 
 def pack_photos(prefix, count=24):
-    """JPEG crops of the two sample photographs, as many of each."""
+    """Pack `count` JPEG crops that alternate between the two sample photographs."""
     photos = load_sample_images().images
     generator = np.random.Generator(np.random.Philox(key=[3, 3]))
     images, labels = [], []

@@ -1,4 +1,4 @@
-"""A loader of made-up images with the contract of `dali_mix.build_loader`, and tiny models: engine tests stay quick."""
+"""A fast loader of synthetic images with the contract of `dali_mix.build_loader`, and tiny models."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Batch(NamedTuple):
 
 
 class Records(list):
-    """What the loader loads from: a length, and what is known of the set."""
+    """Records of the synthetic loader: a length, and the metainfo of a set."""
 
     metainfo: ClassVar = {"classes": tuple("abcd"), "num_classes": CLASSES, "task": "classification"}
 
 
 class SyntheticLoader:
-    """Image i is noise from seed i plus a bright quadrant that tells its class, i % CLASSES.
+    """Loader whose image i is noise from seed i with a bright quadrant for its class, i % CLASSES.
 
-    With `multilabel` the quadrant of class i // CLASSES % CLASSES is bright too; every fifth image leaves one of the
-    others unknown.
+    With `multilabel`, the quadrant of class i // CLASSES % CLASSES is bright too. In every fifth image, class
+    (i + 1) % CLASSES is unknown unless it is bright.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class SyntheticLoader:
         self.global_batch_size = batch_size * world_size
         self.epoch = self.samples_seen = self.global_size = 0
         self.resuming = False
-        self.waits_at = -1  # batches until SIGTERM comes, while it waits for the next one; -1: never
-        self.nan_at, self.bad = set(nan_at), set(bad)  # bad: left out, as with on_bad_record="skip"
+        self.waits_at = -1  # batches before SIGTERM arrives during the wait for the next one; -1: never
+        self.nan_at, self.bad = set(nan_at), set(bad)  # bad: skipped, as with on_bad_record="skip"
         self.multilabel = multilabel
         self.dataset = Records(range(count))
         if multilabel:
@@ -71,7 +71,7 @@ class SyntheticLoader:
             mine = np.array_split(ids, self.world_size)[self.rank]
             mine = np.array([i for i in mine if i not in self.bad], dtype=np.int64)
             if len(mine):
-                if self.waits_at == 0:  # for a pool of workers, until SIGTERM
+                if self.waits_at == 0:  # SIGTERM during a wait for a worker pool
                     os.kill(os.getpid(), signal.SIGTERM)
                     assert self.asked()
                     self.epoch, self.samples_seen = before
@@ -119,7 +119,7 @@ class SyntheticLoader:
 
 
 def make_loaders(config, ranks, *, count=40, nan_at=(), bad=()):
-    """(training, evaluation) loaders for `dali_mix.engine.run.train(make_loaders=…)`."""
+    """Return (training, evaluation) loaders, for `dali_mix.engine.run.train(make_loaders=…)`."""
     several = config.pipeline["type"] == "multilabel"
     place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size, "multilabel": several}
     if several:
@@ -131,7 +131,7 @@ def make_loaders(config, ranks, *, count=40, nan_at=(), bad=()):
 
 
 class TinyNet(nn.Module):
-    """Convolution, norm (or none), dropout, linear: everything a checkpoint must get right, in 500 numbers."""
+    """Convolution, norm (or none), dropout and linear layer: all that a checkpoint must restore, in 364 parameters."""
 
     def __init__(self, num_classes: int, norm: bool = True, dropout: float = 0.2):
         super().__init__()
@@ -145,11 +145,11 @@ class TinyNet(nn.Module):
         return self.head(self.dropout(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)))
 
 
-PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0}  # no statistics, nothing random
+PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0}  # no statistics, no randomness
 
 
 def recipe(**changes):
-    """Plain values of a run over the loaders and the model above: 5 steps an epoch, the last one short."""
+    """Return plain values of a recipe over the loaders and model above: 5 steps per epoch, the last one short."""
     return {
         "train_set": "made-up",
         "val_set": "made-up",
@@ -171,5 +171,5 @@ def recipe(**changes):
 
 
 def train_synthetic(values, work_dir, **options):
-    """Train a recipe's plain values over the loaders above; return how it ended."""
+    """Train a recipe's plain values over the loaders above; return how the run ended."""
     return train(make_config(values), work_dir, make_loaders=make_loaders, **options)

@@ -1,4 +1,4 @@
-"""What must be equal on all ranks, and the refusal where it is not: before the first step, in one line."""
+"""Values that must be equal on all ranks: a difference ends the run before its first step, with one line."""
 
 import os
 import shutil
@@ -99,7 +99,7 @@ def start(rank, world_size, port, command, options):
 
 
 def run_two(commands, options):
-    """(exit statuses, error lines of both) of two ranks that are started by nobody but the variables."""
+    """Run two ranks without a launcher, by environment variables alone; return (exit statuses, error lines of both)."""
     port = free_port()
     ranks = [start(rank, 2, port, commands[rank], options[rank]) for rank in range(2)]
     errors = [rank.communicate(timeout=150)[1] for rank in ranks]
@@ -112,7 +112,7 @@ def test_two_ranks_with_other_sets_or_work_directories(digits, tmp_path):
     base = [f"train_set={train}", "val_set=None", "max_steps=2", "model.type=wrn-10-1"]
     command = ["train", "quickstart", "--work-dir", tmp_path / "run"]
     status, lines = run_two([command] * 2, [base, [*base, f"train_set={val}", "epochs=9"]])
-    assert sorted(status) == [1, 3]  # the error, and the rank that ended because of it
+    assert sorted(status) == [1, 3]  # one rank reports the error, the other ends because of it
     assert len(lines) == 2
     [message] = [line for line in lines if "error:" in line]
     assert "epochs: " in message and "train_set: 1438 records" in message and "359 records" in message
@@ -135,5 +135,5 @@ def test_plain_ranks_train_evaluate_and_compare_checkpoints(digits, tmp_path):
     shutil.copy(tmp_path / "run/checkpoints/step-00000002.pt", tmp_path / "other.pt")
     evaluations = [["evaluate", "quickstart", path] for path in (best, tmp_path / "other.pt")]
     status, lines = run_two(evaluations, [options] * 2)
-    assert sorted(status) == [1, 3]  # the error, and the rank that ended because of it
+    assert sorted(status) == [1, 3]  # one rank reports the error, the other ends because of it
     assert sum("the checkpoint: sha256" in line for line in lines) == 1

@@ -1,4 +1,4 @@
-"""Parts of a run from its recipe, and what does not fit: named before the first step."""
+"""Building a run's parts from its recipe: parts that do not fit are named before the first step."""
 
 from contextlib import closing
 
@@ -187,7 +187,7 @@ def test_embeddings_reach_the_head(tmp_path):
 
 @pytest.mark.parametrize("name", MULTILABEL)
 def test_weights_of_any_backbone(name):
-    """Also where the recipe gives the backbone as a name alone; the options of the backbone stay."""
+    """A recipe may state the backbone as a name alone. The other options of a backbone are kept."""
     before, config = load_config(name), load_config(name, ["model.backbone.weights=mine.pth"])
     assert weight_files(config) == {"backbone": "mine.pth"}
     backbone = before.model["backbone"]
@@ -197,8 +197,8 @@ def test_weights_of_any_backbone(name):
 
 
 def test_the_weights_of_a_backbone_by_name_arrive(tmp_path):
-    """As the header of the recipe for one's own images says, from a file of a classifier."""
-    torch.manual_seed(1)  # the recipe's is 0
+    """The header of the recipe for your own images promises that a classifier's weights file works."""
+    torch.manual_seed(1)  # the recipe's seed is 0
     donor = build_multilabel("resnet18", "max", num_classes=3).backbone
     torch.save(
         {"state_dict": {f"model.{key}": value for key, value in donor.state_dict().items()}}, tmp_path / "w.ckpt"
@@ -215,7 +215,7 @@ def test_the_weights_of_a_backbone_by_name_arrive(tmp_path):
 
 @pytest.mark.parametrize(("train", "records"), [(True, 32), (False, 40)])
 def test_drop_last_is_for_training_only(scene_sets, train, records):
-    """Of 40 digits in batches of 16."""
+    """40 digits in batches of 16 leave a short last batch of 8."""
     digits = scene_sets["digits"]
     options = [f"train_set={digits}", f"val_set={digits}", "batch_size=16", "loader.drop_last=True"]
     config = load_config("quickstart", [*options, "loader.num_threads=1"])

@@ -1,4 +1,4 @@
-"""Set, mixer and loss fit together, or are refused with what to change."""
+"""Set, mixer and loss must fit together; combinations that do not are refused with advice."""
 
 import pytest
 from torch import nn
@@ -19,7 +19,7 @@ MULTI = [nn.BCEWithLogitsLoss(), nn.MultiLabelSoftMarginLoss(), BinaryCrossEntro
 
 
 class Strict(nn.Module):
-    """A multi-label loss that wants whole numbers."""
+    """A multi-label loss that takes multi-hot targets only."""
 
     accepts = frozenset({"multi-hot"})
 
@@ -44,7 +44,7 @@ FITTING = {
 @pytest.mark.parametrize("mixer", [*LEFT_ALONE, *BY_AREA, *UNION], ids=repr)
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
 def test_every_combination(task, mixer, loss):
-    """The table of docs/mixers.md, row by row."""
+    """Check the table in docs/mixers.md row by row."""
     kind = "alone" if mixer in LEFT_ALONE else "area" if mixer in BY_AREA else "union"
     if type(loss) in map(type, FITTING[task, kind]):
         check_targets(TASKS[task], mixer, loss)

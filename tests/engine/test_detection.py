@@ -1,4 +1,4 @@
-"""Detection in the engine: digit scenes trained, killed and resumed, on ranks, evaluated and predicted."""
+"""Detection in the engine: digit scenes are trained, killed and resumed, run on ranks, evaluated and predicted."""
 
 import json
 import signal
@@ -60,7 +60,7 @@ def recipe(folder, **changes):
 
 @pytest.fixture(scope="module")
 def trained(scenes):
-    """A run that finds digits."""
+    """Train a run that detects digits; return its config and work directory."""
     values = recipe(scenes, schedule={"type": "onecycle", "pct_start": 0.2}, checkpoint={"interval_epochs": 1})
     assert finish(start(values, scenes / "run", packed=True), 800) == [0], said(scenes / "run")
     return make_config(values), scenes / "run"
@@ -83,7 +83,7 @@ def test_evaluation_report_and_prediction_agree(trained, tmp_path):
     assert found.values["AP50"] == pytest.approx(last["AP50"], abs=1e-9)
     names = [path.name for path in evaluation_report(found, tmp_path / "report")]
     assert names == ["per_class.csv", "per_class.png", "pr_curves.png", "boxes.png"]
-    # The same images as files, one at a time, in pixels of the file.
+    # Predict the same images as files, one at a time, with boxes in pixels of the file.
     val = RecordSet(config.val_set)
     (tmp_path / "files").mkdir()
     for number in range(20):
@@ -119,13 +119,13 @@ def test_a_file_that_the_model_gives_nan_for_is_left_out(trained, tmp_path, monk
 
 
 def surest_scene(config, work_dir):
-    """The file of the validation scene with the highest score."""
+    """Return the encoded validation image with the highest-scoring box."""
     table = evaluate_checkpoint(config, work_dir / "checkpoints" / "latest").scores.metrics._tables()[0]
     return RecordSet(config.val_set).encoded(int(table[table[:, 5].argmax(), 0])).tobytes()
 
 
 def test_boxes_are_in_pixels_of_the_file_as_it_is_shown(trained, tmp_path):
-    """Twice as large, and stored lying on its side with an orientation that turns it back."""
+    """The second file is enlarged twofold and stored rotated, with an EXIF orientation that undoes the rotation."""
     config, work_dir = trained
     (tmp_path / "small.png").write_bytes(surest_scene(config, work_dir))
     small = Image.open(tmp_path / "small.png")
@@ -143,7 +143,7 @@ def test_boxes_are_in_pixels_of_the_file_as_it_is_shown(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def straight(scenes, tmp_path_factory):
-    """An uninterrupted run of a few steps, with everything random that there is."""
+    """Train an uninterrupted run of 8 steps with all randomness enabled; return its values and work directory."""
     model = {**MODEL, "channels": 16, "hidden": 32, "rois": 16, "proposals": (32, 32)}
     values = recipe(scenes, max_steps=8, mixer={"type": "BoxResizeMix"}, ema=0.9, model=model)
     values["pipeline"] = {"type": "detection", "shorter": (48, 56), "longest": 80, "iou_crop": 0.5, "photometric": 0.5}
@@ -170,7 +170,7 @@ def test_two_ranks_killed_and_resumed(straight, tmp_path):
 
 
 def test_two_ranks_evaluate_as_one(trained, tmp_path):
-    """With a batch of one an image has the same padding everywhere."""
+    """With one image per batch, its padding is the same on one rank and on two."""
     config, work_dir = trained
     values = {**config.resolved(), "weights": str(work_dir / "checkpoints" / "best.pt"), "max_steps": 1}
     values |= {"val_batch_size": 2, "optimizer": {"type": "SGD", "lr": 1e-12}, "schedule": {"type": "constant"}}
@@ -248,7 +248,7 @@ def test_the_command(trained, tmp_path, capsys):
 
 
 class ToTheRight(Step):
-    """Moves most boxes out of the image."""
+    """Step that moves most boxes out of the image."""
 
     def graph(self, images, draws, device):
         return images

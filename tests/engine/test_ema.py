@@ -1,4 +1,4 @@
-"""The average of the weights."""
+"""The exponential moving average of the weights."""
 
 import torch
 from torch import nn

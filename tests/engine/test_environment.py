@@ -1,4 +1,4 @@
-"""Rank, number of ranks and address from the variables of torchrun, a cluster or Slurm."""
+"""Rank, world size and address from the environment variables of torchrun, a cluster or Slurm."""
 
 import pytest
 

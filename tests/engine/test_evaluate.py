@@ -1,4 +1,4 @@
-"""Evaluations: exact over ranks and batches; scores that are NaN or all the same are never a plausible figure."""
+"""Evaluation: exact over ranks and batches, and NaN or constant scores never give a plausible figure."""
 
 import json
 
@@ -23,12 +23,12 @@ def scoring(how, **changes):
 
 
 def strict(text):
-    """A record of strict JSON."""
+    """Parse a record as strict JSON; fail on NaN and Infinity."""
     return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
 def bright():
-    """Records of the evaluation set that `Scoring` gives NaN for."""
+    """Return the records of the evaluation set for which `Scoring` gives NaN."""
     batches = list(SyntheticLoader(22, 22, train=False))
     found = [number for number, image in zip(batches[0].ids.tolist(), batches[0].images, strict=True)
              if image.mean() > 0.25]  # fmt: skip
@@ -37,19 +37,19 @@ def bright():
 
 
 def several(**changes):
-    """The same over made-up images with several labels."""
+    """Return `changes` with a multi-label pipeline and loss added."""
     pipeline, loss = {"type": "multilabel", "image_size": 8}, {"type": "BinaryCrossEntropy"}
     return {**changes, "pipeline": pipeline, "loss": loss}
 
 
 def values(**changes):
-    """A run over made-up images of 32 pixels with several labels."""
+    """Return the values of a run over synthetic multi-label images of 32 pixels."""
     base = {"pipeline": {"type": "multilabel", "image_size": 32}, "loss": {"type": "BinaryCrossEntropy"}, "mixer": None}
     return recipe(**{**base, "epochs": 2, **changes})
 
 
 def evaluated(tmp_path, values):
-    """Scores of the model after one step."""
+    """Train a run; return the scores of its latest checkpoint."""
     train_synthetic(values, tmp_path / "run")
     latest = tmp_path / "run" / "checkpoints" / "latest"
     return evaluate_checkpoint(make_config(values), latest, make_loaders=make_loaders).values
@@ -100,7 +100,7 @@ def test_an_evaluation_names_the_records_it_gives_nan_for(tmp_path, changes):
 def test_constant_scores_of_classes_get_what_guessing_would(tmp_path):
     found = evaluated(tmp_path, scoring("constant", max_steps=1))
     assert found["top1"] == 25.0
-    assert "top5" not in found  # of four classes
+    assert "top5" not in found  # there are only four classes
 
 
 def test_constant_scores_of_labels_get_what_guessing_would(tmp_path):
@@ -112,7 +112,7 @@ def test_constant_scores_of_labels_get_what_guessing_would(tmp_path):
 
 
 def test_two_ranks_evaluate_as_one_process(tmp_path):
-    """Every score to the last digit, of 22 records that 2 ranks × 4 do not divide evenly, some of them unknown."""
+    """All scores but the loss are exactly equal. The 22 records do not divide evenly, and some targets are unknown."""
     still = {"model": PLAIN, "max_steps": 1, "ema": None, "optimizer": {"type": "SGD", "lr": 1e-20}, "batch_size": 8}
     for ranks in (1, 2):
         assert run(values(**still), tmp_path / str(ranks), ranks=ranks) == [0] * ranks, said(tmp_path / str(ranks))

@@ -1,4 +1,4 @@
-"""Checkpoints and small files are complete or absent, and never run code."""
+"""Checkpoints and small files are complete or absent, and reading them never runs code."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def strict(text):
-    """A record of strict JSON."""
+    """Parse a record as strict JSON; fail on NaN and Infinity."""
     return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
@@ -124,7 +124,7 @@ def test_damaged_newest_falls_back_loudly(folder, warnings, harm):
     assert folder.newest() == 1
     assert any("step-00000002.pt" in text for text in warnings)
     folder.keep = 1
-    folder.save(2, STATE)  # written again: the damaged one must not push it out
+    folder.save(2, STATE)  # saved again: the damaged file must not cause its removal
     assert folder.steps() == [2]
     assert folder.newest() == 2
 
@@ -143,13 +143,13 @@ def test_pointer_is_a_hint_only(folder, warnings, pointer):
 
 
 def test_nothing_whole_is_an_error_never_step_0(folder):
-    assert folder.newest() is None  # has never held one
+    assert folder.newest() is None  # no checkpoint was ever saved here
     folder.save(1, STATE)
     folder.file(1).write_bytes(b"x" * 500)
     with pytest.raises(ValueError, match="no checkpoint to resume from"):
         folder.newest()
     with pytest.raises(ValueError, match="no checkpoint to resume from"):
-        folder.newest()  # the pointer alone is left
+        folder.newest()  # only the pointer is left
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["with our checksum", "plain"])
@@ -165,7 +165,7 @@ def test_code_in_a_checkpoint_is_refused(tmp_path, signed):
 
 
 def test_disk_full_leaves_the_previous_one(folder):
-    """A file-size limit stands in for a full disk: the same failing write."""
+    """A limit on file sizes stands in for a full disk: writes fail the same way."""
     folder.keep = 1
     folder.save(1, STATE)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -183,7 +183,7 @@ def test_disk_full_leaves_the_previous_one(folder):
 
 @pytest.mark.parametrize("syncs", [3, 4, 5, 6, 7])
 def test_killed_while_writing(tmp_path, syncs):
-    """Each save syncs file, folder and pointer: killed at every one of them in turn, with keep = 1."""
+    """Kill a run at each sync of a save (file, folder, pointer) in turn, with keep = 1."""
     values = recipe(checkpoint={"interval_steps": 2, "keep": 1})
     assert run(values, tmp_path / "straight") == [0]
     work_dir = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Which tensors must be finite, and which is not."""
+"""Checks for NaN and infinity: the tensors they cover, and the tensor they name."""
 
 import pytest
 import torch

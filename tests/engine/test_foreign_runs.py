@@ -1,4 +1,4 @@
-"""Runs and weight files of others, through the command line as a user would: nothing in them runs or is fetched."""
+"""Runs and weight files from untrusted sources, used through the command line: no code runs, nothing is downloaded."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ OPTIONS = ["epochs=1", "max_steps=2", "model.type=wrn-10-1", "loader.num_threads
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of quickstart, its sets, and an image."""
+    """Train quickstart briefly; return the folder with the run, its sets and an image."""
     folder = tmp_path_factory.mktemp("foreign")
     train, val = pack_digits(folder, count=64)
     sets = [f"train_set={train}", f"val_set={val}"]
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
 
 class Runs:
-    """What a pickle would call."""
+    """Object that creates the folder `mark` when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -92,7 +92,7 @@ def test_a_foreign_config_neither_runs_nor_fetches(run, changes, monkeypatch, ca
 
 
 def test_a_checkpoint_outside_of_the_run_is_evaluated_with_the_recipe_s_values(run, tmp_path, capsys):
-    """As docs/reliability.md advises: config.json is then not read."""
+    """config.json is not read for a checkpoint outside the run's folder."""
     (run / "run/config.json").rename(run / "config.kept")
     try:
         (run / "run/config.json").write_text('{"recipe": "quickstart", "model": {"type": "subprocess:run"}}')
@@ -106,7 +106,7 @@ def test_a_checkpoint_outside_of_the_run_is_evaluated_with_the_recipe_s_values(r
 
 
 def test_what_was_removed_from_a_file_is_told(run, tmp_path, capsys):
-    """A checkpoint of Lightning with an average beside its weights."""
+    """The file is a Lightning checkpoint that also holds averaged weights."""
     model = build_model("wrn-10-1", 10)
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
     torch.save({"state_dict": state, "state_dict_ema": state, "epoch": 3}, tmp_path / "last.ckpt")

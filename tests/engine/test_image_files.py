@@ -1,4 +1,4 @@
-"""Files for prediction: decoded a few at a time, in order, and shown as packing would store them."""
+"""Files for prediction: decoded a few at a time, in order, with the same pixels as after packing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONFIG = RunConfig(
 
 
 def seen(paths: list[Path]) -> tuple[list[Path], np.ndarray, list[list[tuple[int, int]]], list[Unreadable]]:
-    """Paths, images and the sizes of each batch."""
+    """Load `paths`; return the paths read, the images, the image sizes of each batch, and the unreadable files."""
     unreadable: list[Unreadable] = []
     batches = list(load_images(CONFIG, paths, torch.device("cpu"), unreadable))
     sizes = [[(int(row["height"]), int(row["width"])) for row in batch.rows] for batch in batches]
@@ -60,7 +60,7 @@ def test_large_pictures_are_decoded_a_few_at_a_time(name: str, tmp_path: Path, m
     assert found[0] == paths and np.array_equal(found[1], expected[1])
     for batch in found[2]:
         assert len(batch) == 1 or sum(height * width for height, width in batch) <= 8000
-    if name != "in turn":  # and not by one where they are small
+    if name != "in turn":  # small images are not decoded one by one
         assert len(found[2]) <= 1 + sum(side > 40 for side in SIDES[name]) + len(paths) // 8
 
 
@@ -78,7 +78,7 @@ def test_odd_files_are_seen_as_they_would_be_packed(tmp_path: Path) -> None:
 
 
 def frames(kind: str) -> bytes:
-    """An image file of three frames."""
+    """Return an image file with three frames."""
     first, *others = (Image.fromarray(picture(20, 24, number)) for number in range(3))
     out = io.BytesIO()
     first.save(out, kind, save_all=True, append_images=others)

@@ -1,4 +1,4 @@
-"""Mixers that give back more images than they got, ResizeMix+ and SpliceMix, in the trainer."""
+"""ResizeMix+ and SpliceMix, mixers that return more images than they receive, in the trainer."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ PLUS = {"type": "ResizeMixPlus", "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
 def test_a_step_on_more_images_than_the_batch_holds(tmp_path):
-    """The trainer's step is the plain step on the mean loss over both views; ids and image counts are the records'."""
+    """The trainer's step equals a plain step on the mean loss over both views."""
     changes = {"mixer": PLUS, "max_steps": 1, "schedule": {"type": "constant"}, "ema": None, "log_interval": 1}
     config = make_config(recipe(model=PLAIN, **changes))
     train(config, tmp_path / "run", make_loaders=make_loaders)
@@ -39,7 +39,7 @@ def test_a_step_on_more_images_than_the_batch_holds(tmp_path):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_of_larger_batches_goes_on_equal(tmp_path, ranks):
-    """One batch with two views, the next with one: what the choice makes is never the same size, on either rank."""
+    """The choice doubles some batches and not others, so the batch size varies from step to step."""
     choice = {"type": "MixChoice", "mixers": [PLUS, {"type": "CutMix"}], "probs": [0.6, 0.2]}
     values = recipe(mixer=choice, batch_size=10, epochs=2)
     assert run(values, tmp_path / "straight", ranks=ranks) == [0] * ranks, said(tmp_path / "straight")

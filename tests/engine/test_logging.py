@@ -1,4 +1,4 @@
-"""Logs: damaged lines are named, a full disk names the file and leaves none that is empty, visualizers."""
+"""Logs and visualizers: damaged lines are named; on a full disk, the error names the file and no empty one is left."""
 
 import contextlib
 import resource
@@ -25,7 +25,7 @@ LINES = [
 
 @contextlib.contextmanager
 def full_disk(size=0):
-    """A file-size limit stands in for a full disk: the same failing write."""
+    """Simulate a full disk with a limit on file sizes: writes fail the same way."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -45,7 +45,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
         with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a record .*delete that line"):
             read(path)
     assert path.read_bytes() == before
-    path.write_bytes(before.splitlines()[0] + b"\n" + line)  # cut off by a kill
+    path.write_bytes(before.splitlines()[0] + b"\n" + line)  # cut short by a kill
     assert len(read_records(path)) == 1
     assert curves(path, tmp_path / "c.png").is_file()
 
@@ -76,7 +76,7 @@ def test_a_full_disk_ends_a_run_and_it_goes_on_later(tmp_path):
 
 @pytest.mark.parametrize("kill_at_log", [True, False])
 def test_the_last_interval_is_logged_once(tmp_path, kill_at_log):
-    """Killed before the last interval is logged, or in the last evaluation."""
+    """The run is killed before it logs the last interval, or during the last evaluation."""
     values = recipe(epochs=1, log_interval=3, checkpoint={"interval_steps": 2}, evaluate_epochs=1)
 
     class Killed(Exception):

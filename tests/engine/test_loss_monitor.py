@@ -1,4 +1,4 @@
-"""What happens on a GPU, on a CPU: a step's numbers are read late, and a flag on the device holds the optimizer."""
+"""The late loss monitor of GPU runs, on a CPU: losses are read a step late, and a device flag blocks the optimizer."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from dali_mix.engine.train.loss_monitor import LossMonitor
 
 
 def watched():
-    """A model, its fused optimizer, and the late monitor whose flag holds it."""
+    """Return a model, its fused optimizer, and a late monitor whose flag blocks that optimizer."""
     model, monitor = nn.Linear(4, 2), LossMonitor(Ranks(0, 1, torch.device("cpu")), late=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     optimizer.found_inf = monitor.bad
@@ -17,7 +17,7 @@ def watched():
 
 
 def take_step(model, optimizer, monitor, step, scale, measured=()):
-    """What the monitor gives at a step, and whether a weight has changed."""
+    """Take a step; return what the monitor reports and whether any weight changed."""
     before = [p.detach().clone() for p in model.parameters()]
     loss = model(torch.ones(3, 4)).square().mean() * scale
     loss.backward()
@@ -43,7 +43,7 @@ def test_weights_stay_from_the_bad_step_on_though_the_loss_is_read_late():
 
 @pytest.mark.parametrize("bad", [0, 1])
 def test_the_flag_on_the_device_holds_the_optimizer_for_any_number(bad):
-    """The gradient's norm and the statistics count as the loss does."""
+    """NaN in the gradient's norm or in the statistics blocks the optimizer as NaN in the loss does."""
     model, optimizer, monitor = watched()
     for step in range(1, 4):
         measured = [torch.tensor(1.0), torch.tensor(2.0)]

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step, some against torch's own schedulers."""
+"""Learning rates as functions of the step; some are compared with torch's own schedulers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a rehearsal on the meta device finds before the run, and how errors of torch are explained."""
+"""Checks on the meta device before a run (BatchNorm, memory), and explanations of torch's errors."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ POOLED = {"type": "tests.engine.broken:Pooled"}
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A training set of 41 digits, and all held-out ones."""
+    """Pack 41 training digits and 41 held-out ones; return the recipe values that name them."""
     train_set, val_set = pack_digits(tmp_path_factory.mktemp("digits"), 41)
     return {"train_set": train_set, "val_set": val_set}
 
@@ -57,7 +57,7 @@ def test_a_step_of_one_record_under_batchnorm_is_refused(records, ranks, changes
         check_step(config, 10, records, ranks, CPU)
     if "drop_last" in advice:
         check_step(make_config(values(model=POOLED, loader={"drop_last": True}, **changes)), 10, records, ranks, CPU)
-    check_step(make_config(values(**changes)), 10, records, ranks, CPU)  # its maps are larger than one pixel
+    check_step(make_config(values(**changes)), 10, records, ranks, CPU)  # its feature maps are larger than one pixel
 
 
 @pytest.mark.parametrize("records", [40, 42, 49])
@@ -81,7 +81,7 @@ def test_the_run_is_refused_before_its_first_step_and_the_advice_works(digits, t
 
 
 def test_bad_records_that_leave_one_are_explained(tmp_path):
-    """What a rehearsal cannot know: 40 records in steps of 9, of which one step loses all but one."""
+    """Checks before the run cannot foresee this: of 40 records in steps of 9, the first step loses all but one."""
     train_loader = make_loaders(make_config(values(batch_size=9)), Ranks(0, 1, CPU))[0]
     first = next(iter(train_loader)).ids.tolist()
     work_dir = tmp_path / "run"
@@ -91,7 +91,7 @@ def test_bad_records_that_leave_one_are_explained(tmp_path):
 
 
 def test_a_batch_that_cannot_fit_is_refused_and_the_advice_works(monkeypatch):
-    """ResNet-50 at 64 pixels holds 7 MB a record between layers; with accumulate=4 a quarter of them at a time."""
+    """ResNet-50 at 64 pixels keeps 7 MB of activations per record; accumulate=4 divides the total by four."""
     pipeline = {"type": "imagenet", "image_size": 64}
     changes = {"model": {"type": "torchvision/resnet50"}, "pipeline": pipeline, "batch_size": 96}
     monkeypatch.setattr(memory, "free_memory", lambda: 500_000_000)
@@ -109,7 +109,7 @@ def test_a_batch_that_cannot_fit_is_refused_and_the_advice_works(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 200_000_000)
     with pytest.raises(ValueError, match=r"The weights alone do not fit: choose a smaller model$"):
         check_step(make_config(values(**changes)), 10, 1000, 1, CPU)
-    check_step(make_config(values(**changes)), 10, 1000, 1, torch.device("cuda"))  # said by the GPU itself
+    check_step(make_config(values(**changes)), 10, 1000, 1, torch.device("cuda"))  # the GPU itself reports it
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(memory, "free_memory", lambda: 900_000_000)
     with pytest.raises(ValueError, match="a step of 48 records"):
@@ -122,7 +122,7 @@ def test_every_pass_of_an_objective_counts(monkeypatch, objective, passes):
     with torch.device("meta"):
         model, images = build_model(config, 10), torch.zeros(10, 3, 8, 8)
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    needed = passes * held_by_step(model, images) + 3 * weights  # gradients, and momentum
+    needed = passes * held_by_step(model, images) + 3 * weights  # weights, gradients and momentum
     monkeypatch.setattr(memory, "free_memory", lambda: needed)
     check_step(config, 10, 40, 1, CPU)
     monkeypatch.setattr(memory, "free_memory", lambda: needed - 1)
@@ -143,7 +143,7 @@ def test_an_evaluation_batch_that_cannot_fit_is_refused(digits, monkeypatch, tmp
 
 @pytest.mark.parametrize("name", ["quickstart", "cifar10/wrn28_10:resizemix", "multilabel/digit_scenes:csra"])
 def test_recipes_that_are_known_to_fit_are_not_refused(name, monkeypatch):
-    """In a gigabyte: the offline ones whole, WRN-28-10 in batches of 8."""
+    """With 1.2 GB free, the offline recipes fit unchanged, and WRN-28-10 with batches of 8."""
     assert name in list_recipes()
     config = load_config(name, ["device=cpu", *(["batch_size=8"] if "wrn28" in name else [])])
     monkeypatch.setattr(memory, "free_memory", lambda: 1_200_000_000)
@@ -156,7 +156,7 @@ def test_a_model_that_does_not_run_without_numbers_is_not_rehearsed(monkeypatch)
 
 
 def test_what_a_step_holds_is_counted_once():
-    """Two layers that keep one input of 10 × 100 floats, and a ReLU whose output is kept with its own."""
+    """The ReLU's output is also the input of the next layer, but is counted once."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 20))
         images = torch.zeros(10, 100)

@@ -1,4 +1,4 @@
-"""Multi-label runs: the five systems learn, ranks agree, and a resumed run equals one that was not killed."""
+"""Multi-label runs: the five systems learn, ranks agree, and a killed and resumed run equals an uninterrupted one."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ NET = {"type": "multilabel", "backbone": "wrn-10-1"}
 
 
 def values(**changes):
-    """A run over made-up images of 32 pixels with several labels."""
+    """Return the values of a run over synthetic multi-label images of 32 pixels."""
     base = {"pipeline": {"type": "multilabel", "image_size": 32}, "loss": {"type": "BinaryCrossEntropy"}, "mixer": None}
     return recipe(**{**base, "epochs": 2, **changes})
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_an_epoch_beats_the_untrained_model(scene_sets, tmp_path, system):
-    """Half the images' size and batches of 8, to be quick; all else as in the recipe."""
+    """For speed, the images are smaller than in the recipe, and one epoch is trained in batches of 8."""
     given = [f"{name}={scene_sets[name]}" for name in ("train_set", "val_set")]
     given += ["epochs=1", "batch_size=8", "pipeline.image_size=(36,48)", "visualizer=[]", "loader.num_threads=1"]
     config = load_config(f"multilabel/digit_scenes:{system}", given)
@@ -66,7 +66,7 @@ def test_killed_and_resumed_is_equal(tmp_path, changes, ranks):
 
 
 def test_a_summed_loss_trains_alike_on_one_and_two_ranks(tmp_path):
-    """A sum over records stays one: neither ranks nor an uneven last batch change the step."""
+    """A summed loss stays a sum over the records: neither ranks nor an uneven last batch change the step."""
     rates = {"optimizer": {"type": "SGD", "lr": 0.002}, "schedule": {"type": "constant"}}
     given = values(model=PLAIN, loss={"type": "AsymmetricLoss", "reduction": "sum"}, batch_size=6, ema=None, **rates)
     for ranks in (1, 2):
@@ -91,7 +91,7 @@ def test_a_summed_loss_trains_alike_on_one_and_two_ranks(tmp_path):
     ids=lambda changes: changes["loss"]["type"],
 )
 def test_unknown_entries_count_for_nothing_however_a_step_is_cut(tmp_path, changes):
-    """One process, two ranks and two micro-batches take the same steps, though each part knows another number."""
+    """One process, two ranks and two micro-batches take the same steps, even if known entries are spread unevenly."""
     rates = {"optimizer": {"type": "SGD", "lr": 0.05}, "schedule": {"type": "constant"}}
     given = values(model=PLAIN, batch_size=6, ema=None, max_steps=8, log_interval=1, **rates, **changes)
     for name, ranks, more in (("one", 1, {}), ("ranks", 2, {}), ("parts", 1, {"accumulate": 2})):

@@ -1,4 +1,4 @@
-"""What a step minimises, against the published formulas written out; every part of a batch gets where it should."""
+"""Objectives: losses equal the published formulas, and each part of a batch is used as intended."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ TARGETS = (torch.rand(4, 5, generator=generator()) < 0.5).float()
 
 
 class Pooled(nn.Module):
-    """Logits from the mean colours; half precision under autocast. Notes what it was called with."""
+    """Compute logits from mean colors, in half precision under autocast, and record the calls."""
 
     def __init__(self):
         super().__init__()
@@ -41,7 +41,7 @@ class Pooled(nn.Module):
 
 
 def test_difficult_objects_are_not_learned_from():
-    """VOC's difficult objects, and COCO's crowds; targets that do not say so are taken as they are."""
+    """VOC's difficult objects and COCO's crowds add nothing to the loss. Targets without the flag stay unchanged."""
     model = build_detector("torchvision/resnet18", 5, channels=16, hidden=16, rois=16).train()
     objective = Detection(model)
     boxes, labels = torch.tensor([[4.0, 4, 30, 24], [8, 2, 40, 28]]), torch.tensor([1, 3])
@@ -143,6 +143,6 @@ def test_a_step_is_a_sum_where_the_loss_it_minimises_is_one():
     summed = AsymmetricLoss(reduction="sum")
     assert is_summed(Objective(Pooled(), summed).minimised)
     assert not is_summed(Objective(Pooled(), BinaryCrossEntropy()).minimised)
-    # These minimise a mean of their own; `loss` only scores evaluations.
+    # These minimize a mean of their own; `loss` only scores evaluations.
     assert not is_summed(MaskedSupervision(Pooled(), summed).minimised)
     assert not is_summed(SpliceMixConsistency(Pooled(), summed).minimised)

@@ -1,4 +1,4 @@
-"""Optimizers: groups of parameters, what is refused by name, and that every other one steps and resumes."""
+"""Optimizers: parameter groups, refused optimizers, and steps and resuming with all others."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def groups(name, num_classes):
-    """(learning rate, weight decay) → names of the parameters, of a recipe's model without memory."""
+    """Return {(learning rate, weight decay): parameter names} of a recipe's optimizer, and the trainable parameters."""
     config = load_config(f"multilabel/{name}")
     with torch.device("meta"):
         model = build_model(config, num_classes)

@@ -1,4 +1,4 @@
-"""Parts of the user's own (mixers, models, losses, pipelines, steps) as module:name, and modules beside the recipe."""
+"""User code named as module:name (mixers, models, losses, pipelines, steps), and modules next to the recipe."""
 
 import os
 import subprocess
@@ -67,7 +67,7 @@ def not_a_mixer():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with a recipe and a module beside it, whose name no other test uses."""
+    """Yield a folder with a recipe and a module next to it, and the module's name, which is unique to the test."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     name = f"own_parts_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(MODULE)
@@ -153,7 +153,7 @@ def test_an_option_it_does_not_take(folder):
 
 @pytest.mark.parametrize("other", ["random", "tests", "numpy"])
 def test_two_modules_of_one_name(folder, other):
-    """Installed modules and the standard library come first, so a module of their name would never be read."""
+    """Installed and standard modules are found first, so a user's module of the same name would never be read."""
     path, _ = folder
     (path / f"{other}.py").write_text(MODULE)
     with pytest.raises(ValueError, match=f"two modules have the name {other}: .*; rename the first"):
@@ -185,7 +185,7 @@ def test_gallery_finds_modules_in_the_current_folder(folder, monkeypatch, capsys
 
 
 def test_every_rank_finds_the_module(folder):
-    """A run of two processes whose mixer and loss lie beside the recipe."""
+    """Train on two processes with a mixer and a loss that are defined next to the recipe."""
     path, name = folder
     assert main(["pack", "digits", "--split", "train", "--out", str(path / "digits")]) == 0
     values = f"train_set = {str(path / 'digits')!r}\nval_set = None\nmax_steps = 2\ncheckpoint = {{'best': None}}\n"
@@ -200,7 +200,7 @@ def test_every_rank_finds_the_module(folder):
 
 @pytest.mark.parametrize("option", ["mean", "std", "num_classes"])
 def test_a_value_that_no_mixer_would_see_is_refused(option):
-    """`build` offers these three to every mixer; named for one that takes none they would be without effect."""
+    """`build` offers these options to every mixer; naming one for a mixer without it would have no effect."""
     value = 3 if option == "num_classes" else [0.5, 0.5, 0.5]
     member = {"type": "Cutout", "size": 2, option: value}
     with pytest.raises(ValueError, match=f"mixer Cutout: has no option '{option}'; it takes size"):

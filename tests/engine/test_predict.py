@@ -1,4 +1,4 @@
-"""`dali-mix predict`, as users call it, on a small multi-label model."""
+"""`dali-mix predict` on a small multi-label model."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.recordio.samples import with_checksums
 
 
 def test_scores_of_files_are_those_of_the_evaluation(digit_scenes, best, capsys, monkeypatch):
-    monkeypatch.setattr(image_files, "CHUNK", 13)  # so that it takes several
+    monkeypatch.setattr(image_files, "CHUNK", 13)  # several chunks
     out = digit_scenes / "found"
     command = [
         "predict",
@@ -90,7 +90,7 @@ def test_defaults_of_the_tasks():
 def test_every_format_is_decoded_as_it_looks(digit_scenes, best, tmp_path):
     upright = Image.open(digit_scenes / "scenes" / "03.png").convert("RGB")
     turned = Image.Exif()
-    turned[0x0112] = 6  # to be turned by a quarter, clockwise
+    turned[0x0112] = 6  # shown rotated by 90° clockwise
     upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=turned)
     for name in ("copy.png", "copy.bmp", "copy.tif", "copy.ppm"):
         upright.save(tmp_path / name)
@@ -138,7 +138,7 @@ def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, c
     ]
     assert len(found["images"]) == 2
 
-    for bad in ("damaged.png", "empty.jpg"):  # nothing else
+    for bad in ("damaged.png", "empty.jpg"):  # each as the only file
         assert cli("predict", digit_scenes / "recipe.py", best, tmp_path / bad) == 1
         said = capsys.readouterr()
         assert bad in said.err
@@ -182,7 +182,7 @@ def test_what_cannot_be(digit_scenes, best, tmp_path, capsys, command, message):
     assert cli(*command.format(**paths, here=tmp_path).split()) == 1
     said = capsys.readouterr()
     assert message.format(here=tmp_path) in said.err
-    assert "used with different values" not in said.err  # an error is enough
+    assert "used with different values" not in said.err  # the error is enough
     assert "prediction" not in said.out
 
 

@@ -1,4 +1,4 @@
-"""The device of a rank, and how ranks leave."""
+"""The device of a rank, and how ranks leave the process group."""
 
 import contextlib
 from unittest import mock
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(("gpus", "expected"), [(1, "cuda:0"), (4, "cuda:3"), (2, "there are 2 GPUs")])
 def test_the_gpu_of_a_rank_without_local_rank(monkeypatch, gpus, expected):
-    """A container or a task that sees one GPU uses it, whatever its rank."""
+    """A rank that sees a single GPU, as in a container or a Slurm task, uses it whatever its rank number."""
     for name, value in {**PLAIN, "RANK": "3", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -29,7 +29,7 @@ def test_the_gpu_of_a_rank_without_local_rank(monkeypatch, gpus, expected):
 
 
 def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
-    """NCCL's orderly end waits for ranks that wait for this one: after an error the process just ends."""
+    """NCCL's shutdown waits for ranks that may be waiting for this one, so after an error the process skips it."""
     calls = []
     store = mock.MagicMock()
     store.reporting = contextlib.nullcontext

@@ -1,4 +1,4 @@
-"""The best score so far."""
+"""The best score so far, and the boxes dropped in an epoch."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_a_nan_score_is_never_the_best():
 
 @pytest.mark.parametrize(("lower", "best"), [(True, 0.2), (False, 0.5)])
 def test_a_score_says_whether_lower_is_better(lower, best, monkeypatch, tmp_path):
-    """By itself, whatever it is called; also of the averaged weights."""
+    """The score itself states its direction, whatever its name. The same holds for scores of averaged weights."""
     found = Best("loss_like", lower_is_better=lower)
     for step, value in enumerate([0.3, 0.5, 0.2]):
         found.update({"loss_like": value}, step)

@@ -1,4 +1,4 @@
-"""What made a run."""
+"""The command and the versions that a run records."""
 
 import json
 

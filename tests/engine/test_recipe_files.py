@@ -33,7 +33,7 @@ def test_user_recipe_builds_on_bundled_and_neighbour(tmp_path):
     assert config.loader == {"num_threads": 3}
     assert load_config("quickstart").optimizer["lr"] != 0.5
     (tmp_path / "mine.py").write_text("epochs = 1\n")
-    with pytest.raises(ValueError, match="train_set"):  # read afresh, and incomplete
+    with pytest.raises(ValueError, match="train_set"):  # read again, and now incomplete
         load_config(str(tmp_path / "mine.py"))
 
 
@@ -63,7 +63,7 @@ def test_unknown_recipe_names_close_ones():
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
 def test_yaml_is_not_read(tmp_path, suffix):
-    """The tag that would run code is never looked at."""
+    """The tag would run code if the file were parsed."""
     marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
     path.write_text(f"x: !!python/object/apply:os.mkdir ['{marker}']\n")
     with pytest.raises(ValueError, match="YAML and JSON are not supported"):
@@ -98,7 +98,7 @@ def test_every_former_name_is_listed_under_its_file():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_former_names(name):
-    """A former name joins file and variant by "_", in this order or, of SaliencyMix's, in the other."""
+    """A former name joins file and variant with "_"; for SaliencyMix, the variant comes first."""
     folder, _, own = name.rpartition("/")
     file, _, variant = own.partition(":")
     first, second = (variant, file) if file == "saliencymix" else (file, variant)

@@ -1,4 +1,4 @@
-"""How ranks meet: what differs, who is missing, who came twice and who failed is one message that names them."""
+"""How ranks meet: one message names differing values, and missing, duplicate or failed ranks."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ from tests.engine.processes import free_port
 
 
 def meet(*bodies, world_size=None, ranks=None, seconds=20.0):
-    """Run `body(rendezvous)` of each rank in a thread; what each returned or raised."""
+    """Run `body(rendezvous)` of each rank in a thread; return the results or exceptions."""
     found, place, kept = [None] * len(bodies), ("127.0.0.1", free_port()), []
 
     def run(index, body):
         try:
             rendezvous = Rendezvous((ranks or range(9))[index], world_size or len(bodies), *place, seconds=seconds)
-            kept.append(rendezvous)  # rank 0's store serves as long as it lives
+            kept.append(rendezvous)  # rank 0's store serves only while it is alive
             with rendezvous.reporting():
                 found[index] = body(rendezvous)
         except Exception as error:
@@ -107,7 +107,7 @@ def test_a_rank_that_fails_is_named_by_the_others(failing):
 
 
 def test_sigterm_does_not_hide_an_error_that_is_reported(monkeypatch):
-    """Until the other ranks have seen it, the rank waits."""
+    """A rank handles the signal only after it has waited for the others to read its error."""
     monkeypatch.setattr("dali_mix.engine.distributed.rendezvous._LINGER_SECONDS", 0.6)
     received = []
     with handled(lambda number, frame: received.append(number), signal.SIGTERM):

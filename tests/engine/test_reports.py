@@ -27,13 +27,13 @@ def size_of(png):
 
 
 def columns_of(png):
-    """How many pictures stand beside one another on a sheet."""
+    """Return the number of picture columns on a sheet."""
     return round((size_of(png)[0] / DPI - 2 * MARGIN + GAP) / (CELL + GAP))
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """(recipe, weights, folder) of a small classification model: plain weights, and sets that are there."""
+    """Return (recipe, weights, folder) of a small classification model with a plain weights file and existing sets."""
     folder = tmp_path_factory.mktemp("classes")
     train, val = pack_digits(folder, 200)
     text = (
@@ -50,11 +50,11 @@ def classifier(tmp_path_factory):
 
 
 def one_rank(arguments, rank, port, out):
-    """Body of a process that is `dali-mix ARGUMENTS` as one rank of two."""
+    """Run `dali-mix ARGUMENTS` in this process, as one of two ranks."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    sys.stdout = sys.stderr = Path(f"{out}-{rank}").open("a", buffering=1)  # noqa: SIM115  # to the end of the process
+    sys.stdout = sys.stderr = Path(f"{out}-{rank}").open("a", buffering=1)  # noqa: SIM115  # open until the end
     os._exit(main(arguments))
 
 
@@ -63,7 +63,7 @@ def test_attention_sheets(digit_scenes, best, tmp_path, capsys):
     again = tmp_path / "00.jpg"
     Image.open(scenes / "00.png").rotate(90, expand=True).save(again)
     (tmp_path / "bad.png").write_bytes(b"bad")
-    (tmp_path / "00-2.png").write_bytes((scenes / "00.png").read_bytes())  # called as the sheet of the second would be
+    (tmp_path / "00-2.png").write_bytes((scenes / "00.png").read_bytes())  # named like the sheet of the second image
     images = [scenes / "00.png", again, scenes / "01.png", tmp_path / "00-2.png"]
     assert cli("attention", digit_scenes / "recipe.py", best, *images, "--out", tmp_path / "a" / "b") == 0
     names = ["00.png", "00-2.png", "01.png", "00-2-2.png"]
@@ -72,7 +72,7 @@ def test_attention_sheets(digit_scenes, best, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == sorted(names)
     assert [columns_of(sheet) for sheet in sheets] == [4, 4, 4, 4]
     heights = [size_of(sheet)[1] for sheet in sheets]
-    assert heights[0] == heights[2] == pytest.approx(heights[1] - CELL * DPI / 4, abs=2)  # 128×96 pixels, and upright
+    assert heights[0] == heights[2] == pytest.approx(heights[1] - CELL * DPI / 4, abs=2)  # 128×96 against 96×128
     options = ["--classes", "7, 1", "--out", tmp_path]
     assert cli("attention", digit_scenes / "recipe.py", best, images[2], tmp_path / "bad.png", *options) == 1
     assert columns_of(tmp_path / "01.png") == 3

@@ -1,4 +1,4 @@
-"""Killed anywhere and gone on: bit for bit the run that was not killed."""
+"""A run that is killed at any point and resumed is bit-equal to an uninterrupted one."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ KILLED = -signal.SIGKILL
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The uninterrupted run."""
+    """Train the uninterrupted run; return its work directory."""
     work_dir = tmp_path_factory.mktemp("straight") / "run"
     assert run(recipe(), work_dir) == [0], said(work_dir)
     return work_dir
@@ -38,8 +38,8 @@ def test_two_runs_are_equal(straight, tmp_path):
 
 
 def test_losses_are_the_recorded_ones(straight):
-    """The golden curve, of the torch in .ci/constraints.txt; and every epoch sees every record once."""
-    losses = [r["loss"] for r in records(straight) if r["kind"] == "train"]  # the last of half an interval
+    """Losses equal those recorded with the torch in .ci/constraints.txt, and every epoch sees every record once."""
+    losses = [r["loss"] for r in records(straight) if r["kind"] == "train"]  # the last covers half an interval
     golden = [1.431142, 1.479353, 1.386746, 1.304680, 1.410086, 1.253196, 1.230938, 1.169978]
     assert losses == pytest.approx(golden, abs=1e-4)
     ids = [i for r in records(straight, "ids-rank0.jsonl") for i in r["ids"]]
@@ -72,7 +72,7 @@ def test_killed_again_and_again(straight, tmp_path):
     assert_same_run(straight, work_dir)
 
 
-# 7 is not a multiple of the save interval; 15 is the last step, before the last evaluation.
+# Step 7 is not a multiple of the save interval; step 15 is the last, before the final evaluation.
 @pytest.mark.parametrize("step", [7, 15])
 def test_sigterm_saves_and_goes_on_equal(straight, tmp_path, step):
     work_dir = tmp_path / "run"
@@ -110,18 +110,18 @@ def test_two_ranks_killed(tmp_path, step):
 def test_two_ranks_sigterm(tmp_path):
     values = recipe(batch_size=12)
     assert run(values, tmp_path / "run", ranks=2, term_at=5) == [PREEMPTED, PREEMPTED]
-    assert newest_state(tmp_path / "run")["step"] == 6  # the ranks agree to stop in the step after the signal
+    assert newest_state(tmp_path / "run")["step"] == 6  # the ranks agree to stop one step after the signal
     assert run(values, tmp_path / "run", ranks=2, resume="must") == [0, 0]
 
 
 def test_two_ranks_sigterm_while_they_leave(tmp_path):
-    """After the last save a rank waits for the others, which may still save: SIGTERM does not end it."""
+    """After its last save, a rank waits for the others, which may still be saving. SIGTERM does not end it."""
     assert run(recipe(batch_size=12, epochs=1), tmp_path / "run", ranks=2, term_at_end=True) == [0, 0]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
-    """Also when it reaches one rank only: both leave, and what was trained since the last save is saved."""
+    """SIGTERM reaches one rank only. Both ranks leave, and the steps since the last save are saved."""
     values = recipe(batch_size=12, checkpoint={"interval_epochs": 3})
     assert run(values, tmp_path / "one", ranks=2) == [0, 0]
     work_dir = tmp_path / "two"
@@ -133,7 +133,7 @@ def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
 def test_another_number_of_ranks(tmp_path, before, after):
-    """The rest of the epoch, each record once."""
+    """The resumed run finishes the epoch, with each record seen once."""
     values, work_dir = recipe(batch_size=12, epochs=2), tmp_path / "run"
     assert run(values, work_dir, ranks=before, term_at=2) == [PREEMPTED] * before
     assert run(values, work_dir, ranks=after, resume="must") == [0] * after, said(work_dir)
@@ -147,7 +147,7 @@ def test_another_number_of_ranks(tmp_path, before, after):
 
 
 def test_accumulation_saves_at_its_end_only(tmp_path):
-    """9 records a step in 3 micro-batches; SIGTERM and saves wait for the optimizer step."""
+    """Steps of 9 records have 3 micro-batches; SIGTERM and saves wait for the optimizer step."""
     values = recipe(accumulate=3, checkpoint={"interval_steps": 1, "keep": 3})
     assert run(values, tmp_path / "one") == [0]
     assert run(values, tmp_path / "two", kill_at=3) == [KILLED]
@@ -158,7 +158,7 @@ def test_accumulation_saves_at_its_end_only(tmp_path):
 
 @pytest.mark.parametrize(("accumulate", "batches", "saved"), [(1, 7, 7), (3, 7, 2), (3, 6, 2), (3, 3, 1)])
 def test_sigterm_while_the_loader_waits_for_a_pool(tmp_path, accumulate, batches, saved):
-    """In the middle of a step nothing new is saved: BatchNorm has seen some of its batches, and the loader is ahead."""
+    """Nothing new is saved in mid-step: BatchNorm has seen some of its batches, and the loader is ahead."""
     values = recipe(accumulate=accumulate, checkpoint={"interval_steps": 1, "keep": 100})
 
     def waiting(config, ranks):
@@ -186,7 +186,7 @@ def test_sigterm_while_an_evaluation_waits_for_a_pool(tmp_path):
 
 
 def test_early_stopping_continues_equal(tmp_path):
-    """Best score and patience live in the checkpoint."""
+    """The best score and the remaining patience are in the checkpoint."""
     values = recipe(
         epochs=12, optimizer={"type": "SGD", "lr": 1e-9}, early_stopping={"patience": 3}, log_ids=True, mixer=None
     )
@@ -213,8 +213,9 @@ def test_changed_run_is_refused_unless_asked(tmp_path, changes, word):
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(27, 2), (3, 14)])
 def test_another_batch_size_goes_on_to_the_same_epoch(tmp_path, batch_size, steps):
-    """Interrupted at step 12 of 15, in the third epoch after 18 of 40 records; `steps` steps make an epoch from then
-    on. With a larger batch the run used to end at once: all of its three epochs are fewer than 12 steps.
+    """Interrupt a run at step 12 of 15, after 18 of 40 records of epoch 3. Epochs then have `steps` steps.
+
+    With a larger batch, the run used to end at once, because three of its epochs have fewer than 12 steps.
     """
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, kill_at=12) == [KILLED]
@@ -257,7 +258,7 @@ def test_a_changed_rate_is_taken_from_the_recipe_and_said(tmp_path):
 
 
 def test_one_of_two_ranks_killed_ends_the_other(tmp_path):
-    """Without a launcher's help."""
+    """No launcher is involved."""
     processes = start(recipe(batch_size=12), tmp_path / "run", ranks=2, kill_at=3, kill_rank=1)
     codes = finish(processes, seconds=60)
     assert codes[1] == KILLED

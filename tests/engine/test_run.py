@@ -1,4 +1,4 @@
-"""Runs: one in a folder, never over another, with warnings for what is seldom meant; evaluation of checkpoints."""
+"""Runs (one per folder, never overwritten, with warnings about unusual settings) and evaluation of checkpoints."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ def test_evaluate_checkpoint(tmp_path):
 
 
 def test_ranks_evaluate_the_weights_and_statistics_that_are_saved(tmp_path):
-    """BatchNorm's statistics are each rank's own until they are shared."""
+    """BatchNorm's statistics differ between ranks until they are shared."""
     values = recipe(epochs=1, batch_size=8)
     assert run(values, tmp_path / "run", ranks=2) == [0, 0]
     last = next(r for r in records(tmp_path / "run") if r["kind"] == "val")
@@ -93,7 +93,7 @@ def test_weights_are_not_needed_to_resume(tmp_path):
     assert train(config, tmp_path / "cut", resume="must", make_loaders=make_loaders) == "finished"
     assert newest_state(tmp_path / "cut")["step"] == 3
     log = (tmp_path / "cut" / "train.log").read_text()
-    assert log.count("weights from") == 1  # the first start
+    assert log.count("weights from") == 1  # by the first start only
 
 
 def test_one_run_in_a_folder(tmp_path):
@@ -143,7 +143,7 @@ def test_validation_on_the_training_set_is_pointed_out(tmp_path, capsys, prints,
 
 
 def test_sets_are_opened_once_to_check_and_once_to_load(tmp_path, monkeypatch):
-    """A pool answers each opening with the set's table."""
+    """With a pool, each opening transfers the set's table."""
     train_set, val_set = pack_digits(tmp_path / "digits", 60)
     pipeline = {"type": "imagenet", "image_size": 32}
     config = make_config(
@@ -176,7 +176,7 @@ def test_records_left_out_are_named(tmp_path, capsys):
     run = ["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--cfg-options", *options, *short]
     assert main(run) == 0
     said = capsys.readouterr().err
-    assert said.count("WARNING: skipped: ") == 2 and said.count("record 11: crc32") == 2  # of training, of evaluation
+    assert said.count("WARNING: skipped: ") == 2 and said.count("record 11: crc32") == 2  # in training, in evaluation
     assert "skipped: " in (tmp_path / "run" / "train.log").read_text()
     best = str(tmp_path / "run" / "checkpoints" / "best.pt")
     out = tmp_path / "scores.json"

@@ -1,4 +1,4 @@
-"""Recipes of existing runs: their values come back, changed by new options, and name no code of their own."""
+"""Recipes of existing runs: stored values are restored, options override them, and stored values cannot add code."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.engine.scenes import cli
 
 
 def resumable(tmp_path, **changes):
-    """A work directory with a checkpoint, and a config.json changed in places."""
+    """Make a work directory with a checkpoint and a config.json with `changes`; return it."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000001.pt").touch()
     values = {
@@ -41,8 +41,8 @@ def test_evaluation_takes_the_options_a_run_had(tmp_path):
     assert (config.batch_size, config.val_batch_size, found) == (32, 7, tmp_path / "config.json")
     own = load_config("quickstart", []).batch_size
     for name, path in (
-        ("quickstart_cifar10", checkpoint),  # another recipe's
-        ("quickstart", tmp_path / "weights.pt"),  # not in a run
+        ("quickstart_cifar10", checkpoint),  # another recipe
+        ("quickstart", tmp_path / "weights.pt"),  # outside of the run
     ):
         config, found = load_evaluated(name, path)
         assert found is None and (name != "quickstart" or config.batch_size == own)
@@ -95,7 +95,7 @@ def test_resume_of_another_recipe_or_of_a_damaged_config(tmp_path):
     ],
 )
 def test_resume_runs_no_code_the_work_directory_names(tmp_path, changes, option):
-    """A module:name counts only where the recipe or an option names it; the option that the message names is enough."""
+    """A module:name counts only if the recipe or an option names it. The option in the message is enough."""
     checkpoint = resumable(tmp_path, **changes) / "checkpoints" / "step-00000001.pt"
     with pytest.raises(ValueError, match=f"{option}=subprocess:run is code that the recipe does not name"):
         load_resumed("quickstart", tmp_path)
@@ -124,7 +124,7 @@ def test_a_damaged_config_is_named(tmp_path, text):
 
 @pytest.fixture(scope="module")
 def narrow(digit_scenes):
-    """A run of the recipe with other values than the recipe's: image_size and a head option."""
+    """Train the recipe with another image_size and head option; return the work directory."""
     options = ("epochs=1", "pipeline.image_size=(32,40)", "model.head.num_heads=2", "val_batch_size=7")
     work_dir = digit_scenes / "narrow"
     assert cli("train", digit_scenes / "recipe.py", "--work-dir", work_dir, "--cfg-options", *options) == 0
@@ -148,7 +148,7 @@ def test_a_copied_checkpoint_gives_the_figures_of_its_run(digit_scenes, narrow, 
     assert figures(moved, checkpoint, tmp_path / "moved.json") == expected
     config, _ = load_evaluated(str(recipe), copied, ["pipeline.image_size=(48,48)"])
     assert (config.pipeline["image_size"], config.val_batch_size) == ((48, 48), 7)
-    # In Python: by the recipe's name as the commands, by a config as it is, with a warning.
+    # In Python, a recipe's path works as in the commands. A config is used as it is, with a warning.
     image = digit_scenes / "scenes" / "00.png"
     caplog.clear()
     assert Predictor(recipe, copied)([image]).scores.equal(Predictor(recipe, checkpoint)([image]).scores)

@@ -80,7 +80,7 @@ def test_options_of_a_module_without_any_and_of_one_that_is_called_like_torchs()
         nn.Module.__init__(self)
         self.width = width
 
-    __init__.__qualname__ = "Module.__init__"  # as in `class Module(nn.Module)` of a package
+    __init__.__qualname__ = "Module.__init__"  # as for `class Module(nn.Module)` in a package
     assert call_with(type("Module", (nn.Module,), {"__init__": __init__}), "model", {"width": 3}).width == 3
 
 

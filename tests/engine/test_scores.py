@@ -1,4 +1,4 @@
-"""What evaluations measure, and the note on classes without a positive example."""
+"""Scores of evaluations, and the note on classes without a positive example."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
 
 @pytest.mark.parametrize(("protocol", "name", "value"), [("voc", "AP50", 100.0), ("coco", "AP", 30.0)])
 def test_the_chart_of_a_detector_is_of_the_protocols_own_measure(protocol, name, value):
-    """A box that overlaps by 0.62 is right at three of COCO's ten thresholds."""
+    """A box with an overlap of 0.62 is correct at three of COCO's ten thresholds."""
     scores = DetectionScores(2, CPU, protocol=protocol)
     target = {"boxes": torch.tensor([[0.0, 0, 100, 10]]), "labels": torch.tensor([1]), "size": (50, 50)}
     target |= {"difficult": torch.tensor([False]), "original": (50, 50)}
@@ -85,7 +85,7 @@ def test_the_chart_of_a_detector_is_of_the_protocols_own_measure(protocol, name,
 
 
 def test_boxes_are_measured_in_pixels_of_the_record():
-    """Sides may be resized by different factors, as they are rounded down."""
+    """Height and width may be resized by different factors, because both are rounded down."""
     scores = DetectionScores(1, CPU)
     target = {
         "boxes": torch.tensor([[1.0, 2, 10, 12]]),

@@ -53,7 +53,7 @@ class OtherNet(TinyNet):
 
 
 class Centers(nn.Module):
-    """A loss with a state of its own: how often it was called in training."""
+    """A loss with state: the number of its calls in training."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class Centers(nn.Module):
 
 
 class Noting(Callback):
-    """Notes what is called, keeps a count, and may do something after a step."""
+    """Callback that records its calls, counts steps, and may act after one of them."""
 
     def __init__(self, at=None, do=None):
         self.called, self.steps, self.at, self.do = [], 0, at, do
@@ -98,7 +98,7 @@ def sgd(parameters):
 
 
 def objects(micro=9, **changes):
-    """What the recipe of `tests.engine.synthetic` names, as objects."""
+    """Return as objects what the recipe of `tests.engine.synthetic` names."""
     torch.manual_seed(derive_seed(INIT, 0))
     return {
         "model": TinyNet(4),
@@ -156,7 +156,7 @@ def test_a_run_of_objects_resumes_with_their_states(tmp_path):
     with pytest.raises(FileExistsError, match="already contains checkpoints"):
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[again])
     given = objects(loss=loss)
-    nn.init.zeros_(given["model"].head.weight)  # replaced by the checkpoint's
+    nn.init.zeros_(given["model"].head.weight)  # the checkpoint's weights replace these
     assert dali_mix.train(config(), tmp_path / "run", resume=True, **given, callbacks=[again]) == "finished"
     assert_equal(tmp_path / "run", tmp_path / "whole")
     assert again.steps == whole.steps == 15 and loss.calls == 15
@@ -332,7 +332,7 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
     assert written["recipe"] == "quickstart" and written["train_set"] == train_set
     assert written["optimizer"]["lr"] == 0.01 and written["batch_size"] == 8
     assert written["mixer"] == {"type": "CutMix"} and written["model"]["type"].startswith("object ")
-    assert next(iter(loader)).images.shape[0] == 8  # still open: it is the user's
+    assert next(iter(loader)).images.shape[0] == 8  # still open, because the user owns it
 
     checkpoint = tmp_path / "run" / "checkpoints" / "latest"
     with pytest.raises(ValueError, match=r"model: the run used an object .*TinyNet.*: pass it again as model=…$"):
@@ -342,7 +342,7 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
     with pytest.raises(ValueError, match="model: the run used an object"):
         dali_mix.train("quickstart", tmp_path / "run", resume=True, max_steps=3)
     ended = dali_mix.train("quickstart", tmp_path / "run", resume=True, max_steps=3, model=TinyNet(10))
-    assert ended == "finished"  # on the set that the loader had, with the options the run began with
+    assert ended == "finished"  # on the loader's set, with the options of the first start
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000003.pt")["train_set"] == train_set
 
 
@@ -429,7 +429,7 @@ class Pair(TinyNet):
 
 
 class Fixed(nn.Module):
-    """Takes images of 16 by 16 pixels."""
+    """A model for images of 16 × 16 pixels only."""
 
     def __init__(self):
         super().__init__()
@@ -497,7 +497,7 @@ def test_one_callback_needs_no_list(tmp_path, single):
 
 
 class Counting:
-    """Has hooks, and can be called."""
+    """Callback that has hooks and can be called as a function."""
 
     def __init__(self):
         self.called = []

@@ -1,4 +1,4 @@
-"""Resuming with another recipe: what cannot be carried over is refused by name, the rest is named before it counts."""
+"""Resuming with another recipe: state that cannot be carried over is refused, other changes are named beforehand."""
 
 import shutil
 
@@ -18,7 +18,7 @@ HALF = {name: {"custom": {name: {"lr_mult": 0.5}}} for name in ("conv", "head.bi
 
 
 def begun(work_dir, **changes):
-    """A run of six steps of fifteen."""
+    """Train 6 of a run's 15 steps."""
     train_synthetic(recipe(max_steps=6, **changes), work_dir)
 
 
@@ -27,12 +27,12 @@ def resumed(work_dir, **changes):
 
 
 class Other(TinyNet):
-    """Tensors of TinyNet, in another model."""
+    """A different model with the same tensors as TinyNet."""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run as `begun` makes it, to be copied."""
+    """Return a run made by `begun`, for tests to copy."""
     work_dir = tmp_path_factory.mktemp("made") / "run"
     begun(work_dir)
     return work_dir
@@ -52,7 +52,7 @@ def put(value, *path):
 
 
 def evaluated_or_named(path, ema):
-    """Whether a checkpoint can be evaluated, or else ends in an error that names it."""
+    """Return True if a checkpoint can be evaluated, or if the error names it."""
     try:
         return "top1" in evaluate_checkpoint(make_config(recipe()), path, ema=ema, make_loaders=make_loaders).values
     except ValueError as error:
@@ -169,12 +169,12 @@ def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_p
 
 
 def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
-    """Saved by Adam's plain implementation (a CPU's), resumed with the fused one (a GPU's), picky about `step`."""
+    """Saved by plain Adam (CPU), resumed with fused Adam (GPU), which is strict about the type of `step`."""
     adam = {"type": "Adam", "lr": 1e-3}
     train_synthetic(recipe(optimizer=adam, max_steps=4), tmp_path / "run")
     state = newest_state(tmp_path / "run")
     for moments in state["optimizer"]["state"].values():
-        moments["step"] = moments["step"].double()  # stands for what the other device has
+        moments["step"] = moments["step"].double()  # stands in for another device's dtype
     save_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004.pt", state)
     seen = []
 

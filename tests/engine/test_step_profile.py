@@ -1,4 +1,4 @@
-"""`profile` in a recipe: some steps measured part by part, with a trace, and nothing else changed."""
+"""`profile` in a recipe: some steps are measured part by part and traced; the run itself is unchanged."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_some_steps_of_a_run(tmp_path, capsys):
     assert list(found["milliseconds"]) == list(PARTS)
     assert min(found["milliseconds"].values()) > 0
     total = sum(found["milliseconds"].values())
-    images = 7 * 9 + 4  # the last step of an epoch of 40 records
+    images = 7 * 9 + 4  # 40 records per epoch, so one step has only 4
     assert found["images_per_second"] == pytest.approx(1000 * images / 8 / total)
     trace = json.loads((tmp_path / "run" / "profile" / "trace.json").read_text())["traceEvents"]
     names = [event["name"] for event in trace if event.get("cat") == "user_annotation"]

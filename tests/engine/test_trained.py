@@ -1,4 +1,4 @@
-"""Trained models out of checkpoints and weight files: of other classes, another task or damaged, they are refused."""
+"""Models loaded from checkpoints and weight files: other classes, another task or damage are refused."""
 
 import numpy as np
 import pytest

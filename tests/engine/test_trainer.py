@@ -1,4 +1,4 @@
-"""The trainer's arithmetic: a step is the plain step, and means are global over ranks and micro-batches."""
+"""The trainer's arithmetic: a step equals a plain step, and means are global over ranks and micro-batches."""
 
 import re
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def test_ranks_and_accumulation_follow_one_process(tmp_path):
-    """Without BatchNorm and mixing, 2 ranks, or 3 micro-batches, give one process's curve to 1e-5."""
+    """Without BatchNorm and mixing, ranks and micro-batches reproduce one process's losses to 1e-5."""
     values = recipe(model=PLAIN, mixer=None, batch_size=12, log_interval=1, ema=None)
     assert run(values, tmp_path / "one") == [0]
     one = losses(tmp_path / "one")
@@ -30,7 +30,7 @@ def test_ranks_and_accumulation_follow_one_process(tmp_path):
 
 
 def test_step_is_the_plain_step(tmp_path):
-    """A step of the trainer changes the weights as the same step written out does."""
+    """A step of the trainer changes the weights exactly as the same step in plain PyTorch does."""
     config = make_config(recipe(model=PLAIN, mixer=None, max_steps=1, schedule={"type": "constant"}, ema=None))
     train(config, tmp_path / "run", make_loaders=make_loaders)
     torch.manual_seed(derive_seed(1, 0))
@@ -45,14 +45,14 @@ def test_step_is_the_plain_step(tmp_path):
 
 @pytest.mark.parametrize(("until", "count"), [(0.4, 6), (0.0, 0), (1.0, 15), (None, 15)])
 def test_a_mixer_stops_after_a_share_of_the_run(tmp_path, monkeypatch, until, count):
-    """Resumed in between, too; unmixed targets are of the mixed ones' kind."""
+    """The count holds for a resumed run too. Unmixed targets have the same form as mixed ones."""
     calls, apply = [], CutMix.apply
     monkeypatch.setattr(CutMix, "apply", lambda *args, **options: calls.append(1) or apply(*args, **options))
     values = recipe(model=PLAIN, mixer_until=until, ema=None)
     with pytest.raises(KeyboardInterrupt):
         train_synthetic(values, tmp_path / "run", callbacks=[stop_at(5)])
     train_synthetic(values, tmp_path / "run", resume="must")
-    assert len(calls) == count + min(1, max(0, count - 4))  # step 5 is done again: the checkpoint is of step 4
+    assert len(calls) == count + min(1, max(0, count - 4))  # step 5 is repeated: the checkpoint is of step 4
 
 
 def stop_at(step):
@@ -81,7 +81,7 @@ def test_a_step_mixes_in_place_where_the_mixer_can(tmp_path, monkeypatch):
 
 
 def test_skipped_records_weigh_nothing(tmp_path):
-    """With `on_bad_record="skip"` the gradient is the mean over the records that came: of one process as of several."""
+    """With `on_bad_record="skip"`, the gradient is the mean over the records loaded, on any number of ranks."""
     bad = (1, 4, 5, 9, 17, 18, 21, 22, 30, 33)
     values = recipe(
         model=PLAIN, mixer=None, batch_size=12, log_interval=1, ema=None, loader={"on_bad_record": "skip"}, epochs=2,
@@ -116,13 +116,13 @@ def test_skipped_records_weigh_nothing(tmp_path):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_nan_loss_stops_before_the_step(tmp_path, ranks):
-    """Every rank stops at the same step, the records of all are named, weights stay."""
+    """All ranks stop at the same step, the error names the records of all of them, and the weights stay unchanged."""
     work_dir = tmp_path / "run"
     values = recipe(batch_size=10, checkpoint={"interval_steps": 1})
     assert run(values, work_dir, ranks=ranks, nan_at=(17,)) == [1] * ranks
     texts = [said(work_dir, rank) for rank in range(ranks)]
     named = [text for text in texts if "NonFiniteLoss: the loss is nan at step" in text]
-    assert named  # one of two may only say that the other failed
+    assert named  # one of two ranks may only report that the other failed
     assert all("17" in re.findall(r"\d+", text.rpartition("Records in it: ")[2]) for text in named)
     step = int(named[0].rpartition("at step ")[2].partition(";")[0])
     assert newest_state(work_dir)["step"] == step - 1

@@ -1,4 +1,4 @@
-"""A NaN or infinity stops the run at its step, and none is ever saved; parameters without a gradient are named."""
+"""A NaN or infinity stops the run at its step and is never saved; parameters without a gradient are named."""
 
 import re
 
@@ -15,7 +15,7 @@ BROKEN = "tests.engine.broken:Broken"
 
 
 def broken(**changes):
-    """A run whose model breaks in its fourth pass; every step is saved and logged."""
+    """Return a recipe whose model breaks in its fourth pass; every step is saved and logged."""
     model = {"type": BROKEN, **changes.pop("model", {})}
     return recipe(
         model=model, mixer=None, batch_size=10, log_interval=1, checkpoint={"interval_steps": 1, "keep": 9}, **changes
@@ -23,7 +23,7 @@ def broken(**changes):
 
 
 def saved(work_dir):
-    """Every checkpoint of a run by name."""
+    """Return the content of every checkpoint of a run by file name."""
     return {path.name: load_checkpoint(path) for path in sorted((work_dir / "checkpoints").glob("*.pt"))}
 
 
@@ -82,10 +82,10 @@ def test_a_step_that_is_not_finite_is_not_taken(tmp_path, changes, word):
 def test_ranks_stop_together_where_one_of_them_breaks(tmp_path, how, rank):
     work_dir = tmp_path / "run"
     assert run(broken(model={"how": how, "rank": rank}), work_dir, ranks=2) == [1, 1]
-    texts = [said(work_dir, rank) for rank in (0, 1)]  # one of them may only say that the other failed
+    texts = [said(work_dir, rank) for rank in (0, 1)]  # one of them may only report that the other failed
     named = [text for text in texts if "NonFiniteLoss" in text]
     assert named and all("NonFiniteLoss" in text or "RankLost: rank" in text for text in texts)
-    for text in named:  # the same on each, whichever rank broke
+    for text in named:  # the same on both, whichever rank broke
         what = "side.running_mean is" if how == "statistics" else "the gradient is"
         assert f"{what} NaN or infinite at step 4" in text
         lists = re.search(r"in it: \[(.*)\] on rank 0, \[(.*)\] on rank 1\. Lower", text).groups()
@@ -104,7 +104,7 @@ def test_the_records_of_all_micro_batches_are_named(tmp_path):
 
 @pytest.mark.parametrize("steps", [3, 9])
 def test_weights_that_overflow_are_not_saved(tmp_path, steps):
-    """A finite gradient times a rate that is too high: found when they are saved, or at the next step's loss."""
+    """A finite gradient times too high a rate overflows. This is found when saving, or at the next step's loss."""
     values = broken(optimizer={"type": "SGD", "lr": 1e36}, max_steps=steps, ema=None, model={"at": 99})
     values["checkpoint"] = {"interval_steps": 1} if steps == 3 else {"interval_epochs": 9}
     values |= {"schedule": {"type": "constant"}, "loss": {"type": f"{__name__}:Steep"}}
@@ -117,7 +117,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path, steps):
 
 
 def test_moments_that_are_not_finite_are_not_saved(tmp_path):
-    """An infinite second moment leaves the weights finite, and they would never move again."""
+    """An infinite second moment leaves the weights finite, but they would never change again."""
 
     def overflow(trainer):
         if trainer.step == 2:
@@ -156,7 +156,7 @@ def test_parameters_without_a_gradient_are_named_on_one_process(tmp_path, capsys
 def test_parameters_without_a_gradient_are_refused_on_several_processes(tmp_path, model, word):
     given = values(model={"type": f"tests.engine.broken:{model}"}, batch_size=10)
     assert run(given, tmp_path / "run", ranks=2) == [1, 1]
-    text = said(tmp_path / "run", 0) + said(tmp_path / "run", 1)  # one of them may only say that the other failed
+    text = said(tmp_path / "run", 0) + said(tmp_path / "run", 1)  # one of them may only report that the other failed
     assert any(part in text for part in word.split("|"))
     assert "find_unused_parameters=True" in text
     given |= {"find_unused_parameters": True}

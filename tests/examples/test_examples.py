@@ -1,4 +1,4 @@
-"""The examples, run as a reader would run them; and their classes, called by themselves."""
+"""The examples, run as a reader would run them, and their classes on their own."""
 
 import importlib
 import os
@@ -18,7 +18,7 @@ LINE = re.compile(r"epoch (\d+): loss ([\d.]+), (?:(\d+) of (\d+)|(\d+) %).*mixe
 
 
 def run(script, *arguments):
-    """What the script prints; it must end with status 0."""
+    """Run an example, which must end with status 0; return what it printed."""
     done = subprocess.run(
         [sys.executable, FOLDER / script, *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -33,13 +33,13 @@ def run(script, *arguments):
 
 @pytest.fixture
 def example(monkeypatch):
-    """Imports an example by its name."""
+    """Return a function that imports an example by its name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     return importlib.import_module
 
 
-# CutMix and ResizeMix mix (almost) every image; one in ten meets a partner of its own class, a few get an empty box.
-# In plain_loop.py two batches in ten are left alone.
+# CutMix and ResizeMix mix almost all images. One in ten has a partner of its own class, a few get an empty box.
+# In plain_loop.py, two batches in ten are left unmixed.
 @pytest.mark.parametrize(
     ("script", "share"),
     [("plain_loop.py", (0.55, 0.9)), ("dataloader_collate.py", (0.8, 0.95)), ("mmengine_runner.py", (0.8, 0.95))],
@@ -54,12 +54,12 @@ def test_an_example_learns_from_mixed_images(script, share):
         mixed = int(epoch[5]) / 100 if epoch[5] else int(epoch[3]) / int(epoch[4])
         assert share[0] < mixed < share[1]
     accuracy = float(re.search(r"held-out accuracy ([\d.]+)%", printed)[1])
-    assert accuracy > 80  # guessing gives 10
+    assert accuracy > 80  # chance is 10
 
 
 def test_every_example_is_run_here():
     assert {path.name for path in FOLDER.glob("*.py")} == {
-        "digits.py",  # what the others share
+        "digits.py",  # shared by the others
         "plain_loop.py",
         "dataloader_collate.py",
         "mmengine_runner.py",
@@ -73,7 +73,7 @@ def test_a_model_of_your_own_learns_and_resumes(tmp_path):
     assert len(re.findall(r"^epoch \d: held-out accuracy", printed, flags=re.MULTILINE)) == 4
     last = re.compile(r"finished: held-out accuracy ([\d.]+)%$")
     assert float(last.search(printed)[1]) > 80
-    again = run("own_model.py", "--work-dir", tmp_path / "run")  # no step is left
+    again = run("own_model.py", "--work-dir", tmp_path / "run")  # no steps are left
     assert last.search(again)[0] == last.search(printed)[0]
 
 
@@ -81,7 +81,7 @@ def test_one_backbone_goes_through_three_steps(tmp_path):
     printed = run("three_steps.py", "--work-dir", tmp_path / "run", "--scenes", "40", "--max-steps", "3")
     last = re.fullmatch(r"pretrained: top-1 .*%; several labels: mAP .*%; boxes: AP50 .*%", printed.splitlines()[-1])
     assert last
-    for step in ("labels", "boxes"):  # all of the backbone came from the first step
+    for step in ("labels", "boxes"):  # the weights of the entire backbone come from the first step
         log = (tmp_path / "run" / step / "train.log").read_text()
         assert re.search(r"weights from .*pretrained.*: \d+ matched, 0 missing, 0 mis-shaped", log)
     left = (
@@ -110,7 +110,7 @@ def test_the_collate_function_mixes_alike_in_workers(example):
     assert len(alone) == len(shared) == 6
     for (images, targets), (other_images, other_targets) in zip(alone, shared, strict=True):
         assert torch.equal(images, other_images) and torch.equal(targets, other_targets)
-    assert not torch.equal(alone[0][0], alone[3][0])  # a new order, new mixes
+    assert not torch.equal(alone[0][0], alone[3][0])  # the second epoch has a new order and new mixes
 
 
 def test_mix_collate(example):
@@ -125,7 +125,7 @@ def test_mix_collate(example):
     kept = (mixed == images).all(1).float().mean((1, 2))
     own = targets[torch.arange(6), torch.arange(6) % 4]
     assert (kept < 1).any()
-    different = own < 1  # a partner of another class
+    different = own < 1  # the partner has another class
     assert torch.allclose(kept[different], own[different])
     other, _ = collate([(image, label, number + 10) for image, label, number in samples])
     assert not torch.equal(mixed, other)

@@ -1,4 +1,4 @@
-"""Compiled functions and font lists without a home that can be written, without leaving them to other users."""
+"""Caches of compiled functions and fonts when the home directory is not writable. Other users cannot reach them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from dali_mix import caches
 
 ROOT = Path(__file__).parents[2]
-NOWHERE = "/dev/null/home"  # no folder can be made below it, by root neither
+NOWHERE = "/dev/null/home"  # no user can make a folder below it, not even root
 
 COMPILE = """
 import numpy as np
@@ -38,7 +38,7 @@ print(compiled.available(), fused.available())
 
 
 def python(code: str, tmp: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run code without a home, its temporary files below `tmp`."""
+    """Run Python code without a writable home. Its temporary files go below `tmp`."""
     dropped = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     command = [sys.executable, "-c", code]
@@ -50,13 +50,13 @@ def python(code: str, tmp: Path, **env: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as installed by someone else: nothing can be written beside its files."""
+    """Return a copy of the package that cannot store compiled functions next to its files."""
     packages = tmp_path_factory.mktemp("packages")
     unwanted = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "dali_mix", packages / "dali_mix", ignore=unwanted)
     shutil.copytree(ROOT / "pipelines", packages / "dali_mix/pipelines", ignore=unwanted)
     for folder in ("dali_mix/mixers/kernels", "dali_mix/pipelines/kernels"):
-        (packages / folder / "__pycache__").touch()  # a file where the folder would be
+        (packages / folder / "__pycache__").touch()  # a file blocks the folder
     return packages
 
 
@@ -83,7 +83,7 @@ def test_a_folder_that_others_could_have_made_is_not_used(read_only: Path, tmp_p
         folder.chmod({"open": 0o777, "listed": 0o755, "group": 0o770}[squat])
     said = python("from dali_mix import caches; print(caches.fallback())", tmp_path, PYTHONPATH=str(read_only))
     assert said.stdout == "None\n"
-    if squat == "link":  # and the functions work all the same
+    if squat == "link":  # the functions still work
         assert python(COMPILE, tmp_path, PYTHONPATH=str(read_only)).stdout.split() == ["0", "None"]
 
 

@@ -1,4 +1,4 @@
-"""README and docs: every command is parsed, every block of Python compiles and imports what exists."""
+"""README and docs: every command parses, and every block of Python compiles and imports existing names."""
 
 import ast
 import contextlib
@@ -18,7 +18,7 @@ from dali_mix.engine.config.recipe_files import list_recipes, load_config
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Programs of other people, and of the shell: what follows is theirs.
+# Other programs and parts of the shell, whose arguments are not checked.
 OTHERS = {"apt-get", "docker", "git", "kubectl", "openssl", "pre-commit", "timeout"}
 OTHERS |= {"cd", "seq", "sleep", "source", "#!/bin/bash"}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
@@ -36,7 +36,7 @@ def blocks(text, *languages):
 
 
 def commands(text):
-    """Yield the words of each command in the shell blocks of a page."""
+    """Yield (words, line) of each command in the shell blocks of a page."""
     for block in blocks(text, "bash", "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("#SBATCH") or re.fullmatch(r"\w+=\$\(.*\)", line):
@@ -49,13 +49,13 @@ def commands(text):
 
 
 def starting_at(words, *names):
-    """Return the words from the first of `names` on."""
+    """Return `words` from the first of `names` on."""
     return words[next(index for index, word in enumerate(words) if word in names) :]
 
 
 def check(words, line):
-    """Raise if a command is unknown, or does not fit what it runs."""
-    while words and re.match(r"\w+=", words[0]):  # VARIABLE=value before the command, or alone
+    """Raise if a command is unknown or its arguments do not fit."""
+    while words and re.match(r"\w+=", words[0]):  # VARIABLE=value, alone or before the command
         words = words[1:]
     if not words:
         return
@@ -92,11 +92,11 @@ def check(words, line):
 
 
 def check_dali_mix(words):
-    """Parse `dali-mix` with these words; options in brackets, as in a synopsis, have to exist."""
+    """Parse the arguments of `dali-mix`. Options in brackets, as in a synopsis, must exist."""
     line = " ".join(words)
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
         assert option in help_of(tuple(words[:2]) if words[0] == "detect" else (words[0],)), f"{option} in {line}"
-    while "[" in line:  # a synopsis
+    while "[" in line:  # a synopsis: drop its optional parts
         line = re.sub(r"\[[^\[\]]*\]", "", line)
     words = [word.removesuffix("...") for word in line.split(" ") if word and word not in ("…", "...")]
     words = ["imagefolder" if word == "LAYOUT" else word for word in words]
@@ -135,7 +135,7 @@ def test_containers_run_commands_that_exist():
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
 def test_commands_in_the_text_exist(text):
-    """`dali-mix NAME --option` inside sentences: the command and its options exist; so do targets of make."""
+    """Check inline code such as `dali-mix NAME --option` or `make TARGET`: commands, options and targets exist."""
     prose = re.sub(r"^```.*?^```", "", text.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for code in re.findall(r"`((?:dali-mix|make) [^`]+)`", prose):
         program, name, *rest = code.split()

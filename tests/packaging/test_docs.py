@@ -1,4 +1,4 @@
-"""The pages: none is missing, links lead somewhere, pictures are small, and the code of those on mixers runs."""
+"""The documentation: no page is missing, links resolve, pictures are small, and the code on the mixers' pages runs."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_columns_of_tables_have_headers():
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
 def test_commands_and_code_fit_the_page(text):
-    """So that the copy button of the site covers no word, and nothing is cut at 1280 pixels."""
+    """In longer lines, the site's copy button covers words, and text is cut off at a width of 1280 pixels."""
     blocks = re.findall(r"^```(?:bash|sh|python)\n(.*?)^```", text.read_text(encoding="utf-8"), flags=re.S | re.M)
     assert not [line for block in blocks for line in block.splitlines() if len(line) > 86]
 
@@ -75,7 +75,7 @@ def test_the_quickstart_ends_with_commands_that_fit_together():
 
 
 def test_figures_of_the_readme_are_measured():
-    """Each ratio of its table is that of a file in docs/benchmarks, rounded; and the machine is that file's."""
+    """Each ratio in the README is a rounded value from a file in docs/benchmarks, measured on the machine it names."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \|$", text, flags=re.MULTILINE)
     measured = {}
@@ -130,7 +130,7 @@ def test_the_code_runs(page):
         "mean": mean,
         "std": std,
     }
-    torch.manual_seed(1)  # mixers called without a generator; with this one MixChoice does mix
+    torch.manual_seed(1)  # for mixers called without a generator; with this seed, MixChoice mixes
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
         exec(block, given)
     for name in ("mixed", "cut", "masked"):
@@ -152,7 +152,7 @@ def test_the_code_of_the_front_door_runs(tmp_path, monkeypatch):
     large = {}
     for block in blocks:
         with monkeypatch.context() as patch:
-            if "imagenet/" in block:  # ninety epochs: only what it asks for is looked at
+            if "imagenet/" in block:  # 90 epochs: only the arguments are checked
                 patch.setattr(dali_mix, "train", lambda recipe, _, **values: large.update(values, recipe=recipe))
             exec(block, given)
     config = dali_mix.load_config(large.pop("recipe"), **large)
@@ -175,7 +175,7 @@ def test_every_key_of_a_recipe_is_documented_and_no_other():
     table = text.split("| key | meaning | default |", 1)[1].split("\n\n", 1)[0]
     cells = {row.split(" | ")[0]: row for row in table.splitlines() if row.startswith("| `")}
     keys = {key: row for cell, row in cells.items() for key in re.findall(r"`(\w+)`", cell)}
-    assert keys.keys() == FIELDS.keys() - {"resume_strict"}  # which the section on resuming has
+    assert keys.keys() == FIELDS.keys() - {"resume_strict"}  # documented in the section on resuming
     assert "resume_strict=False" in text
     for key, names in (("objective", OBJECTIVES), ("visualizer", _BACKENDS)):
         assert all(f"`{name}`" in keys[key] for name in names)

@@ -1,4 +1,4 @@
-"""`import dali_mix`: what it shows, that it costs nothing until it is used, and what its rooms offer."""
+"""`import dali_mix`: it offers the public names, loads nothing heavy, and its packages list what they offer."""
 
 import ast
 import importlib
@@ -52,11 +52,11 @@ def test_a_room_lists_what_it_offers(room):
         offered = getattr(module, name)
         if inspect.isclass(offered) or inspect.isfunction(offered):
             written = vars(offered).get("__doc__") if inspect.isclass(offered) else offered.__doc__
-            assert written and not written.startswith(f"{name}("), name  # not what a dataclass gets by itself
+            assert written and not written.startswith(f"{name}("), name  # not a dataclass's default docstring
 
 
 def imported(source):
-    """What code takes of dali_mix: the modules it imports, and the names of each."""
+    """Yield (module, name) of each import, and of each `dali_mix.package.name`; the name of a plain import is None."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((name.name, None) for name in node.names)
@@ -69,7 +69,7 @@ def imported(source):
 
 
 def deeper_than_a_room(source):
-    """The imports of a text that go past what a room lists in `__all__`."""
+    """Return a text's imports that go deeper than the names in a package's `__all__`."""
     found = []
     for module, name in imported(source):
         if module.split(".")[0] != "dali_mix":

@@ -25,7 +25,7 @@ print(Path(importlib.util.find_spec("dali_mix.pipelines").origin).resolve())
 
 
 def pip(*arguments: str) -> None:
-    """Runs pip; dependencies are left out, the build fetches setuptools."""
+    """Run pip. Calls leave out dependencies, but builds fetch setuptools."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -33,7 +33,7 @@ def pip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git tracks or would track, so that building leaves nothing in the checkout."""
+    """Return a copy of the files that git tracks or would track, so building leaves nothing in the checkout."""
     copy = tmp_path_factory.mktemp("source")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

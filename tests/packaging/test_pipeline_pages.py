@@ -1,4 +1,4 @@
-"""The pages on pipelines: every option is on its page with its default, no other one is, and their code runs."""
+"""The pages on pipelines document exactly the existing options, with their defaults, and their code runs."""
 
 import inspect
 import re
@@ -14,7 +14,7 @@ PAGES = sorted((DOCS / "pipelines").glob("*.md"))
 
 
 def rows(page):
-    """option → text of its default, of the page's table."""
+    """Return {option: text of its default} from the page's table."""
     found = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (.+) \|$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert all(meaning.strip() for _, _, meaning in found)
     return {option: default for option, default, _ in found}
@@ -49,7 +49,7 @@ def test_every_option_with_its_default_and_no_other(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_options_named_in_the_text_exist(page):
-    """Words like `option=value` and `dict(type=…)` in the text, and each value that the table gives in quotes."""
+    """Check `option=value` and `dict(type=…)` in the text, and each quoted value in the table."""
     text = page.read_text(encoding="utf-8")
     known = {*rows(page), "type", "pipeline", "train_pipeline", "pipeline_options"}
     assert set(re.findall(r"[`( ,](\w+) ?=[^=]", "\n".join(re.findall(r"`[^`\n]+`", text)))) <= known

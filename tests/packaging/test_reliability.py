@@ -1,4 +1,4 @@
-"""docs/reliability.md names a test for each promise: every test it names exists."""
+"""Every test that docs/reliability.md names for a promise exists."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ PAGE = TESTS.parent / "docs/reliability.md"
 
 
 def test_every_test_named_exists():
-    """Names are `room/test_file.py`, optionally `::test_name`; `::test_name` alone is of the file named before it."""
+    """A bare `::test_name` in the page belongs to the last `room/test_file.py` before it."""
     named = re.findall(r"`([\w/]*test_\w+\.py)?(?:::(test_\w+))?`", PAGE.read_text(encoding="utf-8"))
     missing, file, checked = [], "", 0
     for path, test in named:

@@ -1,4 +1,4 @@
-"""Rules of the code that ruff has none for."""
+"""Rules for the code that ruff does not have."""
 
 import ast
 import runpy
@@ -15,7 +15,7 @@ SOURCES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
 
 
 def unsafe_loads(source):
-    """Lines of calls of torch.load (or of anything with `weights_only`) that do not say weights_only=True."""
+    """Return the lines that call torch.load, or anything with `weights_only`, without weights_only=True."""
     lines = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
@@ -46,7 +46,7 @@ def test_the_rule_itself(source, lines):
 
 
 def unexplained_length(source):
-    """Whether a file has more than 300 lines, and its docstring does not say why."""
+    """Return True if a file has more than 300 lines and its docstring does not say why."""
     return source.count("\n") > 300 and "\nMore than 300 lines: " not in (ast.get_docstring(ast.parse(source)) or "")
 
 
@@ -58,13 +58,13 @@ def test_long_files_say_why():
     assert not unexplained_length(reason + "x = 1\n" * 300)
 
 
-# Modules that are called otherwise than what installs them, and those that come with another requirement.
+# Modules whose requirement has another name, and modules that another requirement installs.
 INSTALLED_BY = {"PIL": "pillow", "cv2": "opencv-python", "nvidia": "nvidia-dali-cuda120", "sklearn": "scikit-learn"}
 INSTALLED_BY |= {"yaml": "pyyaml", "llvmlite": "numba", "triton": "torch"}
 
 
 def imported(source):
-    """The names of the top-level modules that a file imports."""
+    """Yield the top-level modules that a file imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
@@ -83,7 +83,7 @@ def test_every_import_is_a_requirement():
 
 
 def is_task(node):
-    """Whether an expression is a task or its name: "multilabel", MULTILABEL, tasks.MULTILABEL, MULTILABEL.name."""
+    """Return True for a task or its name: "multilabel", MULTILABEL, tasks.MULTILABEL, MULTILABEL.name."""
     if isinstance(node, ast.Constant):
         return isinstance(node.value, str) and node.value in TASKS
     words = ast.unparse(node).removesuffix(".name").removeprefix("tasks.")
@@ -91,14 +91,14 @@ def is_task(node):
 
 
 def members(node):
-    """The elements of a literal tuple, list or set, or the keys of a literal dict."""
+    """Return the elements of a literal tuple, list or set, or the keys of a literal dict."""
     return getattr(node, "elts", None) or getattr(node, "keys", None) or []
 
 
 def compared_tasks(source):
-    """Lines that choose by a task's name: comparisons, `match`, and collections of nothing but names to look it up in.
+    """Return the lines that choose by a task's name: comparisons, `match`, and literal collections of task names only.
 
-    "multilabel" is also a type of model: what is called a model is not a task.
+    "multilabel" is also a type of model, so comparisons that mention a model do not count.
     """
     lines = []
     for node in ast.walk(ast.parse(source)):

@@ -1,4 +1,4 @@
-"""Tasks are objects: one more is a class, an entry, and an entry for what evaluations measure; nothing else changes."""
+"""Tasks are objects: a new one needs a class, an entry for it and one for its metrics, and no other change."""
 
 import json
 from operator import methodcaller
@@ -21,7 +21,7 @@ from tests.recordio.samples import encoded
 
 
 class Regression(tasks.Task):
-    """One float for each image."""
+    """Task with one float per image."""
 
     name = "regression"
     metrics = "hits"
@@ -48,7 +48,7 @@ class Regression(tasks.Task):
 
 
 class Hits(Scores):
-    """Share of the values that are off by less than 1, per cent."""
+    """Percentage of values that are off by less than 1."""
 
     def __init__(self, num_classes, device, **options):
         self.counts = torch.zeros(2, device=device)

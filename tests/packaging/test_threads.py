@@ -1,4 +1,4 @@
-"""The command line decides how long torch's idle threads spin, before torch is loaded."""
+"""Before torch is loaded, the command line sets how long torch's idle threads spin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every bundled recipe builds, and the commands in its header are read as a shell and `dali-mix` would."""
+"""Every bundled recipe builds, and the shell and `dali-mix` accept the commands in its header."""
 
 import ast
 import json
@@ -25,13 +25,13 @@ def header(name):
 
 
 def commands(text):
-    """The lines of a header's "Command", split into words."""
+    """Return the commands in the "Command" section of a header, split into words."""
     part = re.search(r"^Command:(.*?)^\w+:", text, re.DOTALL | re.MULTILINE)[1]
     return [shlex.split(line) for line in part.replace("\\\n", " ").strip().splitlines()]
 
 
 def options_named(text):
-    """The KEY=VALUE words after each --cfg-options of a text; they may go on in the next line."""
+    """Yield the KEY=VALUE words after each --cfg-options in a text. They may continue on the next line."""
     for rest in text.split("--cfg-options")[1:]:
         words = []
         for word in rest.split():
@@ -49,7 +49,7 @@ def value_at(values, dotted):
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_bundled_recipe(name, tmp_path, monkeypatch):
-    """Loads, resolves to JSON, builds all but its data; the header says how to run it and what to expect."""
+    """The recipe loads, resolves to JSON and builds without its data. The header has every section."""
     config = load_config(name)
     assert json.loads(json.dumps(config.resolved()))["epochs"] == config.epochs
     folder, _, own = name.rpartition("/")
@@ -91,6 +91,6 @@ def test_options_in_headers_can_be_set(name, tmp_path, monkeypatch):
         config = load_config(name, words)
         for key, value in map(parse_option, words):
             assert value_at(config.resolved(), key) == value
-        if "sgre" not in name:  # which need a file of label embeddings
+        if "sgre" not in name:  # SGRE needs a file of label embeddings
             task = {"detection": tasks.DETECTION, "multilabel": tasks.MULTILABEL}.get(name.partition("/")[0])
             check_recipe(config, 20, task or tasks.CLASSIFICATION)

@@ -1,4 +1,4 @@
-"""Multi-label recipes hold every value that the papers and their released code give."""
+"""Multi-label recipes hold all values stated in the papers and their released code."""
 
 import re
 
@@ -100,7 +100,6 @@ def sgre(data, backbone):
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if NAMES.fullmatch(name.replace(":", "_"))])
 def test_protocols_of_the_papers(name):
-    """Every value that the papers and their released code give."""
     data, system, backbone = NAMES.fullmatch(name.replace(":", "_")).groups()
     config = load_config(name)
     pipeline = build_pipeline(config, True)

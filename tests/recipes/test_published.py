@@ -1,4 +1,4 @@
-"""Recipes hold the values of the papers, and are mmengine configs."""
+"""Recipes hold the values of the papers, and are valid mmengine configs."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from dali_mix.engine.config.recipe_files import find_recipe, list_recipes, load_
 
 @pytest.mark.parametrize("name", ["quickstart", "tiny_imagenet/resnet50_saliencymix"])
 def test_recipes_are_mmengine_configs(name):
-    """The same values as mmengine's own reader of such files gives."""
+    """mmengine's own reader returns the same values."""
     theirs = Config.fromfile(str(find_recipe(name)[0]), lazy_import=None).to_dict()  # noqa: TID251  # our own file
     assert json.dumps(theirs, sort_keys=True) == json.dumps(read_recipe(name), sort_keys=True)
 
@@ -60,6 +60,6 @@ def test_protocols_of_saliencymix_on_imagenet(name):
     "name", [n for n in list_recipes() if re.search("mix$|mix:", n) and not n.startswith("multilabel")]
 )
 def test_published_mixers_draw_as_released(name):
-    """One box, or one size, a batch: that is what the published figures were measured with."""
+    """The published figures were measured with one box, or one size, per batch."""
     mixer = load_config(name).mixer
     assert (mixer["mixers"][0] if mixer["type"] == "MixChoice" else mixer)["per_batch"] is True

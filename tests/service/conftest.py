@@ -1,4 +1,4 @@
-"""One pool for all of the folder: a head with two workers, which this process is connected to."""
+"""One pool for all tests in this folder: a head with two workers, and this process as its client."""
 
 import os
 import shutil
@@ -13,23 +13,25 @@ from tests.service.serving import Serve, free_port
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Return the folder of settings and token. Ray reads a token once in a process, which may come here more than
-    once: pytest-xdist gives it other packages' files between those of this one.
+    """Return the folder of settings and token.
+
+    The scope is the session, because Ray reads a token once per process, and pytest-xdist may run other packages' files
+    between those of this one.
     """
     return tmp_path_factory.mktemp("service")
 
 
 @pytest.fixture(scope="package")
 def settings(folder):
-    """A folder for settings and token, in the environment."""
-    if find_spec("ray") is None:  # importing it here would do so without a token
+    """Set up a folder for settings and token in the environment; yield it."""
+    if find_spec("ray") is None:  # an import would run before there is a token
         pytest.skip("Ray is not installed")
     if shutil.disk_usage("/dev/shm").free < 1 << 30:
         pytest.skip("less than 1 GB of shared memory in /dev/shm")
     kept = dict(os.environ)
     os.environ |= {"XDG_CONFIG_HOME": str(folder), "DALI_MIX_SERVICE_TOKEN": str(folder / "token")}
     yield folder
-    ray = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}  # it is imported with these
+    ray = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}  # Ray was imported with these
     os.environ.clear()
     os.environ |= kept | ray
 
@@ -54,5 +56,5 @@ def pool(head):
 
 @pytest.fixture(scope="package")
 def records(tmp_path_factory):
-    """A set of 1,300 PNGs."""
+    """Return a set of 1,300 PNGs."""
     return RecordSet(png_set(tmp_path_factory.mktemp("records") / "set", 1300, lambda n: (90 + n % 7, 80 + n % 11)))

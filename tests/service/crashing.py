@@ -1,10 +1,10 @@
-"""A pipeline that crashes the process which draws for one record."""
+"""A pipeline that crashes its process when it draws for one record."""
 
 import os
 
 from dali_mix.pipelines.imagenet import ImageNet
 
-HEIGHT = 93  # of the record
+HEIGHT = 93  # identifies the record
 
 
 class Crash(ImageNet):

@@ -1,4 +1,4 @@
-"""Processes of `dali-mix serve`, and of clients, as the tests start and look at them."""
+"""Processes of `dali-mix serve` and of clients, and helpers to inspect them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ports = itertools.count(7000 + os.getpid() % 1000 * 20)
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on, another one each time."""
+    """Return a port that nothing listens on, a different one each time."""
     for port in _ports:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Return the first true value of `what()`; fail after `seconds`, many, since the machine may be busy."""
+    """Return the first true value of `what()`. Fail after `seconds`, which allow for a busy machine."""
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, f"not within {seconds} s"
@@ -43,8 +43,9 @@ def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
 
 
 def at_rest(pool: Any) -> dict[str, Any]:
-    """Return a pool's status once it is as its first machine started it, two workers that decode nothing: what tests
-    before have asked for ahead is done, and machines that they have lost are forgotten.
+    """Wait until the pool has the two workers of its first machine and they decode nothing; return its status.
+
+    The work that earlier tests requested ahead is then done, and the machines that they lost are forgotten.
     """
 
     def look() -> dict[str, Any] | None:
@@ -56,7 +57,7 @@ def at_rest(pool: Any) -> dict[str, Any]:
 
 
 def processes() -> Iterator[tuple[int, int, str]]:
-    """Yield (process, its session, its name) of all that run."""
+    """Yield (process id, session id, command line) of every running process."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             text, session = (folder / "stat").read_text(), os.getsid(int(folder.name))
@@ -67,7 +68,7 @@ def processes() -> Iterator[tuple[int, int, str]]:
 
 
 class Serve:
-    """`dali-mix serve ARGUMENTS` as a process, with 0.2 GB of shared memory unless they say otherwise."""
+    """A process of `dali-mix serve ARGUMENTS`, by default with 0.2 GB of shared memory."""
 
     def __init__(self, folder: Path, *arguments: object) -> None:
         memory = () if "--memory" in arguments else ("--memory", TINY)
@@ -84,7 +85,7 @@ class Serve:
         return self._log.read_text()
 
     def ready(self, seconds: float = 180.0) -> Serve:
-        """Wait until it runs. One that does not is killed."""
+        """Wait until the server is ready, and kill it on failure."""
         try:
             until(lambda: "pool  " in self.text or self.process.poll() is not None, seconds)
             assert self.process.poll() is None, self.text
@@ -95,7 +96,7 @@ class Serve:
         return self
 
     def ended(self, seconds: float = 180.0) -> tuple[int, str]:
-        """Wait until it ends, which may be after a full start; return its status and what it printed."""
+        """Wait until the process ends, perhaps after a full start; return its status and what it printed."""
         try:
             return self.process.wait(seconds), self.text
         except subprocess.TimeoutExpired:
@@ -103,12 +104,12 @@ class Serve:
             raise
 
     def sessions(self) -> set[int]:
-        """Return the sessions of Ray that it has started."""
+        """Return the ids of the process sessions of Ray that it has started."""
         mine = f'"parent": {self.pid},'
         return {session for _, session, name in processes() if "ray_node.py" in name and mine in name}
 
     def lost(self) -> None:
-        """Kill it and all of its Ray at once, as when a machine loses power."""
+        """Kill the process and its Ray at once, as a power failure would."""
         sessions = self.sessions()
         self.process.kill()
         for pid, session, name in list(processes()):
@@ -120,14 +121,14 @@ class Serve:
         self.process.wait()
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 60.0) -> int:
-        """Send it a signal, and wait."""
+        """Send a signal, wait until the process ends, and return its status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.ended(seconds)[0]
 
 
 def client(program: str | Path, *arguments: object, seconds: float = 180.0, **environment: str) -> tuple[str, float]:
-    """Run a program, or a file, that is to end by itself; return all it printed, and the seconds it took."""
+    """Run a program (its text or file) until it ends by itself; return what it printed and the seconds it took."""
     begun = time.monotonic()
     done = subprocess.run(
         [sys.executable, *([program] if isinstance(program, Path) else ["-c", program]), *map(str, arguments)],
@@ -142,7 +143,7 @@ def client(program: str | Path, *arguments: object, seconds: float = 180.0, **en
 
 
 def same(one: Any, two: Any) -> bool:
-    """Whether two targets or batches are equal bit for bit."""
+    """Return True if two targets or batches are bit-equal."""
     if isinstance(one, torch.Tensor):
         return one.dtype == two.dtype and torch.equal(one, two)
     if isinstance(one, dict):

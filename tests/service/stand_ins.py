@@ -1,4 +1,4 @@
-"""Ray's errors, where there is no Ray."""
+"""Stand-ins for Ray's errors, for tests without Ray."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ class RayError(Exception):
 
 
 class RayTaskError(RayError):
-    """An error that a task raised, `cause`."""
+    """An error raised by a task, with its `cause`."""
 
     def __init__(self, cause):
         super().__init__(repr(cause))

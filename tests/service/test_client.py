@@ -1,4 +1,4 @@
-"""What a trainer asks of a pool and its workers, by itself: Ray, the pool and the workers are stand-ins."""
+"""What a trainer asks of a pool and its workers, in isolation: Ray, the pool and the workers are stand-ins."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ SPEC = Spec(Path("set"), "imagenet", {}, train=True, seed=0, decode="auto", veri
 
 
 class Ray:
-    """Stands in for Ray and for the pool's actor, whose `ask` answers, or raises, what `asks` returns."""
+    """Stand-in for Ray and the pool's actor. `ask` answers with what `asks` returns, or raises it if it is an error."""
 
     exceptions = errors
 
@@ -94,7 +94,7 @@ def test_an_answer_that_two_questions_share(ray, workers):
 
 
 def test_what_is_dropped_is_waited_for_no_more(ray, workers):
-    """Else tickets pile up, and the chunks that they hold in memory."""
+    """Otherwise tickets accumulate, and with them the chunks that they hold in memory."""
     ray.asks = lambda number: ([f"chunk {number // 2}"], "a")
     tickets = [workers.ask(question(number), ()) for number in range(4)]
     workers.drop(tickets[0])
@@ -104,7 +104,7 @@ def test_what_is_dropped_is_waited_for_no_more(ray, workers):
     ray.answers |= {"chunk 0": "0", "chunk 1": "1"}
     assert workers.wait(1) == [(tickets[1], "0")]
     assert ray.waited == [["chunk 0"]]
-    workers.drop(tickets[1])  # answered already
+    workers.drop(tickets[1])  # already answered
     workers.ask(question(4), ())
     workers.close()
     assert workers.wait(1) == [] and len(ray.waited) == 1
@@ -151,7 +151,7 @@ def test_no_worker_but_those_to_avoid(ray, workers):
 
 
 def test_while_the_pool_does_not_answer_workers_are_asked_directly(ray, workers, clock):
-    """Without asking the pool again each time: that would take `ANSWER` seconds a chunk."""
+    """The pool is not asked again for every chunk, which would take `ANSWER` seconds each time."""
     workers.ask(question(0), ())
     whole, ray.asks = ray.asks, lambda number: RayError("frozen")
     assert [workers.ask(question(number), ()).worker for number in range(1, 5)] == ["b", "a", "b", "a"]
@@ -179,7 +179,7 @@ def test_an_error_in_the_pool_is_no_restart(ray, workers):
 
 
 def test_pickled_it_connects_anew(ray, workers, monkeypatch):
-    """In another process, say; its tickets stay here."""
+    """The copy may be in another process. The tickets stay with the original."""
     workers.ask(question(0), ())
     sent = pickle.dumps(workers)
     connected = []
@@ -198,8 +198,8 @@ def test_pickled_it_connects_anew(ray, workers, monkeypatch):
 
 
 def test_in_a_forked_process(tmp_path, ray, monkeypatch):
-    """Ray's threads do not exist there: every call would hang."""
-    monkeypatch.chdir(tmp_path)  # the path of a socket may have 107 bytes
+    """Ray's threads do not exist after a fork, so every call would hang."""
+    monkeypatch.chdir(tmp_path)  # a socket's path has at most 107 bytes
     with socket.socket(socket.AF_UNIX) as raylet:
         raylet.bind("raylet")
         raylet.listen()

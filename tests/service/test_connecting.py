@@ -1,4 +1,4 @@
-"""Notes of pools, addresses, tokens, options and the code of a user's steps: what is decided without a pool."""
+"""Notes of pools, addresses, tokens, options and the code of a user's steps: what is checked without a pool."""
 
 import argparse
 import dataclasses
@@ -46,7 +46,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def listeners():
-    """Two ports that something listens on."""
+    """Yield the addresses of two listening sockets."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         yield [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (one, two)]
 
@@ -150,7 +150,7 @@ def test_what_speaks_http2_may_be_a_pool():
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cluster, "reachable", lambda *_: True)  # it would be the connection that is answered
+            patch.setattr(cluster, "reachable", lambda *_: True)  # its connection would be answered instead
             cluster.check_pool(*server.getsockname())
 
 
@@ -248,7 +248,7 @@ def test_the_end_of_a_pool_is_printed_once(printed, monkeypatch):
 
 @pytest.fixture
 def watch(tmp_path, monkeypatch):
-    """Return a `Watch` whose thread has not run yet, and the raylet's end of its socket."""
+    """Yield a `Watch` whose thread has not run yet, and the raylet's end of its socket."""
     monkeypatch.setattr(cluster, "command", cluster.Command(speaker="dali-mix train: error: "))
     thread = SimpleNamespace(start=lambda: None)
     monkeypatch.setattr(cluster, "threading", SimpleNamespace(Lock=threading.Lock, Thread=lambda **_: thread))
@@ -265,7 +265,7 @@ def watch(tmp_path, monkeypatch):
 
 
 def test_a_raylet_that_has_just_died_is_not_called(watch, capfd):
-    """Ray would end the process without a message, and the thread that watches may run later."""
+    """Ray would end the process without a message, and the watching thread may run later."""
     watch, raylet = watch
     watch.check()
     raylet.close()
@@ -290,7 +290,7 @@ def test_a_pool_that_is_left_is_not_gone(watch, capfd):
 
 @pytest.fixture
 def own_step(tmp_path, monkeypatch):
-    """Return a function that writes and imports the module `turning_steps`, and returns a spec that uses it."""
+    """Yield a function that writes the module `turning_steps` and returns a spec that uses it."""
     monkeypatch.syspath_prepend(str(tmp_path))
     prefix = png_set(tmp_path / "set", 20)
     options = {"image_size": 32, "steps": [{"type": "turning_steps:Turn"}]}
@@ -298,7 +298,7 @@ def own_step(tmp_path, monkeypatch):
     def write(call):
         path = tmp_path / "turning_steps.py"
         path.write_text(STEP.format(call=call))
-        os.utime(path, ns=(0, len(call)))  # Python compares size and time, in seconds, with the compiled file
+        os.utime(path, ns=(0, len(call)))  # Python compares size and time (in seconds) with the compiled file
         sys.modules.pop("turning_steps", None)
         importlib.invalidate_caches()
         sys.dont_write_bytecode = True
@@ -365,7 +365,7 @@ def test_workers_that_cannot_import_a_step(own_step, tmp_path):
 
 
 class _Stub(clients.RayPool):
-    """A pool whose actor answers `found`, without Ray."""
+    """A pool without Ray, whose actor answers `found`."""
 
     def __init__(self, found, fallback="wait", worker=None):
         self.address, self.fallback, self._found = "127.0.0.1:1", fallback, found

@@ -1,4 +1,4 @@
-"""The page of a pool, its figures, and `dali-mix serve --status`."""
+"""The page of a pool, its metrics, and `dali-mix serve --status`."""
 
 import errno
 import json

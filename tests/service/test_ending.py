@@ -1,4 +1,4 @@
-"""`dali-mix serve` leaves nothing behind, however it ends; what listens; signal handlers of clients."""
+"""`dali-mix serve` leaves nothing behind, however it ends. Also covers its open ports and clients' signal handlers."""
 
 import contextlib
 import os
@@ -17,14 +17,14 @@ from tests.service.serving import Serve, client, free_port, processes, until
 
 
 def left(serve, sessions, folders, port):
-    """What is left of a `dali-mix serve`."""
+    """Return what is left of a `dali-mix serve`: processes, folders and its port."""
     running = [name for pid, session, name in processes() if session in sessions or pid == serve.pid]
     return [*running, *filter(os.path.exists, folders), *([port] if cluster.reachable("127.0.0.1", port, 0.1) else [])]
 
 
 @pytest.fixture(scope="module")
 def serves(settings, tmp_path_factory):
-    """One `dali-mix serve` for each signal, with its port and its folder of settings."""
+    """Start one `dali-mix serve` per signal; yield {signal: (process, port, file of settings)}."""
     before = set(Path("/dev/shm").glob("plasma*"))
     started = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
@@ -67,7 +67,7 @@ def test_ctrl_c_while_it_starts(settings, delay):
         until(serve.sessions)
     sessions = serve.sessions()
     begun = time.monotonic()
-    assert serve.stop(signal.SIGINT) in (0, 130, -signal.SIGINT)  # the last before any of our code runs
+    assert serve.stop(signal.SIGINT) in (0, 130, -signal.SIGINT)  # -SIGINT: before any of our code has run
     until(lambda: not left(serve, sessions, [], port))
     print(f"Ctrl-C while it starts: {time.monotonic() - begun:.1f} s")
 
@@ -77,7 +77,7 @@ def test_it_listens_on_the_loopback_device_only(head, pool):
     own = {pid for pid, session, _ in processes() if session in sessions} | {head.pid, os.getpid()}
     sockets = set()
     for path in (path for pid in own for path in Path(f"/proc/{pid}/fd").iterdir()):
-        with contextlib.suppress(OSError):  # closed since
+        with contextlib.suppress(OSError):  # closed in the meantime
             sockets.add(str(path.readlink()))
     listening = []
     for table in ("tcp", "tcp6"):
@@ -114,7 +114,7 @@ assert {number: signal.getsignal(number) for number in signal.valid_signals()} =
 
 
 def test_a_packer_ends_with_its_pool(settings, tmp_path):
-    """With one message and status 1, and it leaves nothing, although Ray would end or crash its process."""
+    """It ends with one message and status 1 and leaves nothing, although Ray would end or crash its process."""
     port = free_port()
     serve = Serve(settings, "--workers", 2, "--port", port).ready()
     for name in "ab":

@@ -1,4 +1,4 @@
-"""What dies, freezes, goes or comes in mid-epoch: every batch bit-equal with the in-process loader, each id once."""
+"""Workers, machines and pools die, freeze, leave or join in mid-epoch: batches stay bit-equal, each id comes once."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from tests.service.crashing import HEIGHT
 from tests.service.serving import Serve, at_rest, processes, same, until
 
 OPTIONS = {"image_size": 64, "color_jitter": 0.4}
-SEEDS = itertools.count(100)  # another one each time: else the pool has the answers already
+SEEDS = itertools.count(100)  # a new one each time; otherwise the pool already has the answers
 
 
 def loader(records, **more):
@@ -31,7 +31,10 @@ def loader(records, **more):
 
 @pytest.fixture
 def epoch(pool, records, capsys):
-    """Take and compare two epochs. `events`: step of the first → what to do after it. Prints the longest wait since."""
+    """Return a function that takes two epochs from the pool and compares them with the in-process loader's.
+
+    `events` maps a step of the first epoch to a function that is called after it. The longest wait since is printed.
+    """
 
     def take(events=(), pool=pool):
         seed, events = next(SEEDS), dict(events)
@@ -40,7 +43,7 @@ def epoch(pool, records, capsys):
         for number in range(2):
             begun, seen = time.monotonic(), []
             for step, (ours, theirs) in enumerate(zip(made, local, strict=True)):
-                # The loader in this process decodes ahead, and so takes little of the time.
+                # The in-process loader decodes ahead, so it accounts for little of the time.
                 waits.append((time.monotonic() - begun, number or step >= min(events, default=0)))
                 assert same(tuple(ours), tuple(theirs)), step
                 seen += ours.ids.tolist()
@@ -57,7 +60,7 @@ def epoch(pool, records, capsys):
 
 
 def workers_of(serve):
-    """Return the process ids of its workers."""
+    """Return the process ids of a server's workers."""
     sessions = serve.sessions()
     return [pid for pid, session, name in processes() if session in sessions and name.startswith("ray::Worker")]
 
@@ -67,13 +70,13 @@ def kill(pid, number=signal.SIGKILL):
 
 
 def test_plain(epoch, records, pool, monkeypatch):
-    monkeypatch.setattr(remote, "PATIENCE", (60.0, 4.0))  # a busy machine is no slow worker
+    monkeypatch.setattr(remote, "PATIENCE", (60.0, 4.0))  # a busy machine is not a slow worker
     monkeypatch.setattr(remote, "FIRST_PATIENCE", 60.0)
     before = at_rest(pool)
     made = epoch()
     assert repr(made) == repr(loader(records, seed=made.seed)).replace("epoch 0", "epoch 2")
     new = {name: value - before[name] for name, value in pool.status().items() if isinstance(value, int)}
-    assert new["decoded"] <= 2 * -(-len(records) // 64) + 5  # some of a third epoch
+    assert new["decoded"] <= 2 * -(-len(records) // 64) + 5  # part of a third epoch
     assert new["second_asks"] == new["lost"] == 0
 
 
@@ -113,7 +116,7 @@ def test_a_node_comes_and_is_lost(epoch, pool, head, settings):
 def test_a_node_ends(epoch, pool, head, settings):
     node = Serve(settings, "--workers", 1, "--join", head.address).ready()
     epoch({9: lambda: node.stop(signal.SIGINT)})
-    until(lambda: len(pool.status()["workers"]) == 2)  # it says so; if it cannot, it is forgotten after some seconds
+    until(lambda: len(pool.status()["workers"]) == 2)  # at once, or after some seconds if it could not sign off
 
 
 def test_the_pool_actor_is_killed(epoch, pool):
@@ -127,7 +130,7 @@ def test_the_pool_actor_is_killed(epoch, pool):
 
     epoch({9: end})
     until(lambda: len(pool.status()["workers"]) == 2)
-    assert pool.status()["seconds"] < time.time() - killed[0]  # another one, which has begun since
+    assert pool.status()["seconds"] < time.time() - killed[0]  # a new actor, started since
 
 
 def test_the_pool_actor_freezes(epoch, pool, head):

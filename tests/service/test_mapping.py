@@ -1,4 +1,4 @@
-"""What becomes of tries that are late, lost or fail, by itself: Ray, its machines and their clocks are stand-ins."""
+"""Tries that are late, lost or fail, in isolation: Ray, its machines and their clocks are stand-ins."""
 
 import itertools
 import logging
@@ -34,9 +34,9 @@ class Stream:
 
 
 class Ray:
-    """Machines with slots, which see what `sees` says, and tries that go as `scripts` say: of each shard, of each try.
+    """Stand-in for Ray with machines and their slots. Tries follow `scripts[shard][try]`.
 
-    A script is [(seconds since the try began, what it yields or raises), …].
+    A script is [(seconds since the try began, what it yields or raises), …]. A machine sees what `sees` states for it.
     """
 
     exceptions = errors
@@ -104,7 +104,7 @@ def start(monkeypatch):
 
 
 def done(seconds, value, count=0):
-    """Return the script of a try that gives a sign now and then, and ends after `seconds`."""
+    """Return the script of a try that sends a heartbeat every 50 s and ends after `seconds`."""
     return [*((second, (0, ())) for second in range(50, seconds, 50)), (seconds, (count, (value,)))]
 
 
@@ -115,7 +115,7 @@ def test_in_order(start):
 
 
 def test_a_first_try_that_freezes_is_doubled(start):
-    """Before any shard has ended nobody knows how long one takes."""
+    """Until a shard has ended, it is unknown how long one takes."""
     ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, done(5, "second")]])
     assert list(results) == ["second"] and machines.lost == 0
     first, second = ray.begun[0]
@@ -143,7 +143,7 @@ def test_a_try_that_takes_much_longer_is_doubled_once(start):
 
 @pytest.mark.parametrize("doubles", [[(1, RayError("killed"))], FROZEN])
 def test_a_first_try_that_freezes_and_doubles_that_are_lost(start, doubles):
-    """They end in an error, also where the doubles freeze, too."""
+    """The work ends in an error, even if the doubles freeze too."""
     ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, *[doubles] * 9]])
     with pytest.raises(
         ValueError,
@@ -161,7 +161,7 @@ def test_a_try_that_freezes_is_repeated_where_no_slot_is_free(start):
 
 
 def test_one_of_two_tries_that_is_lost_is_not_repeated(start):
-    """The other goes on."""
+    """The other one continues."""
     scripts = [[(70, RayError("lost"))], done(40, "other"), done(0, "too many")]
     ray, machines, results = start({"a": 2, "b": 2}, [scripts])
     assert list(results) == ["other"]
@@ -223,7 +223,7 @@ def test_a_machine_that_does_not_fit(start, seen, said):
 
 @pytest.mark.parametrize(("seen", "said"), REFUSED)
 def test_a_machine_that_comes_later_and_does_not_fit_is_not_used(start, caplog, seen, said):
-    """It is looked at once, and one message says so."""
+    """The machine is checked once, and one message reports it."""
     ray, _, results = start({"a": 1}, [[done(10, index)] for index in range(5)], sees=[Path("/shared")])
     ray.sees["b"] = seen
     with caplog.at_level(logging.WARNING):
@@ -255,7 +255,7 @@ def test_a_look_that_is_lost_is_repeated(start, lost):
 
 
 def test_nothing_is_asked_of_ray_while_its_head_is_lost(start, monkeypatch):
-    """After a try is lost, say: it would wait, and end the process. A head that comes back is asked again."""
+    """A question to a lost head would wait and then end the process. A head that comes back is asked again."""
     ray, machines, results = start({"a": 1}, [[[(1, RayError("socket closed"))], done(1, 0)]])
     watch, checks = machines.pool.watch, itertools.count()
 

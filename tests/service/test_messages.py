@@ -1,4 +1,4 @@
-"""What goes wrong is said within 30 s, with what to do."""
+"""Problems are reported within 30 s, with advice."""
 
 import json
 import os
@@ -35,14 +35,14 @@ LOAD = {"batch_size": 8, "train": True, "device": "cpu", "pipeline_options": {"i
 
 @contextmanager
 def soon():
-    """What is inside takes less than 30 s, or twice that on a busy machine: it starts no process."""
+    """Assert that the block takes less than 30 s, or 60 s on a busy machine. It must not start a process."""
     begun = time.monotonic()
     yield
     assert time.monotonic() - begun < 60
 
 
 def refused(address, program=CONNECT, **environment):
-    """Return what a process says that cannot connect, and how long that took from when it tried."""
+    """Run a client that cannot connect; return its message and the seconds since its attempt."""
     text, _ = client(program, address, **environment)
     assert text.endswith("\n"), text
     said, _, seconds = text[:-1].rpartition("\n")
@@ -52,7 +52,7 @@ def refused(address, program=CONNECT, **environment):
 
 @pytest.fixture(scope="module", autouse=True)
 def strangers(head, tmp_path_factory):
-    """Two clients that try to enter without the right token: Ray takes 20 s to say no, so other tests run meanwhile."""
+    """Start two clients without the right token. Ray takes 20 s to refuse them, so other tests run meanwhile."""
     token = tmp_path_factory.mktemp("stranger") / "token"
     token.write_text("0" * 64)
     plain = """
@@ -76,7 +76,7 @@ def test_no_token(head, tmp_path):
 
 
 def test_nothing_there(settings, capsys):
-    cluster.make_token()  # no pool may have run here before
+    cluster.make_token()  # in case no pool has run here before
     address = f"127.0.0.1:{free_port()}"
     text, seconds = refused(address)
     assert text == f"no pool answers at {address}: is `dali-mix serve` running there, and the port open?"
@@ -109,12 +109,12 @@ def test_a_second_pool_on_this_machine_is_not_auto(tmp_path, monkeypatch):
         cluster.note_address("127.0.0.1:1")
         cluster.forget_address("127.0.0.1:1")
         assert cluster.split_address("auto") == cluster.split_address(address)
-    cluster.note_address("127.0.0.1:1")  # the first has ended without a word
+    cluster.note_address("127.0.0.1:1")  # the first pool has ended without removing its note
     assert cluster.split_address("auto") == ("127.0.0.1", 1)
 
 
 def test_one_connection_is_one_pool(pool, head):
-    """Each watches Ray on a thread of its own, and says that it has died."""
+    """Each connection watches Ray on its own thread and reports its end."""
     assert service.connect(head.address).watch is pool.watch
 
 
@@ -132,7 +132,7 @@ def test_other_versions(pool, records, monkeypatch):
 
 
 def test_other_code_of_the_same_version(head, records, tmp_path):
-    """Another commit, say: its files are compared, wherever they are."""
+    """Another commit may have the same version, so the files are compared, wherever they are."""
     root = Path(__file__).parents[2]
     for name, into in (("dali_mix", "dali_mix"), ("pipelines", "dali_mix/pipelines")):
         shutil.copytree(root / name, tmp_path / into, ignore=shutil.ignore_patterns("__pycache__"))
@@ -220,7 +220,7 @@ def test_shared_memory_is_a_share_of_what_is_free(monkeypatch):
 
 
 def test_port_taken(settings, capsys):
-    """It is reported before Ray is started."""
+    """The port is checked before Ray is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "--memory", str(TINY), "--port", str(port)]) == 1
@@ -238,7 +238,7 @@ def test_ray_is_not_installed(head):
 
 
 def test_no_workers_and_a_head_that_dies(settings, tmp_path):
-    """A trainer says what is missing; takes its steps when there is a worker; and ends when the head is lost."""
+    """A trainer reports that workers are missing, trains once one has joined, and ends when the head is lost."""
     port, prefix = free_port(), png_set(tmp_path / "set", 2000)
     serve, joined = Serve(settings, "--workers", 0, "--port", port).ready(), None
     program = f"""
@@ -284,7 +284,7 @@ except RuntimeError as error: print("error:", error, flush=True)
 
 
 def test_a_lost_head_where_this_machine_goes_on(pool, records, monkeypatch):
-    """The trainer's own Ray lives, on another machine than the head."""
+    """The trainer's own Ray is alive, on another machine than the head."""
     monkeypatch.setattr(cluster, "reachable", lambda *_: False)
     monkeypatch.setattr("dali_mix.service.cluster.HEAD_GONE", 1.5)
     monkeypatch.setattr("dali_mix.service.cluster.HEAD_CHECK", 0.1)
@@ -295,7 +295,7 @@ def test_a_lost_head_where_this_machine_goes_on(pool, records, monkeypatch):
 
 
 def test_a_forked_process(head, records, tmp_path):
-    """Ray's threads do not exist there. One that is started anew goes on with the loader."""
+    """Ray's threads do not exist in a forked process. A spawned process can use the loader."""
     program = tmp_path / "program.py"
     program.write_text(f"""
 import multiprocessing, sys, dali_mix, dali_mix.service
@@ -320,7 +320,7 @@ if __name__ == "__main__":
 
 
 def test_a_set_of_files_that_do_not_decode(pool, tmp_path):
-    """The same message as in this process; or skipped, also a chunk of nothing else."""
+    """The message is the same as in this process. If bad records are skipped, a chunk may consist of nothing else."""
     good = [encode(picture(40, 50, seed=i)) for i in range(200)]
     bad = {5: b"<html>", 70: good[70][:90], **dict.fromkeys(range(128, 192), b"")}
     write_set(tmp_path / "set", [(bad.get(i, good[i]), 0, 40, 50, "png") for i in range(200)], classes="a")

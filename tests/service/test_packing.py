@@ -1,4 +1,4 @@
-"""Packing and verifying on two machines: the same bytes, messages and status as on one, whatever dies."""
+"""Packing and verifying on two machines give the same bytes, messages and status as on one, even if workers die."""
 
 import hashlib
 import json
@@ -28,12 +28,12 @@ from tests.datasets.files import archived
 from tests.recordio.samples import encoded
 from tests.service.serving import Serve, processes, until
 
-LARGE = Transform(resize=1000)  # about 20 ms an image of `large`
+LARGE = Transform(resize=1000)  # about 20 ms per image of `large`
 
 
 @pytest.fixture(scope="module")
 def second(head, settings):
-    """A second machine, with one worker."""
+    """Start a second machine, with one worker."""
     node = Serve(settings, "--workers", 1, "--join", head.address).ready()
     yield node
     node.lost()
@@ -46,7 +46,7 @@ def machines(pool, second):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """42 pictures in 3 classes, some of them turned, and files of other kinds."""
+    """Return a folder of 42 pictures in 3 classes, some of them rotated by EXIF, and a text file."""
     root = tmp_path_factory.mktemp("photos")
     for number in range(42):
         kind = ("JPEG", "PNG", "BMP")[number % 3]
@@ -60,7 +60,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Large pictures: long enough to kill something meanwhile."""
+    """Return a folder of large pictures, so packing takes long enough to kill something meanwhile."""
     root = tmp_path_factory.mktemp("large")
     data = encoded("JPEG", 1500, 2000)
     for number in range(96):
@@ -72,7 +72,7 @@ def large(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calm(large, tmp_path_factory):
-    """What becomes of `large` on one machine, in 8 shards."""
+    """Pack `large` on one machine, in 8 shards; return the prefix."""
     prefix = tmp_path_factory.mktemp("calm") / "set"
     pack_listing(listing_of(large), prefix, PackOptions(LARGE, shuffle=1, shards=8))
     return prefix
@@ -87,13 +87,13 @@ def digests(folder):
 
 
 def tasks(*serves):
-    """Return the process ids of what packs or verifies on these machines, or on any."""
+    """Return the process ids of packing and verifying tasks on these machines."""
     sessions = {session for serve in serves for session in serve.sessions()}
     return [pid for pid, session, name in processes() if session in sessions and name.startswith("ray::run")]
 
 
 def both(capfd, tmp_path, address, arguments, out=True):
-    """Run a command here and on the machines; return status, error stream and files of each."""
+    """Run a command here and on the machines; return status, error stream and files of both."""
     found = []
     for name, more in (("here", []), ("there", ["--cluster", address])):
         (tmp_path / name).mkdir()
@@ -170,7 +170,7 @@ def test_progress(machines, photos, tmp_path):
 
 
 class Packing:
-    """`pack` of `large` on a thread, so that something can be killed meanwhile."""
+    """A thread that packs `large`, so a test can kill something meanwhile."""
 
     def __init__(self, machines, root, prefix):
         self.error = None
@@ -190,12 +190,12 @@ class Packing:
 
 
 def written(prefix, least=1):
-    """Return the tries whose files have begun to fill."""
+    """Return the files of tries that have at least `least` bytes."""
     return [path for path in prefix.parent.glob(".set-*.rec.*.partial") if path.stat().st_size >= least]
 
 
 def kill_tasks(machines, head):
-    """Kill what works on a machine until one try is lost by that, since each may end just then. Return how many."""
+    """Kill a machine's tasks until a try is lost, since each may have just ended; return how many were killed."""
     killed = set()
 
     def lost():
@@ -224,7 +224,7 @@ def test_a_frozen_worker_is_doubled(machines, head, large, calm, tmp_path, monke
     monkeypatch.setattr(packing, "LATE_AT_LEAST", 0.1)
     running = Packing(machines, large, tmp_path / "set")
     pid = until(lambda: written(tmp_path / "set") and tasks(head))[0]
-    with suppress(ProcessLookupError):  # it ended just then
+    with suppress(ProcessLookupError):  # it has just ended
         os.kill(pid, signal.SIGSTOP)
     try:
         running.ended()
@@ -242,9 +242,9 @@ def test_what_kills_its_process_each_time(machines, monkeypatch):
 
 
 def test_a_bad_image(machines, head, large, tmp_path, capfd):
-    """Of several, the first in the set's order, as here; nothing is tried again, nothing is left."""
+    """The error names the first bad image in the set's order, as on one machine. Nothing is repeated or left behind."""
     root = Path(shutil.copytree(large, tmp_path / "root"))
-    names = [listing_of(root).names[number] for number in (22, 40, 80)]  # the others are met before the first
+    names = [listing_of(root).names[number] for number in (22, 40, 80)]  # the others are decoded before the first
     for name in names:
         (root / name).write_bytes((root / name).read_bytes()[:5000])
     arguments = ["pack", "imagefolder", "--root", str(root), "--no-shuffle", "--shards", "4", "--resize", "900"]
@@ -278,13 +278,13 @@ def test_images_made_in_memory_are_refused(head, tmp_path, capfd):
 
 @pytest.mark.parametrize("unseen", ["photos", "out", "empty"])
 def test_a_folder_that_another_machine_does_not_see(head, photos, tmp_path, capfd, monkeypatch, unseen):
-    """/proc/self/cwd is another folder for each process."""
+    """/proc/self/cwd is a different folder for each process."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     shutil.copytree(photos / "images", tmp_path / "photos")
     where = {name: f"{'/proc/self/cwd' if name == unseen else tmp_path}/{name}" for name in ("photos", "out")}
     named = where.get(unseen)
-    if unseen == "empty":  # a folder is there, but nothing is mounted
+    if unseen == "empty":  # the folder exists, but nothing is mounted there
         monkeypatch.chdir(tmp_path / "photos")
         where["photos"], named = "/proc/self/cwd", "/proc/self/cwd/0/0.jpeg"
     arguments = ["pack", "imagefolder", "--root", where["photos"], "--out", f"{where['out']}/set"]
@@ -304,7 +304,7 @@ def test_other_versions_of_what_encodes(machines, photos, tmp_path, monkeypatch)
 
 
 def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
-    """That which encodes, labels and writes, by content."""
+    """The code that encodes, labels and writes is compared by content."""
     assert {"dali_mix.datasets", "dali_mix.recordio", "dali_mix._labels"} <= _machines.pixel_versions().keys()
     assert {"dali_mix.pipelines", "dali_mix.compiled", "dali_mix._labels"} <= versions().keys()
     digests = []
@@ -313,7 +313,7 @@ def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
         inner.mkdir(parents=True)
         (tmp_path / name / "__init__.py").touch()
         (inner / "file.py").write_bytes(content.encode())
-        if name == "two":  # what editors leave
+        if name == "two":  # files that editors leave behind
             (inner / ".#file.py").symlink_to("nowhere")
             (inner / ".ipynb_checkpoints").mkdir()
             (inner / ".ipynb_checkpoints" / "file.py").touch()
@@ -365,7 +365,7 @@ def test_verify_while_a_worker_is_killed(machines, head, calm):
 
 
 def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp_path):
-    """Ctrl-C leaves nothing, SIGTERM what the next packer clears; both end the tasks."""
+    """Ctrl-C leaves nothing, SIGTERM leaves what the next packer removes. Both end the tasks."""
     options = ["--root", large, "--resize", "1000", "--shuffle", "1", "--shards", "8", "--quiet"]
     command = [sys.executable, "-m", "dali_mix", "pack", "imagefolder", *options, "--cluster", head.address, "--out"]
     running = {
@@ -394,7 +394,7 @@ def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp
 
 
 def test_a_machine_comes_and_is_lost(machines, head, settings, large, calm, tmp_path, monkeypatch):
-    """Ray may notice at once, or only after 10 s and more: then its shards are packed a second time before."""
+    """Ray may need more than 10 s to notice the loss. The machine's shards are then packed a second time first."""
     monkeypatch.setattr(packing, "REFRESH", 0.2)
     monkeypatch.setattr(packing, "LATE_AT_LEAST", 1.0)
     node = Serve(settings, "--workers", 2, "--join", head.address)

@@ -1,4 +1,4 @@
-"""What the pool's actor keeps and forgets, by itself: workers are stand-ins that answer when told to."""
+"""What the pool's actor keeps and forgets, in isolation: workers are stand-ins that answer on demand."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ CHUNK = 100  # bytes
 
 
 class Cluster:
-    """Stands in for Ray: questions put to workers, and which of them are answered."""
+    """Stand-in for Ray that keeps the questions to workers until a test answers them."""
 
     def __init__(self):
         self.under_way, self.answers, self.dead = [], {}, set()
@@ -96,7 +96,7 @@ def test_what_was_asked_for_longest_ago_goes_first(ray):
 def test_each_node_keeps_its_own_share(ray):
     pool = pool_of(ray, "ab", 2 * CHUNK)
     for number in range(10):
-        ask(pool, number)  # the less loaded one: in turn
+        ask(pool, number)  # the less loaded worker, in turn
         if number % 2:
             ray.finish()
     assert pool.status()["bytes"] == 4 * CHUNK
@@ -118,11 +118,11 @@ def test_workers_with_as_few_questions_are_asked_in_turn(ray):
         ask(pool, number)
     ray.under_way, busy = [each for each in ray.under_way if each[0] == idle], ray.under_way
     ray.finish()
-    assert ask(pool, 18)[1] == idle and len(busy) == 6  # its turn or not: it has least to do
+    assert ask(pool, 18)[1] == idle and len(busy) == 6  # it is the least loaded, so its turn does not matter
 
 
 def test_packing_gets_no_worker_of_a_dead_machine(ray):
-    """Trainers do, for 12 s at most: they ask another worker when a question is lost."""
+    """Trainers may get one for up to 12 s: they ask another worker when a question is lost."""
     pool = pool_of(ray, ("a", "b"), CHUNK, workers=2)
     assert pool.live_workers() == pool.workers() and len(pool.workers()) == 4
     ray.dead.add("a")
@@ -137,7 +137,7 @@ def test_a_late_answer_counts_no_bytes(ray):
     ray.finish()
     assert pool.status()["bytes"] == CHUNK
     assert ask(pool, 0)[0] == second[0]
-    ask(pool, 0, [second[1]])  # its machine is gone: decoded again, what was kept is forgotten
+    ask(pool, 0, [second[1]])  # its machine is gone: decoded again, and the kept answer is dropped
     assert pool.status()["bytes"] == 0
     ray.finish()
     assert pool.status()["bytes"] == CHUNK
@@ -154,7 +154,7 @@ def test_a_lost_answer_is_asked_for_again(ray):
 
 
 def test_a_question_costs_no_more_when_many_answers_are_kept(ray):
-    """Counted by a dict that notes when it is gone through."""
+    """A dict counts the entries that are iterated over."""
 
     class Counting(dict):
         looked = 0
@@ -190,7 +190,7 @@ def test_who_waits_for_whom(ray):
 
 
 def test_a_trainer_is_the_sum_of_its_loaders(ray, monkeypatch):
-    """Its training loader and its validation loader are one trainer with two sets."""
+    """A trainer's training and validation loaders are one trainer with two sets."""
     from dali_mix.service import pool as module
 
     now = [1000.0]
@@ -208,7 +208,7 @@ def test_a_trainer_is_the_sum_of_its_loaders(ray, monkeypatch):
 
 
 def test_a_look_now_and_then_is_enough(ray, monkeypatch):
-    """Between two looks an answer counts as under way; those who ask for it get it all the same."""
+    """Between two looks, a finished answer still counts as under way, but trainers that ask for it get it."""
     from dali_mix.service import pool as module
 
     pool = pool_of(ray, "ab", 5 * CHUNK)
@@ -222,7 +222,7 @@ def test_a_look_now_and_then_is_enough(ray, monkeypatch):
 
 
 def test_a_trainer_that_is_gone_is_forgotten_with_its_set(ray, monkeypatch):
-    """In a sweep of thousands of runs nothing grows; one that comes back is answered."""
+    """A sweep of thousands of runs does not make the pool grow. A trainer that comes back is answered."""
     from dali_mix.service import pool as module
 
     now = [1000.0]

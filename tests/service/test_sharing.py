@@ -1,4 +1,4 @@
-"""Several trainers on one pool, all kinds of sets, and going on in mid-epoch: the bits of the in-process loader."""
+"""Several trainers on one pool, all kinds of sets, and resuming in mid-epoch: bit-equal with the in-process loader."""
 
 import itertools
 import time
@@ -25,7 +25,7 @@ def test_trainers_of_other_batch_sizes_and_ranks_share_chunks(pool, records):
     remote = [iter(loader(records.prefix, workers=pool, **kind)) for kind in kinds]
     local = [iter(loader(records.prefix, **kind)) for kind in kinds]
     ids = [[] for _ in kinds]
-    for _ in range(200):  # all at about one place of the epoch
+    for _ in range(200):  # all near the same position in the epoch
         for own, ours, theirs in zip(ids, remote, local, strict=True):
             if len(own) < len(records) and (batch := next(ours, None)) is not None:
                 assert same(tuple(batch), tuple(next(theirs)))
@@ -38,7 +38,7 @@ def test_trainers_of_other_batch_sizes_and_ranks_share_chunks(pool, records):
 
 
 def test_a_slow_trainer_waits_for_nobody_and_nobody_for_it(pool, records, monkeypatch):
-    monkeypatch.setattr(sources, "FIRST_PATIENCE", 60.0)  # a busy machine is no slow worker
+    monkeypatch.setattr(sources, "FIRST_PATIENCE", 60.0)  # a busy machine is not a slow worker
     before = at_rest(pool)["decoded"]
     batches = iter(loader(records.prefix, workers=pool, size=224, seed=2000))
     next(batches)
@@ -48,8 +48,8 @@ def test_a_slow_trainer_waits_for_nobody_and_nobody_for_it(pool, records, monkey
     for _ in batches:
         status = pool.status()
         assert status["bytes"] <= status["capacity"]
-    assert status["decoded"] - before >= 20  # twice what is kept
-    assert 0 < status["chunks"] <= status["capacity"] // (64 * 224 * 224 * 3) + 8  # those under way, too
+    assert status["decoded"] - before >= 20  # twice as many as are kept
+    assert 0 < status["chunks"] <= status["capacity"] // (64 * 224 * 224 * 3) + 8  # including those under way
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -83,7 +83,7 @@ def test_other_loaders(pool, records, kind):
 
 
 def test_resuming_on_two_ranks(pool, records):
-    """Also from a state that the in-process loader wrote, and the other way."""
+    """A state saved by the in-process loader resumes with the pool's, and the other way round."""
     states = []
     for workers in (None, pool):
         made = loader(records.prefix, workers=workers, seed=4000, batch_size=32)

@@ -1,4 +1,4 @@
-"""Runs that take their batches from a pool: the weights, logs and checkpoints of those that decode themselves."""
+"""Runs that take their batches from a pool have the weights, logs and checkpoints of runs that decode themselves."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ OURS = ("XDG_CONFIG_HOME", "DALI_MIX_SERVICE_TOKEN")
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory):
-    """A recipe over 300 scanned digits: 7 steps an epoch, five chunks."""
+    """Return a recipe over 300 scanned digits: 7 steps per epoch, five chunks."""
     train_set, val_set = pack_digits(tmp_path_factory.mktemp("digits"), 300)
     pipeline = {"type": "imagenet", "image_size": 32}
     return recipe(train_set=train_set, val_set=val_set, pipeline=pipeline, batch_size=48, epochs=3)
@@ -26,7 +26,7 @@ def values(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(values, tmp_path_factory):
-    """The run without a pool."""
+    """Train the run without a pool; return its work directory."""
     work_dir = tmp_path_factory.mktemp("straight") / "run"
     assert run(values, work_dir, packed=True) == [0], said(work_dir)
     return work_dir
@@ -34,7 +34,7 @@ def straight(values, tmp_path_factory):
 
 @pytest.fixture
 def from_pool(values, head):
-    """What a run takes to use the pool."""
+    """Return the recipe and the options of a run that uses the pool."""
     environment = {name: os.environ[name] for name in OURS}
     return {**values, "service": head.address}, {"packed": True, "env": environment}
 
@@ -72,7 +72,7 @@ def test_killed_and_resumed_onto_two_ranks(values, from_pool, tmp_path):
 
 
 def test_a_preempted_run_saves_and_goes_on_without_the_pool(straight, values, from_pool, tmp_path):
-    """Ray's handler of SIGTERM is not in the way, and a checkpoint says nothing of a pool."""
+    """Ray's handler of SIGTERM does not interfere, and a checkpoint does not mention the pool."""
     pooled, options = from_pool
     assert run(pooled, tmp_path / "run", term_at=7, **options) == [PREEMPTED], said(tmp_path / "run")
     assert newest_state(tmp_path / "run")["step"] == 7
