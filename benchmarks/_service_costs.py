@@ -4,7 +4,7 @@ Where a process works, seconds are CPU time, so that other programs on the same 
 waits, they are wall-clock time. `busiest` is the CPU time of a process's most used thread, which limits the process
 however many cores there are.
 
-This file exceeds 300 lines because all kinds of pools are started and measured in the same way.
+More than 300 lines: all kinds of pools are started and measured in the same way.
 """
 
 from __future__ import annotations

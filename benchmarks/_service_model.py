@@ -11,7 +11,7 @@ pool's actor handles one question at a time.
 Not simulated: starting and connecting, packet collisions, memory bandwidth, and DALI's start-up time in a restarted
 worker. A frozen worker's share of the cores is not given to others.
 
-This file exceeds 300 lines because trainers, pool and workers call each other, as in the service.
+More than 300 lines: trainers, pool and workers call each other, as in the service.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ draw     draw only the picture, from --out
 The default is measure, check and sweep. Without Ray, measure is skipped and the others use the costs in the file.
 _service_costs.py describes how costs are measured, _service_model.py what is simulated.
 
-This file exceeds 300 lines because each step is kept together with its table and output.
+More than 300 lines: each step is kept together with its table and output.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Tasks: everything that depends on the kind of labels of a set. No other code compares task names.
 
 A task is a subclass of `Task` with an entry in `TASKS`. Files store its name; `TASKS[name]` is the object.
+
+More than 300 lines: the interface and the three tasks that implement it.
 """
 
 from __future__ import annotations
@@ -292,8 +294,7 @@ def guess(labels: Sequence[np.ndarray], where: Callable[[int], str]) -> Task:
     raise ValueError(
         "the labels are neither classes, nor rows of equal length with 1, 0, -1, nor boxes in mxnet's layout"
         f" ({found}); correct such labels and write the file again or, if the first float of each is its class, as in"
-        " insightface's sets,"
-        " pass --task classification"
+        " insightface's sets, pass --task classification"
     )
 
 

@@ -1,6 +1,6 @@
 """Build the objects of a run from a checked `RunConfig`: one function per key of a recipe.
 
-This file has more than 300 lines, since keys are checked against each other, and sets against model, mixer and loss.
+More than 300 lines: keys are checked against each other, and sets against model, mixer and loss.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ All ranks run the same steps. A rank that fails reports it to the others, which 
     build     rank 0 selects the newest undamaged checkpoint; loaders, model, optimizer
     restore   from that checkpoint, or start from scratch; then train
 
-This file has more than 300 lines: these steps, for training and for evaluation, in the order in which they run.
+More than 300 lines: these steps, for training and for evaluation, in the order in which they run.
 """
 
 from __future__ import annotations

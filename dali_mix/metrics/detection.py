@@ -1,4 +1,7 @@
-"""Detection metrics: average precision by the rules of PASCAL VOC and COCO."""
+"""Detection metrics: average precision by the rules of PASCAL VOC and COCO.
+
+More than 300 lines: one class, and VOC's rules, on which it depends.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 All randomness is in `sample`, the only function in which the host may wait for a GPU. `apply` is a pure function: the
 same params give the same pixels on every device, so a mix can be repeated, described and tested.
 
-This file has more than 300 lines: the interface, and what every mixer inherits from it (`prob`, devices, checks).
+More than 300 lines: the interface, and what every mixer inherits from it (`prob`, devices, checks).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Faster R-CNN (arXiv 1506.01497) from torchvision's components, for padded batches and any of our backbones.
 
-This file has more than 300 lines: the model, and checks of its options, which depend on torchvision's components.
+More than 300 lines: the model, and checks of its options, which depend on torchvision's components.
 """
 
 from __future__ import annotations

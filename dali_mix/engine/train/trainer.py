@@ -4,7 +4,7 @@ Randomness is derived from seeds, never stored: for the model (dropout, Shake-Sh
 rank, micro-step), for the loader from (seed, epoch, record). A `state_dict` of tensors and plain values therefore
 describes a run completely. A run resumed from it (`train.state`) equals an uninterrupted one, on a CPU bit for bit.
 
-This file has more than 300 lines: one class, whose methods are the parts of a step and share its state.
+More than 300 lines: one class, whose methods are the parts of a step and share its state.
 """
 
 from __future__ import annotations
