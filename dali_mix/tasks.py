@@ -294,8 +294,7 @@ def guess(labels: Sequence[np.ndarray], where: Callable[[int], str]) -> Task:
     raise ValueError(
         "the labels are neither classes, nor rows of equal length with 1, 0, -1, nor boxes in mxnet's layout"
         f" ({found}); correct such labels and write the file again or, if the first float of each is its class, as in"
-        " insightface's sets,"
-        " pass --task classification"
+        " insightface's sets, pass --task classification"
     )
 
 

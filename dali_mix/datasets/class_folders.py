@@ -53,7 +53,7 @@ def class_folders(
     number_of = {same(name): number for number, name in enumerate(classes)}
     for folder in folders:
         if same(folder) not in number_of:
-            wrong = f"{where}/{folder}: not among the {len(classes)} classes of --classes; correct one"
+            wrong = f"{where}/{folder}: not among the {len(classes)} names of --classes; correct one"
             mistakes.add(ValueError(wrong))
     images: dict[str, list[str]] = {folder: [] for folder in folders}
     others: dict[str, Counter[str]] = {folder: Counter() for folder in folders}

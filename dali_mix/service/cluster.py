@@ -324,6 +324,7 @@ class Watch:
         self._kept: list[Chunk] = []
         self._lock = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(None)  # whatever `socket.setdefaulttimeout` was called with
         self._socket.connect(ray._private.worker._global_node.plasma_store_socket_name)
         threading.Thread(target=self._wait, daemon=True).start()
 

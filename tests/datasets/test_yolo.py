@@ -393,7 +393,7 @@ def test_a_label_file_of_several_images_is_noted(tmp_path, capsys, images, label
         write(tmp_path / "set" / images / name, encoded("PNG", HEIGHT, WIDTH, seed=9))
     assert pack(tmp_path / "set", tmp_path / "out") == 0
     assert (
-        f"1 label file belongs to several images, which all get its boxes (first: {tmp_path}/set/{labels}/a.txt)"
+        f"1 label file belongs to several images, which all get the same boxes (first: {tmp_path}/set/{labels}/a.txt)"
         in (capsys.readouterr().err)
     )
     records = RecordSet(tmp_path / "out")

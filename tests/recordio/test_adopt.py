@@ -11,7 +11,7 @@ from dali_mix.cli.main import main
 from dali_mix.recordio import RecordSet, framing, pack_record
 from dali_mix.recordio.adopt import adopt
 from dali_mix.recordio.verify import verify_set
-from tests.recordio.samples import encoded, small_set
+from tests.recordio.samples import encoded, jpeg_with_magic, small_set
 
 
 def foreign(path: Path, records: list[tuple[object, int, bytes]]) -> Path:
@@ -187,6 +187,15 @@ def test_a_bad_list_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "names.txt").write_bytes(names)
     assert main(["adopt", str(rec), "--classes", str(tmp_path / "names.txt"), "--quiet"]) == 1
     assert f"names.txt: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", [0, 2])
+def test_inspect_counts_split_records(tmp_path: Path, capsys: pytest.CaptureFixture[str], split: int) -> None:
+    images = [jpeg_with_magic("split")] * split + [encoded("JPEG")] * 3
+    adopt([foreign(tmp_path / "set.rec", [(0, number, data) for number, data in enumerate(images)])])
+    assert main(["inspect", str(tmp_path / "set")]) == 0
+    found = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("split records")]
+    assert found == [["split", "records", "2"]] * (split > 0)
 
 
 def test_inspect_shows_set_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

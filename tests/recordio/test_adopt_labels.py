@@ -69,6 +69,13 @@ def test_the_first_label_unlike_most_is_named(
         adopt([rec])
 
 
+def test_labels_of_which_most_fit_no_task(tmp_path: Path) -> None:
+    """Then one that fits is not the fault."""
+    rec = foreign(tmp_path / "set.rec", vectors([0.5, 1.0], [3.0], [0.5, 0.0]))
+    with pytest.raises(ValueError, match=re.escape("(the first has 2 floats)")):
+        adopt([rec])
+
+
 @pytest.mark.parametrize(
     ("task", "labels", "words"),
     [

@@ -276,6 +276,23 @@ def test_a_raylet_that_has_just_died_is_not_called(watch, capfd):
     assert cluster.command.pool_gone
 
 
+@pytest.fixture
+def default_timeout():
+    socket.setdefaulttimeout(0.01)
+    yield
+    socket.setdefaulttimeout(None)
+
+
+def test_a_default_timeout_of_sockets_does_not_end_a_pool(default_timeout, watch):
+    watch, raylet = watch
+    waiting = threading.Thread(target=watch._wait)
+    waiting.start()
+    waiting.join(0.1)
+    watch.check()
+    raylet.close()
+    waiting.join()
+
+
 def test_a_pool_that_is_left_is_not_gone(watch, capfd):
     watch, raylet = watch
     watch.close()

@@ -277,6 +277,15 @@ def test_nothing_is_asked_of_ray_while_its_head_is_lost(start, monkeypatch):
     assert ray.begun[0][1].begun - ray.begun[0][0].begun > 3
 
 
+def test_a_function_becomes_a_task_once():
+    """Ray sends each new task to its head, and ends the process if that has ended."""
+
+    class Remote:
+        remote = staticmethod(lambda function: object())
+
+    assert packing._task(Remote, len) is packing._task(Remote, len) is not packing._task(Remote, max)
+
+
 def test_ray_says_first_that_the_pool_has_ended(start, monkeypatch):
     ray, _, results = start({"a": 1}, [[done(1, 0)], [done(50, 1)]])
     assert next(results) == 0

@@ -83,9 +83,10 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
     notices += unread_images(others)
     if shared := [where for where, images in used.items() if images > 1]:
         report["label_files_of_several_images"] = len(shared)
+        belong = "label file belongs to several images", "label files belong to several images each"
         notices.append(
-            f"{counted(len(shared), 'label file belongs', 'label files belong')} to several images, which all get its"
-            f" boxes (first: {shared[0]}); if they are not copies of one image, rename them"
+            f"{counted(len(shared), *belong)}, which all get the same boxes (first: {shared[0]}); if they are not"
+            " copies of one image, rename them"
         )
     if orphans:
         report["label_files_without_image"] = len(orphans)
