@@ -153,7 +153,7 @@ class Pipeline:
     def may_take_pixels(self) -> bool:
         """Return True if `graph` can start from decoded pixels.
 
-        That is the case if the pipeline overrides neither drawing nor the graph, and its first step not the decoding.
+        That is the case unless the pipeline overrides drawing or the graph, or its first step overrides the decoding.
         """
         first, methods = self.steps[0] if self.steps else None, ("draw", "draw_from_boxes", "graph")
         if isinstance(first, Crop) and type(first).decode is not Crop.decode:
