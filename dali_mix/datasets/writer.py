@@ -36,7 +36,7 @@ class Writer:
     unchanged. Files and encoded bytes are stored unchanged, pixels as PNG; the options work as in `dali-mix pack`.
 
     Args:
-        prefix: PREFIX.rec, .idx, .npy and .json are written.
+        prefix: prefix of the set; PREFIX.rec, .idx, .npy and .json are written.
         classes: class names, in the order of the class indices.
         task: "classification", "multilabel" or "detection".
         split: name of the split, recorded in the manifest.

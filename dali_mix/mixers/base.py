@@ -49,7 +49,7 @@ class PasteParams:
 
 @dataclass(frozen=True)
 class Unmixed:
-    """Returned by `sample` for a batch that a mixer with `prob` below 1 leaves unmixed.
+    """Params of a batch that a mixer with `prob` below 1 leaves unmixed.
 
     Attributes:
         batch_size: B.

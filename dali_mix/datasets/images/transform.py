@@ -27,7 +27,7 @@ class Transform:
     """How images are stored. They are never enlarged.
 
     Attributes:
-        resize: length of the shorter side in pixels.
+        resize: maximum length of the shorter side in pixels.
         max_side: maximum length of the longer side in pixels.
         quality: JPEG quality of re-encoded images.
         encoding: "keep" (the format of the file), "jpeg", "png" or "raw" (a binary PPM).
