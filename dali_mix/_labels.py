@@ -40,7 +40,7 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
 
 
 def objects_of(label: np.ndarray) -> np.ndarray:
-    """Return the objects (n, 6) of a detection label (2 + 6n,), a view. Raise ValueError for another layout."""
+    """Return the objects (n, 6) of a detection label (2 + 6n,), a view. Raise ValueError for any other layout."""
     widths = [HEADER_WIDTH, OBJECT_WIDTH]
     if label.ndim != 1 or list(label[:2]) != widths or (label.size - HEADER_WIDTH) % OBJECT_WIDTH:
         found = f"this one has {label.size} and begins with {label[:2].tolist()}"

@@ -25,7 +25,7 @@ class Cifar(CachedPipeline):
 
     Args:
         train: whether to pad, crop and flip; otherwise images are only normalized.
-        image_size: pixels, or (height, width); images of another size are resized to it when decoded.
+        image_size: pixels, or (height, width); images of a different size are resized to it when decoded.
         padding: black pixels on each side before the random crop.
         flip: probability of a horizontal flip.
         mean, std: per channel, 0..1 units; CIFAR-10's by default. `STATISTICS` has CIFAR-100's too.

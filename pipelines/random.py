@@ -66,7 +66,7 @@ class SampleRandom:
     def words(self, k: int) -> np.ndarray:
         """Draw (B, k) uint32, uniform over all values.
 
-        Raise ValueError if streams are used up: their numbers are below 65,536, and every call of any method uses one.
+        Every call of any method uses one stream. Raise ValueError if all 65,536 streams are used up.
         """
         if self._stream >= 1 << 16:
             raise ValueError("more than 65,536 draws for one record: draw several numbers in one call")

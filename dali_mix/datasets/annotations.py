@@ -193,8 +193,8 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
     """Read an XML file whose root element is `root`.
 
-    Raise FileNotFoundError, or ValueError for malformed XML (with its position), another root element, or a DOCTYPE.
-    Entities are therefore never expanded.
+    Raise FileNotFoundError, or ValueError for malformed XML (with its position), a different root element, or a
+    DOCTYPE. Entities are therefore never expanded.
     """
     where = tree.where(name)
     data = tree.read(name)

@@ -24,20 +24,36 @@ MAX_NUMBERED_CLASSES = 100_000  # the manifest lists numbered classes; a higher 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `dali-mix pack` that a layout uses."""
+    """The options of `dali-mix pack` that a layout uses.
 
-    list_file: Path | None = None  # file of `--list`, which lists images and labels
-    classes_file: Path | tuple[str, ...] | None = None  # class names in order, or a file of them, or "auto"
-    task: str | None = None  # name of the task; None: chosen by the layout
-    years: tuple[str, ...] = ()  # years to pack, for VOC and COCO
-    unlabelled: str | None = None  # "keep" or "drop" images without labels; None: the layout's own rule
-    scenes: int | None = None  # number of scenes, for digit-scenes
-    seed: int = 0  # random seed, for digit-scenes
-    split_folders: str = "auto"  # whether the root has one folder per split: "yes", "no" or "auto"
-    val_share: float | None = None  # fraction of each class that is split "val"; the rest is "train"
-    follow_links: bool = False  # symbolic links may leave the root
-    exif: str | None = None  # as in `PackOptions`
-    bad_boxes: str = "error"  # for boxes that exceed their image or have no area in it, see `BAD_BOXES`
+    Attributes:
+        list_file: file of `--list`, which lists images and labels.
+        classes_file: class names in order, or a file of them, or "auto".
+        task: name of the task; None: chosen by the layout.
+        years: years to pack, for VOC and COCO.
+        unlabelled: "keep" or "drop" images without labels; None: the layout's own rule.
+        scenes: number of scenes, for digit-scenes.
+        seed: random seed, for digit-scenes.
+        split_folders: whether the root has one folder per split: "yes", "no" or "auto".
+        val_share: fraction of each class that is split "val"; the rest is "train".
+        follow_links: True if symbolic links may leave the root.
+        exif: as in `PackOptions`.
+        bad_boxes: "error", "clip" or "drop", for boxes that exceed their image or have no area in it.
+        mistakes: collects the mistakes found; use `with options.mistakes:` around each check.
+    """
+
+    list_file: Path | None = None
+    classes_file: Path | tuple[str, ...] | None = None
+    task: str | None = None
+    years: tuple[str, ...] = ()
+    unlabelled: str | None = None
+    scenes: int | None = None
+    seed: int = 0
+    split_folders: str = "auto"
+    val_share: float | None = None
+    follow_links: bool = False
+    exif: str | None = None
+    bad_boxes: str = "error"
     mistakes: Mistakes = field(default_factory=Mistakes, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -62,20 +78,34 @@ class Listing:
 
     `labels`, `ids`, `places`, `crops` and `sizes` have one item per name. Labels are checked against `task` and
     `classes` when they are packed.
+
+    Attributes:
+        tree: the folder or archive, which reads the files.
+        names: paths of the images relative to `tree`.
+        labels: one label per name.
+        classes: class names, in the order of the class indices.
+        source: name of the layout.
+        split: name of the split.
+        task: name of the task.
+        ids: unique record ids; None: the indices.
+        places: file and line that list each name, for messages.
+        crops: the part of each image to store: x, y, width, height in pixels.
+        sizes: expected (height, width) of each image, which its labels refer to.
+        report: dict for the manifest; its "notices" are shown to the user.
     """
 
     tree: Tree
-    names: Sequence[str]  # relative to `tree`, which reads them
+    names: Sequence[str]
     labels: Sequence[Label]
     classes: tuple[str, ...]
-    source: str  # the layout's name
+    source: str
     split: str
     task: str = "classification"
-    ids: Sequence[int] | None = None  # unique record ids; None: the indices
-    places: Sequence[str] | None = None  # file and line that list the name, for messages
-    crops: Sequence[tuple[float, float, float, float]] | None = None  # part to store: x, y, width, height in pixels
-    sizes: Sequence[tuple[int, int]] | None = None  # expected (height, width), which the labels refer to
-    report: dict[str, Any] = field(default_factory=dict)  # goes into the manifest; "notices" are shown to the user
+    ids: Sequence[int] | None = None
+    places: Sequence[str] | None = None
+    crops: Sequence[tuple[float, float, float, float]] | None = None
+    sizes: Sequence[tuple[int, int]] | None = None
+    report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.names:

@@ -69,15 +69,25 @@ _Turn = SimpleQueue[bool]
 
 @dataclass(frozen=True)
 class PackOptions:
-    """Options for `pack_listing`."""
+    """Options for `pack_listing`.
+
+    Attributes:
+        transform: how images are stored.
+        shuffle: seed of the order; None keeps the order of the listing.
+        shards: number of .rec files.
+        workers: number of threads; None: one per core.
+        skip_bad: skip images that cannot be read and list them in the manifest.
+        force: replace an existing set.
+        exif: what boxes refer to: the rotated image ("apply") or the stored pixels ("ignore"); None: "apply".
+    """
 
     transform: Transform = field(default_factory=Transform)
-    shuffle: int | None = None  # the seed; None keeps the listing's order
+    shuffle: int | None = None
     shards: int = 1
-    workers: int | None = None  # threads; None: one per core
+    workers: int | None = None
     skip_bad: bool = False
     force: bool = False
-    exif: str | None = None  # boxes are for the rotated image ("apply") or stored pixels ("ignore"); None: "apply"
+    exif: str | None = None
 
     def __post_init__(self) -> None:
         set_whole(self, "shuffle", 0, optional=True)
@@ -134,8 +144,8 @@ def pack_listing(
 ) -> SetInfo:
     """Pack `listing` as the set `prefix` and return the set's manifest.
 
-    `progress` is called with the number of images done since the last call. `machines`: pack one shard at a time on
-    each, with `options.workers` threads (None: one), to the same bytes.
+    `progress` is called with the number of images done since the last call. `machines`: other machines, on which each
+    shard is packed as a separate job with `options.workers` threads (None: one); the resulting bytes are the same.
 
     Raise ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
     listed in the manifest's report instead), FileExistsError if the set exists, OSError if it cannot be written.

@@ -125,6 +125,8 @@ def pack(
 ) -> SetInfo:
     """Pack one split of a dataset, as `dali-mix pack LAYOUT` does; the keywords are its options.
 
+    If an exception is raised, no incomplete set is left behind.
+
     Args:
         layout: how the files are organized: "imagefolder", "coco", "voc", …; see docs/packing.md.
         out: prefix of the set; PREFIX.rec, .idx, .npy and .json are written.
@@ -144,7 +146,7 @@ def pack(
             line).
         TypeError: an unknown keyword.
         FileExistsError: the set exists, and `force` is not set.
-        OSError: the set cannot be written. In all of these cases nothing is left under the final names.
+        OSError: the set cannot be written.
     """
     out = as_path("out", out)
     choice("check", check, ("header", "decode"))

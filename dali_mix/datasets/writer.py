@@ -36,7 +36,7 @@ class Writer:
     unchanged. Files and encoded bytes are stored unchanged, pixels as PNG; the options work as in `dali-mix pack`.
 
     Args:
-        prefix: PREFIX.rec, .idx, .npy and .json are written.
+        prefix: prefix of the set; PREFIX.rec, .idx, .npy and .json are written.
         classes: class names, in the order of the class indices.
         task: "classification", "multilabel" or "detection".
         split: name of the split, recorded in the manifest.
@@ -178,7 +178,8 @@ class Writer:
             id: a unique record id; by default the index of the record.
 
         Raises:
-            ValueError, FileNotFoundError: an invalid image or label, or a `Writer` that was not entered.
+            ValueError, FileNotFoundError: an invalid image or label, or a `Writer` that is not used as a context
+                manager.
             OSError: the set cannot be written.
         """
         if not self._open:
@@ -217,7 +218,7 @@ class Writer:
     def _label(self, label: Any, data: bytes) -> Any:
         """Convert a label to its stored form; `data` is the encoded image, whose size scales boxes.
 
-        Raise ValueError for a label of another kind.
+        Raise ValueError for a label of a different kind.
         """
         task: Task = self._set.task
         if task.boxes:

@@ -94,7 +94,8 @@ def train(
 
     Returns:
         "finished", "stopped early", or, if stopped by a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C). After
-        a signal, a checkpoint is saved first, unless training was inside a step.
+        a signal, a checkpoint is saved first, unless a step that accumulates gradients was interrupted while it waited
+        for a worker pool.
 
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is "no".
@@ -364,14 +365,14 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint of a run, or a weight file, on the recipe's `val_set`.
 
     Args:
-        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+        checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         make_loaders: as for `train`.
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; also for a checkpoint whose classes differ from the `val_set`'s, or
-            that has no averaged weights although `ema` is set.
+        FileNotFoundError, ValueError: as `train`; in addition, a checkpoint whose classes differ from the `val_set`'s,
+            or that has no averaged weights although `ema` is set.
     """
     trained: Trained
     if is_object(model := config.model["type"]):

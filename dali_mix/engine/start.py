@@ -47,7 +47,7 @@ def train(
 ) -> str:
     """Train a recipe, optionally with your own objects, and write the results to `work_dir`.
 
-    Under torchrun every rank calls this.
+    Under torchrun, call it on every rank.
 
     Args:
         recipe: the name of a bundled recipe, the path of a .py file, or a config.
@@ -62,7 +62,8 @@ def train(
         mixer: by default the recipe's; None disables mixing.
         train_loader, val_loader: loaders from `dali_mix.build_loader`, in place of the recipe's `train_set` and
             `val_set`; the first also determines `batch_size`. The other set, the mixer's mean and std, and `Predictor`
-            still follow the recipe: with `train_loader` alone, its `val_set` is evaluated with its pipeline.
+            still follow the recipe: with `train_loader` alone, the recipe's `val_set` is evaluated with the recipe's
+            pipeline.
         callbacks: an object with methods of `dali_mix.engine.Callback`, a function to call after each step, or a list
             of these.
         options: recipe values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
@@ -70,7 +71,8 @@ def train(
 
     Returns:
         "finished", "stopped early", or, if stopped by a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C). After
-        a signal, a checkpoint is saved first, unless training was inside a step.
+        a signal, a checkpoint is saved first, unless a step that accumulates gradients was interrupted while it waited
+        for a worker pool.
 
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is False.
@@ -118,7 +120,7 @@ def evaluate(
     Args:
         recipe: a name or path, which is used with the values of the checkpoint's run, as in `dali-mix evaluate`; or a
             config.
-        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+        checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         model, loss, val_loader, options, values: as for `train`; objects passed to the run must be passed again.
         each: called after each batch as each(done, total), with this rank's numbers of batches.
@@ -127,8 +129,8 @@ def evaluate(
         an `Evaluation`: `values` (scores in percent, and "loss", by name), `notes` and more.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; also for a checkpoint whose classes differ from the `val_set`'s, or
-            that has no averaged weights although `ema` is set.
+        FileNotFoundError, ValueError: as `train`; in addition, a checkpoint whose classes differ from the `val_set`'s,
+            or that has no averaged weights although `ema` is set.
     """
     checkpoint = as_path("checkpoint", checkpoint)
     changes = to_pairs(options, values, model=model, loss=loss)

@@ -41,7 +41,7 @@ def check_loader(name: str, loader: Any, train: bool) -> None:
 
 
 def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: bool) -> None:
-    """Raise ValueError if a user's loader was built for other ranks, or another batch size or device."""
+    """Raise ValueError if a user's loader was built for different ranks, or a different batch size or device."""
     if (count := getattr(loader, "world_size", ranks.world_size)) != ranks.world_size:
         raise ValueError(
             f"{name} was built with world_size={count}, this run has {ranks.world_size}: build it with the rank"

@@ -73,12 +73,12 @@ def build_loader(
         num_threads: DALI's threads; default: the cores available to this process, divided among the machine's ranks.
         on_bad_record: "raise" a ValueError naming file and record, or "skip" the record and list it in
             `loader.skipped`.
-        drop_last: drop a last, incomplete step.
+        drop_last: drop the last step of an epoch if it is incomplete.
         prefetch: batches to prepare ahead.
         verify_crc: check each record's crc32 against the manifest the first time this loader reads it.
         pipeline_options: keyword arguments for a pipeline passed by name.
-        workers: a pool that decodes in other processes, see `dali_mix.service`; `prefix` is then a path on the workers'
-            machines, which also determine num_threads and prefetch.
+        workers: a pool that decodes in other processes, see `dali_mix.service`. `prefix` is then a path on the workers'
+            machines, and the pool determines num_threads and prefetch.
 
     Raises:
         ValueError, FileNotFoundError: invalid options, or a set that cannot be opened.

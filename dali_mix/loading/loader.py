@@ -1,6 +1,6 @@
 """`Loader`: epochs of batches from a packed set.
 
-The order of records depends only on the seed and the epoch, also after a resume.
+The order of records depends only on the seed and the epoch, even after a resume.
 
 More than 300 lines: one class; iterating, the position and resuming share its state.
 """
@@ -45,7 +45,7 @@ class Loader:
     In training the first `iter()` is epoch 0, and the `iter()` after a completed epoch starts the next one. An epoch is
     complete once its last batch has been yielded, that is after `len(loader)` batches. An interrupted epoch starts
     over, with the same records and crops, so `next(iter(loader))` does not change the order. In evaluation every
-    `iter()` starts at the first record. Only after `load_state_dict` does the next `iter()` start inside an epoch.
+    `iter()` starts at the first record. After `load_state_dict`, the next `iter()` starts at the restored position.
 
     Only one iterator is active: a new `iter()` invalidates the previous one, whose `next()` then raises RuntimeError.
     Calling `set_epoch` or `load_state_dict` in the loop body ends that loop.
@@ -252,11 +252,11 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Restore the position of `state`, also with another number of ranks.
+        """Restore the position of `state`. The number of ranks may differ.
 
         Args:
             strict: False to restore the position even if seed, dataset, global batch size, train/eval or grouping by
-                orientation differ, and the remaining records with them.
+                orientation differ. The remaining records may then differ too.
 
         Raises:
             ValueError: a difference, if `strict`, naming both values; or a position that the set does not have.

@@ -2,7 +2,7 @@
 
 An epoch's order is a permutation of the record numbers. Each step takes the next slice of it, which is divided among
 the ranks. The plan depends only on (records left, batch size, ranks), so a run may stop after any step and continue on
-another number of ranks: the remaining records are divided again.
+a different number of ranks: the remaining records are divided again.
 """
 
 from __future__ import annotations

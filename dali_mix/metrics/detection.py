@@ -109,7 +109,7 @@ class DetectionMetrics:
         return {"AP50": _mean(areas), "AP50_11": _mean(eleven), "AP50 by class": areas}
 
     def per_class(self) -> list[ClassReport]:
-        """Return a report for each class, at IoU 0.5 by VOC's rules, also with protocol "coco"."""
+        """Return a report for each class, at IoU 0.5 by VOC's rules, even with protocol "coco"."""
         reports = []
         for one in self._ranked():
             recall, precision = one.curve()

@@ -28,8 +28,8 @@ class MultiLabelMetrics:
     Ignored entries (-1) are excluded from a class's ranking and from a sample's top three. `ties` determines how equal
     scores count. NaN scores of entries that are not ignored are an error.
 
-    A class without positives has AP NaN and is excluded from mAP; it counts as 0 in CP and CR, as does a class that is
-    never predicted in CP. The published evaluators do the same.
+    A class without positives has AP NaN and is excluded from mAP; it counts as 0 in CP and CR. A class that is never
+    predicted counts as 0 in CP. The published evaluators do the same.
 
     Args:
         num_classes: K.
@@ -39,7 +39,7 @@ class MultiLabelMetrics:
             negatives, as in CSRA's WIDER-Attribute evaluator.
         ties: handling of equal scores. "random": the expectation over random orders (McSherry and Najork, ECIR 2008),
             so that a model with constant scores gets the result of guessing. "order": the sample that comes first (by
-            `ids`, else by arrival, rank after rank) ranks first, and within a sample the lower class; equals the
+            `ids`, else by arrival, rank after rank) ranks first, and within a sample the lower class, as in the
             published evaluators, which sort. "sklearn": equal scores form one threshold, as in scikit-learn's
             `average_precision_score`; within a sample as "random".
         threshold: scores above it count as predictions: 0.5 for probabilities, 0 for logits.

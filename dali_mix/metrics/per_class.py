@@ -14,7 +14,7 @@ class ClassReport:
     """Results for one class, each 0 to 1.
 
     Attributes:
-        ap: NaN without positives.
+        ap: average precision; NaN without positives.
         precision, recall, f1: for scores above the threshold, 0 if undefined.
         positives: number of positive samples, or of objects.
         curve: (2, n), recall and precision up to each positive that was ranked, in order of descending score.

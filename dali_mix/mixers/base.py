@@ -49,7 +49,7 @@ class PasteParams:
 
 @dataclass(frozen=True)
 class Unmixed:
-    """Returned by `sample` for a batch that a mixer with `prob` below 1 leaves unmixed.
+    """Params of a batch that a mixer with `prob` below 1 leaves unmixed.
 
     Attributes:
         batch_size: B.
@@ -116,7 +116,7 @@ class Mixer(Sampler[Params]):
     targets are returned unchanged; `in_place` is True if `apply` accepts `inplace=True`; `takes_boxes` is True if
     targets are lists of dicts with boxes (see `mixers.boxes`).
 
-    Every mixer accepts `prob`, the share of batches that are mixed. The images of other batches are unchanged; if
+    Every mixer accepts `prob`, the probability that a batch is mixed. The images of other batches are unchanged; if
     `num_classes` is known, their targets are (B,K), as for mixed batches. If `prob` is below 1, one number per batch is
     drawn on the generator's device, and the host waits for it; the draws equal those of `MixChoice([mixer],
     probs=[prob])`. A subclass calls `super().__init__(prob)`; `registry.build(name, prob=...)` also sets it for one
@@ -152,7 +152,7 @@ class Mixer(Sampler[Params]):
         return self._prob == 1
 
     def set_prob(self, prob: float) -> None:
-        """Set the share of batches that are mixed. Raise ValueError unless it is a number from 0 to 1."""
+        """Set the probability that a batch is mixed. Raise ValueError unless it is a number from 0 to 1."""
         self._prob = number("prob", prob, 0, 1)
 
     sample = _sample_with_prob(Sampler.sample)  # wrapped as `__init_subclass__` does for subclasses

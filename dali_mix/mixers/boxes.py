@@ -62,14 +62,14 @@ class BoxMixer(Mixer[Any]):
 class BoxResizeMix(BoxMixer):
     """Paste a proportionally resized partner into each image at a uniformly random position, and add its boxes.
 
-    A box of the image pasted into (the host) is unchanged if at least 0.7 of it stays visible. From 0.3 to 0.7 it is
-    kept, and cut to its visible part if the patch spans one of its sides. Below 0.3 it is dropped. Boxes that are cut,
-    or resized with their image, to a side under 4 pixels are dropped too.
+    The image that receives the patch is the host. A box of the host is unchanged if at least 0.7 of it stays visible.
+    From 0.3 to 0.7 it is kept, and cut to its visible part if the patch spans one of its sides. Below 0.3 it is
+    dropped. Boxes that are cut, or resized with their image, to a side under 4 pixels are dropped too.
 
     Args:
         scale: lowest and highest τ, the patch's size relative to the largest that fits into the host; 0 < low ≤ high ≤
             1. With τ below 0.3 most objects of a photo are too small to be detected.
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.
@@ -122,7 +122,7 @@ class BoxSpliceMix(BoxMixer):
     a cell are 0, the padding value. Boxes resized to a side under 4 pixels are dropped.
 
     Args:
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
     """
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> BoxSpliceParams:

@@ -35,8 +35,8 @@ class MixChoice(Mixer[ChoiceParams]):
     """Draw one of `mixers` for each batch; with the remaining probability, 1 - sum(probs), the batch is left unmixed.
 
     `MixChoice([CutMix(10)], probs=[0.5])` is the published CIFAR protocol of CutMix. If one of the mixers knows the
-    number of classes, class indices are always converted to (B,K), also for unmixed batches, so that the loss gets one
-    kind of target.
+    number of classes, class indices are always converted to (B,K), even for unmixed batches, so the loss always gets
+    the same kind of target.
 
     The host reads the choice: with a CUDA generator this is one synchronization per batch; with a CPU generator (or the
     default one) there is none.
@@ -44,7 +44,7 @@ class MixChoice(Mixer[ChoiceParams]):
     Args:
         mixers: at least one; all with the same `combine`.
         probs: one probability per mixer, ≥ 0, summing to at most 1.
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: no mixers, invalid probs, or mixers that differ in `combine`, `takes_boxes` or number of classes.

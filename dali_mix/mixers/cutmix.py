@@ -23,7 +23,7 @@ class CutMix(BetaMixer[PasteParams]):
         num_classes: K; None if targets are always (B,K).
         alpha: parameter of the Beta distribution; the paper uses 1.
         per_batch: one box for the batch, as the released code does; by default every image has its own.
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.

@@ -33,7 +33,7 @@ class Cutout(Mixer[CutoutParams]):
 
     Args:
         size: side of the square in pixels; the paper uses 16 on CIFAR-10 and 8 on CIFAR-100.
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: size below 1.

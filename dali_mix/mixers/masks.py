@@ -233,7 +233,7 @@ def mask_out(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 0.0)
         fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in others.
 
     Raises:
-        ValueError: wrong shapes or dtypes, or another number of fill values.
+        ValueError: wrong shapes or dtypes, or a sequence `fill` whose length is not C.
     """
     check_images(images)
     if masks.dtype != torch.bool or masks.shape != (len(images), 1, *images.shape[2:]):

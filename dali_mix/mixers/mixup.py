@@ -36,7 +36,7 @@ class MixUp(BetaMixer[MixUpParams]):
         num_classes: K; None if targets are always (B,K).
         alpha: parameter of the Beta distribution; the paper uses 0.2 on ImageNet and 1 on CIFAR.
         per_batch: one lam for the batch, as published; by default every image has its own.
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.

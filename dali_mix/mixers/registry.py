@@ -77,7 +77,7 @@ def build(
 
     Args:
         num_classes, mean, std: number of classes of the dataset, and normalization of its images (three numbers each,
-            0..1 units). Passed to every mixer that has arguments of these names, also inside a MixChoice.
+            0..1 units). Passed to every mixer that has arguments of these names, including those inside a MixChoice.
         options: the constructor's other arguments, and `prob`, which every mixer accepts. MixChoice's `mixers` may be
             dicts of a `type` and options.
 

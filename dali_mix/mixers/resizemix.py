@@ -16,7 +16,7 @@ from dali_mix.options import choice, flag
 
 
 class ResizeMix(Mixer[PasteParams]):
-    """Resize a partner image to a share of each side, paste all of it, and mix targets by the area pasted.
+    """Shrink a partner image by a random factor τ, paste all of it, and mix targets by the area pasted.
 
     τ ~ U(scale); the partner is resized to ⌊τH⌋ × ⌊τW⌋ (at least one pixel); the box is centred on a uniformly drawn
     pixel and shifted to lie fully inside, so that no part of the object is lost; lam = 1 - ⌊τH⌋⌊τW⌋ / (HW).
@@ -27,7 +27,7 @@ class ResizeMix(Mixer[PasteParams]):
         interpolation: "nearest", as released: pixel d of n comes from pixel ⌊d · (N / n)⌋ of N, computed in float32
             (torch's `interpolate(mode="nearest")`); or "bilinear", antialiased (`antialias=True` there).
         per_batch: one τ for the batch (centres stay per image), as released; by default every image has its own.
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.

@@ -56,7 +56,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         views: at least 1; the paper uses 2.
         mean, std: normalization of float images, one number per channel in 0..1 units: x = (image - mean) / std.
             None: float images are 0..1. uint8 images need neither.
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range, or only one of mean and std.
@@ -112,7 +112,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         """Return (views·B,3,H,W) and (views·B,K): the first view of the batch, then the next. See `Mixer.apply`.
 
         Raises:
-            ValueError: also for images that are not RGB, or have a side below 3 pixels, the minimum for sharpening.
+            ValueError: in addition, images that are not RGB, or have a side below 3 pixels, the minimum for sharpening.
         """
         if inplace:
             raise ValueError("ResizeMixPlus returns a larger batch and cannot work in place: leave inplace=False")

@@ -48,11 +48,11 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
     Args:
         num_classes: K; None if targets are always (B,K).
         alpha: parameter of the Beta distribution; the paper uses 1.
-        per_batch: the released protocol: one box for the batch, around the peak of the first image's partner. By
+        per_batch: one box for the batch, around the peak of the first image's partner, as in the released code. By
             default every image has its own box, around its own partner's peak.
         mean, std: normalization of floating-point images, three numbers each (red, green, blue) in 0..1 units, or [one]
             for grey images. None if all images are uint8. `dali_mix.engine` passes the pipeline's values.
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.
@@ -124,7 +124,7 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
 
         Raises:
             ValueError: floating-point images without mean and std, grey images with mean or std that differ by channel,
-                or another number of channels.
+                or a number of channels other than 1 and 3.
         """
         check_images(images)
         channels = images.shape[1]

@@ -64,7 +64,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
             "2x3", or "2x3-2" to drop two cells.
         counts: number of images for each grid of such a list, for any B (none for an empty batch).
         num_classes: K; None if targets are always (B,K).
-        prob: share of batches that are mixed; see `Mixer`.
+        prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
         ValueError: an invalid grid or count, or a missing count.
@@ -147,7 +147,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
         """Append n images: return (B+n,C,H,W) and (B+n,K) float32, the originals first. See `Mixer.apply`.
 
         Raises:
-            ValueError: also for `inplace`, and params with a source outside the batch.
+            ValueError: in addition, `inplace`, or params with a source outside the batch.
         """
         if inplace:
             raise ValueError("SpliceMix returns a larger batch and cannot work in place: leave inplace=False")

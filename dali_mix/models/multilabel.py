@@ -56,7 +56,7 @@ class MultiLabelModel(nn.Module):
             (n, rows · columns, K)) for `SpliceMixConsistencyLoss`.
 
         Raises:
-            ValueError: `spliced` with another head than MaxPoolHead, or a grid that does not fit.
+            ValueError: `spliced` with a head other than MaxPoolHead, or a grid that does not fit.
         """
         features = self.forward_features(images)
         if spliced is None:
@@ -93,7 +93,8 @@ def build_multilabel(
     To give the head its own learning rate, set `paramwise = {"custom": {"head": {"lr_mult": 10}}}` in the recipe.
 
     timm's ViTs and Swins accept images of any size divisible by the patch size: positions are interpolated, and weights
-    for another size can be loaded. (`backbone_options={"img_size": 448}` builds a position table of that size instead.)
+    for a different size can be loaded. (`backbone_options={"img_size": 448}` builds a position table of that size
+    instead.)
 
     Args:
         backbone: a name as for `build_model`; a plain NAME is looked up in timm, then in torchvision. For instance
@@ -106,8 +107,8 @@ def build_multilabel(
         image_size: side, or (height, width), to test the backbone with; by default its published size.
 
     Raises:
-        ValueError: an unknown name (similar ones are suggested) or option, embeddings for another number of classes, or
-            a backbone that does not accept images of `image_size`.
+        ValueError: an unknown name (similar ones are suggested) or option, embeddings for a different number of
+            classes, or a backbone that does not accept images of `image_size`.
         FileNotFoundError: the embeddings file is missing.
     """
     choice("head", head, HEADS)
@@ -166,7 +167,7 @@ def _build_head(head: str, channels: int, num_classes: int, options: dict[str, A
 def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
     """Remove the embeddings from `options` and return them, (K,E); random ones are learned by default.
 
-    Raise ValueError for embeddings of another number of classes, and as `load_embeddings`.
+    Raise ValueError like `load_embeddings`, and for embeddings of a different number of classes.
     """
     given = options.pop("embeddings", None)
     if given is None:

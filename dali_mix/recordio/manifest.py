@@ -79,11 +79,24 @@ def file_sha256(path: Path, stop: threading.Event | None = None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class SetInfo:
-    """The content of PREFIX.json. Control characters in names become escapes (\\x1b)."""
+    """The content of PREFIX.json. Control characters in names become escapes (\\x1b).
+
+    Attributes:
+        task: name of the task.
+        classes: class names, in the order of the class indices.
+        label_width: floats per record: 1 for a class, K for multi-label, 0 if it varies (detection).
+        count: number of records.
+        parts: the .rec files.
+        index, table: the .idx and the .npy file.
+        source, split: where the records come from, such as the layout, and the name of the split.
+        options: the options of packing.
+        report: what packing skipped, clipped or re-encoded.
+        version: version of the format.
+    """
 
     task: str
     classes: tuple[str, ...]
-    label_width: int  # floats per record: 1 for a class, K for multi-label, 0 if it varies (detection)
+    label_width: int
     count: int
     parts: tuple[FileInfo, ...]
     index: FileInfo
@@ -91,7 +104,7 @@ class SetInfo:
     source: str = ""
     split: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    report: dict[str, Any] = dataclasses.field(default_factory=dict)  # what packing skipped, clipped or re-encoded
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)
     version: int = VERSION
 
     def __post_init__(self) -> None:

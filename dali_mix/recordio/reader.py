@@ -38,6 +38,13 @@ class RecordSet:
     Opening makes only cheap checks: all files exist and have the sizes in the manifest, and an index of up to 8 MiB has
     its sha256. `dali_mix.recordio.verify` checks every byte. Raise FileNotFoundError or ValueError, naming the file and
     what to do.
+
+    Attributes:
+        prefix: prefix of the set.
+        info: the manifest.
+        task: the task.
+        table: one row of `RECORD_DTYPE` per record, mapped from PREFIX.npy.
+        rec_paths, idx_path: the .rec files and the index.
     """
 
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
@@ -162,7 +169,7 @@ class RecordSet:
         return (pixels if channels == 3 else pixels.repeat(3)).reshape(height, width, 3)
 
     def label(self, row: int) -> np.ndarray:
-        """Return the floats of a record's label as stored: (1,) for a class, (flag,) float32 otherwise."""
+        """Return the floats of a record's label as stored, (n,) float32; n is 1 for a class."""
         return self._unpacked(row).label
 
     def labels(self, rows: np.ndarray) -> Any:

@@ -67,7 +67,7 @@ class RecordWriter:
     def place(self, block: Block) -> Callable[[], None]:
         """Do the part of `write` that must run in order: assign offsets to the records and hash them.
 
-        Return a function that writes them. Call it once before `finish`, in any thread, also concurrently with other
+        Return a function that writes them. Call it once before `finish`, in any thread, even concurrently with other
         such functions or with `place`.
         """
         view, start = block.view(), 0
@@ -187,7 +187,7 @@ class SetWriter(RecordWriter):
     def add(self, path: Path, size: int, sha256: str, table: np.ndarray) -> None:
         """Add the next .rec file, with its size in bytes, sha256 in hex and rows of the table.
 
-        Without rows there is no file at `path`.
+        With an empty `table`, `size` is 0 and there is no file at `path`.
         """
         shard = len(self._added)
         if size:

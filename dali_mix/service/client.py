@@ -34,8 +34,7 @@ RESTART = 25.0  # seconds for the pool's actor to start again
 def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
     """Return the pool at `address`, HOST:PORT, or the one on this machine.
 
-    Signal handlers are left unchanged. Raise ValueError, with advice, if there is not a pool or the connection is
-    refused.
+    Signal handlers are left unchanged. Raise ValueError, with advice, if there is no pool or the connection is refused.
 
     Args:
         fallback: what loaders do while there are no workers: "wait" up to ten minutes for one, or "local": decode in

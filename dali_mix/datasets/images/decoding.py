@@ -53,7 +53,7 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
 
 
 def has_alpha(data: bytes) -> bool:
-    """Return True if the header declares transparency, False also for an image that PIL cannot open."""
+    """Return True if the header declares transparency, False if it does not, or if PIL cannot open the image."""
     if data[:2] == b"\xff\xd8":  # JPEGs have none, and PIL may warn about their EXIF block
         return False
     try:

@@ -24,14 +24,23 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Transform:
-    """How images are stored. They are never enlarged."""
+    """How images are stored. They are never enlarged.
 
-    resize: int | None = None  # length of the shorter side in pixels
-    max_side: int | None = None  # maximum length of the longer side in pixels
-    quality: int = 95  # JPEG quality of re-encoded images
-    encoding: str = "keep"  # "keep" keeps the file's format; "raw" is a binary PPM
-    max_pixels: int = 100_000_000  # larger images are refused before they are decoded
-    decode: bool = False  # decode every image once, as a check
+    Attributes:
+        resize: maximum length of the shorter side in pixels.
+        max_side: maximum length of the longer side in pixels.
+        quality: JPEG quality of re-encoded images.
+        encoding: "keep" (the format of the file), "jpeg", "png" or "raw" (a binary PPM).
+        max_pixels: images with more pixels are refused before they are decoded.
+        decode: decode every image once, as a check.
+    """
+
+    resize: int | None = None
+    max_side: int | None = None
+    quality: int = 95
+    encoding: str = "keep"
+    max_pixels: int = 100_000_000
+    decode: bool = False
 
     def __post_init__(self) -> None:
         choice("encoding", self.encoding, TARGETS)

@@ -43,8 +43,8 @@ class Digit(NamedTuple):
 def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
     """List split "train" (2,000 scenes, or `--scenes`) or "val" (500, or `--scenes`; also called "test").
 
-    Labels are the digits present (`--task multilabel`, default), or a box around the ink of each (detection).
-    Raise ValueError for another split.
+    Labels are the digits present (`--task multilabel`, default), or a box around the ink of each (detection). Raise
+    ValueError for any other split.
     """
     task = choose_task("digit-scenes", options, MULTILABEL, DETECTION)
     if split not in _SCENES:

@@ -86,7 +86,7 @@ def _by_position(
 ) -> tuple[list[int], tuple[str, ...]]:
     """Return labels and classes from a list with one wnid or ILSVRC2012_ID per image, in sorted order.
 
-    Raise ValueError for a list of another length or format.
+    Raise ValueError for a list of a different length or format.
     """
     if len(lines) != len(images):
         raise ValueError(f"{where}: {len(lines)} labels for {len(images)} images")

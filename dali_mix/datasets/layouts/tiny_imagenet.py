@@ -13,7 +13,7 @@ from dali_mix.datasets.trees import Tree
 def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
     """List split "train" or "val" ("test" has no labels); labels are indices into the sorted wnids of wnids.txt.
 
-    Raise FileNotFoundError, or ValueError for another split or with `--classes`.
+    Raise FileNotFoundError, or ValueError for any other split or with `--classes`.
     """
     if split not in ("train", "val"):
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")

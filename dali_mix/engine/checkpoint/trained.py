@@ -106,7 +106,7 @@ class Trained:
 
 
 def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
-    """Read a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+    """Read a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
 
     Args:
         ema: use the averaged weights of a checkpoint.

@@ -160,7 +160,7 @@ def _import(path: Path) -> types.ModuleType:
 def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
     """Parse "a.b=value" to ("a.b", value). The value is a Python literal, true/false/none/null, or else a string.
 
-    Raise ValueError, naming `option`, for text of another form.
+    Raise ValueError, naming `option`, for text of any other form.
     """
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():

@@ -99,7 +99,7 @@ class Predictor:
     Args:
         config: name or path of the recipe the model was trained with, which is used with the values of its run, as in
             `dali-mix predict`; or a config, which is used unchanged, with a warning if the run's values differ.
-        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+        checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits, or a file with one per line; by default those in the checkpoint, or
             else those of the recipe's `val_set` or `train_set`, one of which must then exist.

@@ -31,9 +31,9 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
         a message for each recipe value that differs from the checkpoint's, and for each part with a new state.
 
     Raises:
-        ValueError: tensors of another model, or a state that is incomplete. With `resume_strict`, also if seed, batch
-            size, dataset, type of model, optimizer, parameter groups, the use of EMA, or a loss or mixer passed as an
-            object differ.
+        ValueError: tensors of a different model, or a state that is incomplete. With `resume_strict`, also if seed,
+            batch size, dataset, type of model, optimizer, parameter groups, the use of EMA, or a loss or mixer passed
+            as an object differ.
     """
     config, parts = trainer.config, trainer.parts
     strict = config.resume_strict

@@ -124,7 +124,7 @@ class Trainer:
     def fit(self) -> str:
         """Train to the end or until a signal; return "finished", "stopped early", "preempted" or "interrupted".
 
-        After a signal, a checkpoint is saved, unless training was inside a step.
+        After a signal, a checkpoint is saved, unless a step was interrupted between its micro-batches.
 
         Raises:
             NonFinite: a loss, gradient or statistic is NaN or infinite (raised before its optimizer step), or a

@@ -32,9 +32,9 @@ def fine_grained_saliency(
 ) -> Tensor:
     """Return the saliency of each pixel, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255.
 
-    The module docstring describes the computation. The map equals OpenCV's for any image size, also beyond 2^24 / 255
-    pixels, where its float32 sums are no longer exact. Floating-point images are first converted back to levels of
-    0 … 255, in float32: round(255 · (x · std + mean)), ties to even, clipped.
+    The module docstring describes the computation. The map equals OpenCV's for any image size, even beyond 2^24 / 255
+    pixels, where its float32 sums are no longer exact. Floating-point images are first converted back to levels of 0 …
+    255, in float32: round(255 · (x · std + mean)), ties to even, clipped.
 
     Args:
         images: (B,3,H,W) RGB, uint8 or floating-point, any device and memory format; B ≥ 0, H and W ≥ 1.

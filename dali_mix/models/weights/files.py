@@ -166,7 +166,7 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
         wrapper: for `torch.save`, the key under which the state dict is stored; "" for none.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: any other suffix.
         OSError: the file cannot be written.
     """
     check_suffix(path)

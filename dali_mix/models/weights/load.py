@@ -20,7 +20,7 @@ class MatchReport:
         path: the file.
         matched: keys of the model that were loaded.
         missing: keys of the model that are not in the file.
-        misshaped: keys of the model with another shape in the file, each with both shapes.
+        misshaped: keys whose shape in the file differs from that in the model, each with both shapes.
         fresh: keys of the head that were not loaded because the file's head has a different number of classes.
         unexpected: keys only in the file, except step counters (`num_batches_tracked`) of BatchNorms frozen in the
             model.
@@ -80,10 +80,10 @@ def load_weights(
 
     Args:
         model: any module; values are converted to its dtypes and devices.
-        path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, also under a key
-            (state_dict, model, model_ema …), and with any prefix before its keys (`model.` of Lightning, `module.` of
-            DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. A checkpoint of a run, or its
-            pointer `latest`, can be read too; for a backbone, also that of a multi-label model.
+        path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, possibly under a
+            key (state_dict, model, model_ema …) and with any prefix before its keys (`model.` of Lightning, `module.`
+            of DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. A checkpoint of a run, or its
+            pointer `latest`, can be read too; for a backbone, this may be the checkpoint of a multi-label model.
         strict_head: raise an error even if only the last layer's number of classes differs; otherwise that layer is
             left unchanged, and reported.
         min_match: the share of the model's tensors (excluding the head) that must be found. Use less than 1 for a

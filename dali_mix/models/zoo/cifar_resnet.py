@@ -61,7 +61,7 @@ class CifarResNet(nn.Module):
         zero_init_residual: initialize each block as the identity (arXiv 1706.02677).
 
     Raises:
-        ValueError: another depth.
+        ValueError: any other depth.
     """
 
     def __init__(self, depth: int, num_classes: int, zero_init_residual: bool = False) -> None:
