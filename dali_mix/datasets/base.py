@@ -38,7 +38,7 @@ class Options:
         val_share: fraction of each class that is split "val"; the rest is "train".
         follow_links: True if symbolic links may leave the root.
         exif: as in `PackOptions`.
-        bad_boxes: "error", "clip" or "drop", for boxes that exceed their image or have no area in it.
+        bad_boxes: "error", "clip" or "drop", for boxes that exceed their image or lie outside it.
         mistakes: collects the mistakes found; use `with options.mistakes:` around each check.
     """
 

@@ -152,7 +152,7 @@ def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, c
         ("predict {recipe} {best} {here}/none.png", "none.png: no such image or folder"),
         ("predict {recipe} {here}/none.pt {image}", "none.pt: no such file"),
         ("predict {recipe} {here}/text.pt {image}", "text.pt"),
-        ("predict {here}/other.py {best} {image}", "for another model than the recipe's"),
+        ("predict {here}/other.py {best} {image}", "for a different model from the recipe's"),
         ("predict {here}/none.py {best} {image}", "no such recipe"),
         ("predict {recipe} {best} {image} --ema", "contains no averaged weights"),
         ("predict {recipe} {best} {image} --top-k 0", "top_k=0"),

@@ -242,7 +242,7 @@ def test_another_model_is_refused(tmp_path):
     assert run(recipe(), work_dir, kill_at=4) == [KILLED]
     changed = recipe(model={"type": "tests.engine.synthetic:TinyNet", "norm": False})
     assert run(changed, work_dir, resume="must") == [1]
-    assert "for another model: 1 missing: conv.bias; 5 unexpected: norm.weight" in said(work_dir)
+    assert "for a different model: 1 missing: conv.bias; 5 unexpected: norm.weight" in said(work_dir)
     changed = recipe(paramwise={"bias_decay": 0.5})
     assert run(changed, work_dir, resume="must") == [1]
     assert "it has 1 groups of parameters, the recipe's has 2" in said(work_dir)

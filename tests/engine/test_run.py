@@ -26,7 +26,7 @@ def test_evaluate_checkpoint(tmp_path):
     assert averaged == {k: last[f"ema_{k}"] for k in ("top1", "top5", "loss")}
     assert evaluate_checkpoint(config, path.with_name("latest"), make_loaders=make_loaders).values == scores
     other = make_config(recipe(model=PLAIN))
-    with pytest.raises(ValueError, match=r"another model than the recipe's: 1 missing: conv\.bias; 5 unexpected"):
+    with pytest.raises(ValueError, match=r"a different model from the recipe's: 1 missing: conv\.bias; 5 unexpected"):
         evaluate_checkpoint(other, path, make_loaders=make_loaders)
     plain = tmp_path / "weights.pt"
     torch.save(newest_state(tmp_path / "run")["model"], plain)

@@ -75,7 +75,7 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, 
     assert cli("predict", digit_scenes / "recipe.py", best, image, "--classes", names) == 1
     assert "2 class names for a model of 10 classes" in capsys.readouterr().err
     assert cli("predict", bare[0], old, image, "--classes", names) == 1
-    assert "for another model than the recipe's" in capsys.readouterr().err
+    assert "for a different model from the recipe's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

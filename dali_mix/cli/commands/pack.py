@@ -62,14 +62,14 @@ def _configure_reading(add: Callable[..., object]) -> None:
     )
     unlabelled = "images without labels (default: drop for multi-label coco, nus-wide and vg500, else keep)"
     add("--unlabelled", choices=("keep", "drop"), help=unlabelled)
-    share = "if there is no split val: take the share F of each class of train as val; the rest remains train"
+    share = "if there is no split val: take the fraction F of each class of train as val; the rest remains train"
     add("--val-share", type=float, metavar="F", help=share)
     folders = "imagefolder: whether the root has a folder per split, root/SPLIT/CLASS (default: auto, by the folders)"
     add("--split-folders", choices=("auto", "yes", "no"), help=folders)
     add("--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them")
     boxes = "voc, coco, yolo, list, wider: boxes refer to images rotated by EXIF (apply, default) or as stored (ignore)"
     add("--exif", choices=CHOICES, help=boxes)
-    bad = "voc, coco, yolo, list: boxes that exceed their image or have no area: error (default), clip or drop them"
+    bad = "voc, coco, yolo, list: boxes that exceed or lie outside their image: error (default), clip or drop them"
     add("--bad-boxes", choices=BAD_BOXES, help=bad)
     add("--scenes", type=int, metavar="N", help="digit-scenes: number of scenes (default: train 2000, val 500)")
     add("--seed", type=int, default=0, metavar="S", help="digit-scenes: seed of the scenes (default: %(default)s)")

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  dali-mix train RECIPE --work-dir D --service 10.0.0.1:6379     (on this machine: --service auto)\n"
         "  dali-mix serve --status                        print the status of the pool\n"
         "Whoever has the token may run code on these machines; see docs/service.md.\n"
-        "Exit status: 0 after Ctrl-C or SIGTERM, also while it starts; 1 after an error, or if the pool it joined ends."
+        "Exit status: 0 after Ctrl-C or SIGTERM, even while it starts; 1 after an error, or if the pool it joined ends."
     )
     parser.add_argument(
         "--workers", type=int, help="processes that decode on this machine (default: one per core, or per GPU; 0: none)"

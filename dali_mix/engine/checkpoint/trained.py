@@ -93,7 +93,7 @@ class Trained:
             whose, advice = "the recipe's", "pass the recipe it was trained with"
             if given:
                 whose, advice = f"the {type(model).__name__} passed as model", "pass the model that was trained"
-            raise ValueError(f"{self.path}: for another model than {whose}: {differ}; {advice}")
+            raise ValueError(f"{self.path}: for a different model from {whose}: {differ}; {advice}")
         else:
             try:
                 model.load_state_dict(self.weights)

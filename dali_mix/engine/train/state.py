@@ -61,7 +61,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
         position["global_batch_size"] = parts.train_loader.global_batch_size
     parts.train_loader.load_state_dict(position, strict=strict)
     if differ := differences(parts.model.state_dict(), state["model"]):
-        raise ValueError(f"the checkpoint is for another model: {differ}")
+        raise ValueError(f"the checkpoint is for a different model: {differ}")
     parts.model.load_state_dict(state["model"])
     fresh = _restore_optimizer(trainer, state, trained)
     fresh += _restore_average(trainer, state)
@@ -154,7 +154,7 @@ def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
     saved, ema = state.get("ema"), trainer.ema
     if saved and ema is not None:
         if differ := differences(ema.module.state_dict(), saved["model"]):
-            raise ValueError(f"the checkpoint's ema is for another model: {differ}")
+            raise ValueError(f"the checkpoint's ema is for a different model: {differ}")
         ema.load_state_dict(saved)
     if bool(saved) == (ema is not None):
         return []
