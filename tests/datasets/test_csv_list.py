@@ -29,6 +29,7 @@ LONGER = "1" * 5000  # more digits than Python parses
         ("\ufeffcat,path,dog\n1,a.jpg,0\n0,b.jpg,1\n", "cat dog"),
         ("path;cat;dog\na.jpg;1;0\nb.jpg;0;1\n", "cat dog"),
         ("path\tcat\tdog\r\na.jpg\t1\t0\r\nb.jpg\t0\t1\r\n", "cat dog"),
+        ("path|cat|dog\na.jpg|1|0\nb.jpg|0|1\n", "cat dog"),
         (' path , cat , dog \n"a.jpg", 1 ,0\n\nb.jpg,0, 1\n', "cat dog"),
         ("id,path,cat,dog\n7,a.jpg,1,0\n9,b.jpg,0,1\n", "cat dog"),
         (",path,cat,dog\n0,a.jpg,1,0\n1,b.jpg,0,1\n", "cat dog"),
