@@ -63,8 +63,8 @@ test: lint docs
 	$(PYTEST) -m "not gpu" --ignore tests/service
 	$(PYTEST) -m "not gpu" tests/service
 
-# Tests with the lowest versions, in a separate environment. test_fake_gpu.py is left out: its simulated GPU needs a
-# driver with torch 2.9.
+# Tests with the lowest versions, in a separate environment. test_fake_gpu.py is left out: with torch 2.9, its simulated
+# GPU needs an NVIDIA driver.
 test-lowest: export GOMP_SPINCOUNT ?= 1000
 test-lowest: VENV = build/lowest
 test-lowest:

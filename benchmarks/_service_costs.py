@@ -123,7 +123,7 @@ def system_seconds() -> tuple[float, float]:
 
 
 class Meter:
-    """Measures CPU seconds from `start` to `stop`: per kind of process, of its busiest thread, of other programs."""
+    """Measures CPU time from `start` to `stop`, of each kind of process, its busiest thread, and other programs."""
 
     def __init__(self, nodes: list[Serve]) -> None:
         self._pids = [
@@ -136,7 +136,12 @@ class Meter:
         self._system, self._clock = system_seconds(), time.monotonic()
 
     def stop(self, per: int) -> dict[str, Any]:
-        """Return CPU seconds per operation (`per` is their number) and the cores that other programs left free."""
+        """Return the costs since `start`; those per operation are divided by `per`, the number of operations.
+
+        Returns:
+            "wall": seconds per operation; "cpu": CPU seconds per operation of each kind of process; "busiest": those of
+            its busiest thread; "cores_left": mean number of cores that other programs left free.
+        """
         wall = time.monotonic() - self._clock
         busy, total = (now - then for now, then in zip(system_seconds(), self._system, strict=True))
         used: Counter[str] = Counter()

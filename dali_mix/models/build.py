@@ -75,7 +75,7 @@ def _maker(name: str) -> tuple[Callable[..., nn.Module], set[str]] | None:
 
     The functions of timm and torchvision accept more than their model classes, including options that load files,
     unpickle or download (timm: checkpoint_path, pretrained_cfg, pretrained_cfg_overlay, cache_dir …). The options
-    allowed are therefore those of the model classes in the library's module that defines the name.
+    allowed are therefore the arguments of the classes in the library's module that defines the model.
     """
     library, _, inner = name.partition("/")
     if library == "timm":

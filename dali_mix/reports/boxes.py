@@ -26,7 +26,7 @@ SHOWN, COLUMNS, SIDE = 20, 5, 480  # of a sheet: number of images and of columns
 
 
 class Drawings:
-    """Draw boxes on image files and write them to a folder as `NAME.png`, or `NAME-2.png` if the name repeats."""
+    """Writes image files with boxes drawn on them to a folder, as `NAME.png`, or `NAME-2.png` if the name repeats."""
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
@@ -34,7 +34,7 @@ class Drawings:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, path: Path, boxes: Tensor, scores: Tensor, labels: Tensor) -> Path:
-        """Draw boxes on an image file, write it and return its new path.
+        """Write a copy of an image file, with boxes drawn on it, to the folder. Return the path of the copy, a PNG.
 
         Args:
             path: the image file.

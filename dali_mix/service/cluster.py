@@ -213,7 +213,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def listening(name: str) -> str:
-    """Resolve `name` to the IP address to listen on. Raise ValueError for one that other machines cannot use."""
+    """Resolve `name` to the IPv4 address to listen on.
+
+    Raise ValueError for a wildcard, an unknown host, or an address that is not of this machine.
+    """
     if name in ("", "*", "0.0.0.0", "::"):
         raise ValueError(f"--listen {name!r}: give the address of this machine by which other machines reach it")
     try:

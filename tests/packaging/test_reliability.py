@@ -9,7 +9,7 @@ PAGE = TESTS.parent / "docs/reliability.md"
 
 
 def test_every_test_named_exists():
-    """A bare `::test_name` in the page belongs to the last `room/test_file.py` before it."""
+    """A bare `::test_name` in the page belongs to the last `folder/test_file.py` before it."""
     named = re.findall(r"`([\w/]*test_\w+\.py)?(?:::(test_\w+))?`", PAGE.read_text(encoding="utf-8"))
     missing, file, checked = [], "", 0
     for path, test in named:

@@ -1,4 +1,4 @@
-"""`dali-mix adopt`: .rec files of other programs get a manifest, or an error explains why not."""
+"""`dali-mix adopt`: .rec files that other programs wrote get a manifest, or an error explains why not."""
 
 from __future__ import annotations
 

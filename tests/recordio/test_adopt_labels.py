@@ -1,4 +1,4 @@
-"""Labels and indices in sets of other programs."""
+"""Labels and indices of .rec files that other programs wrote."""
 
 from __future__ import annotations
 

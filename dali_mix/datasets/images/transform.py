@@ -92,7 +92,10 @@ class Transform:
 
     @property
     def passes_through(self) -> bool:
-        """Return True if no option changes or decodes images; only those that decoders disagree on are re-encoded."""
+        """Return True if no option changes or decodes images.
+
+        Images that decoders disagree on are re-encoded even then.
+        """
         return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
 
     def size(self, height: int, width: int) -> tuple[int, int]:

@@ -41,13 +41,13 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
 
 
 def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Return (host, port) of rank 0.
+    """Return (host, port) of rank 0, from MASTER_ADDR and MASTER_PORT.
 
-    They are MASTER_ADDR and MASTER_PORT, which in a Slurm step default to its first node and to a port derived from the
-    job and the step.
+    In a Slurm step, they default to the step's first node and to a port derived from the ids of the job and the step.
+    Otherwise the host defaults to "", and MASTER_PORT is required.
 
     Raises:
-        ValueError: the port is not a number from 1 to 65535.
+        ValueError: MASTER_PORT is missing or not a number from 1 to 65535, or an id of Slurm is not a number.
     """
     host, port = variables.get("MASTER_ADDR", ""), 0
     if _by_slurm(variables):

@@ -123,8 +123,8 @@ def load_images(
 ) -> Iterator[Seen]:
     """Yield batches of the files, in order, decoded and preprocessed as in an evaluation of the recipe.
 
-    A set packed with `--resize` has smaller images than the files, so its pixels may differ slightly. Files that are
-    not used in full (multi-image files, transparency) are counted in a warning at the end.
+    A set packed with `--resize` has smaller images than the files, so its pixels may differ slightly. At the end,
+    warnings count the files that decoders differ on (multi-image files, for example) or that have transparency.
 
     Args:
         unreadable: files that cannot be read are skipped and appended to this list.
@@ -160,7 +160,7 @@ def _batch_size(config: RunConfig, pixels: int) -> int:
 def _sample(path: Path, noted: Counter[str]) -> tuple[Sample, int]:
     """Return the record of an image file and its number of pixels. Raise ValueError if it cannot be read.
 
-    noted: counts notices on files that are not used in full.
+    If decoders differ on the file, or it has transparency, a notice is counted in `noted`.
     """
     try:
         data = path.read_bytes()
