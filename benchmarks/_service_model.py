@@ -83,10 +83,12 @@ class Worker:
         self.sim, self.number, self.machine = sim, number, machine
         self.queue: deque[Answer] = deque()
         self.at_work: set[Answer] = set()
-        self.under_way, self.turn = 0, number  # open questions as counted by the pool; sequence number of the last one
+        self.under_way = 0  # open questions as counted by the pool
+        self.turn = number  # sequence number of its last question
         self.suspected = self.heard = 0.0
         self.life = 0
-        self.back = self.dead_until = self.reported = 0.0  # when it works again; when a death ends and is reported
+        self.back = 0.0  # time when it works again after it froze or died
+        self.dead_until = self.reported = 0.0  # times when its last death ends, and when Ray reports it
 
     def put(self, answer: Answer) -> None:
         now = self.sim.clock.now

@@ -144,7 +144,7 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
     except ImportError:
         raise ValueError("the service needs Ray: pip install 'dali_mix[service]'") from None
     if not imported:
-        sys.excepthook = hook  # Ray's reports to the head, and waits a minute if that is gone
+        sys.excepthook = hook  # Ray's own hook reports to the head, and waits a minute if the head is gone
         atexit.unregister(worker.shutdown)  # also waits
         atexit.register(_leave, ray)
         worker.listen_error_messages = _no_messages

@@ -76,7 +76,10 @@ class RayMachines:
 
 @functools.cache
 def _task(ray: Any, function: Callable[..., Any]) -> Any:
-    """Return `function` as a Ray task, cached: Ray sends each new one to the head, and waits if that has just ended."""
+    """Return `function` as a Ray task.
+
+    The result is cached, since Ray sends each new task to the head, and waits if the head has just ended.
+    """
     return ray.remote(function)
 
 

@@ -60,7 +60,17 @@ def answer(question: Question, bad: Collection[int] = ()) -> Chunk:
 
 
 class FakeWorkers:
-    """An implementation of `Workers`; `log` has (time, worker, question) for every question sent to a worker."""
+    """A simulated pool that implements `Workers`.
+
+    `log` has (time, worker, question) for every question sent to a worker.
+
+    Args:
+        count: number of workers, or name → `Worker`.
+        answer: function that returns the answer to a question.
+        twice: probability that an answer is delivered twice; without effect if `one_by_one`.
+        losing: probability that an answer is lost (`WorkerLost`).
+        one_by_one: whether `wait` returns at most one answer per call.
+    """
 
     def __init__(
         self,

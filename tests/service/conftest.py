@@ -13,17 +13,17 @@ from tests.service.serving import Serve, free_port
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Return the folder of settings and token.
+    """Return the folder for the settings and the token.
 
-    The scope is the session, because Ray reads a token once per process, and pytest-xdist may run other packages' files
-    between those of this one.
+    It has session scope because Ray reads a token only once per process, and pytest-xdist may run files of other
+    packages between the files of this package.
     """
     return tmp_path_factory.mktemp("service")
 
 
 @pytest.fixture(scope="package")
 def settings(folder):
-    """Set up a folder for settings and token in the environment; yield it."""
+    """Point the environment to the folder for the settings and the token; yield the folder."""
     if find_spec("ray") is None:  # an import would run before there is a token
         pytest.skip("Ray is not installed")
     if shutil.disk_usage("/dev/shm").free < 1 << 30:

@@ -158,7 +158,7 @@ class StopSignal:
     """Record SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
     Further SIGTERMs are ignored, since a launcher may forward one that the scheduler also sends; only SIGKILL ends a
-    hanging process. A second Ctrl-C raises KeyboardInterrupt at once.
+    hanging process. Ctrl-C after a recorded signal, of either kind, raises KeyboardInterrupt at once.
 
     Attributes:
         asked: True once a signal was received.
@@ -170,7 +170,10 @@ class StopSignal:
         self.name = "SIGTERM"
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Record signal `number`; a handler for `signal.signal`. Raise KeyboardInterrupt at a second Ctrl-C."""
+        """Record signal `number`; a handler for `signal.signal`.
+
+        Raise KeyboardInterrupt for Ctrl-C if a signal was already recorded.
+        """
         if number == signal.SIGINT:
             if self.asked:
                 raise KeyboardInterrupt

@@ -38,7 +38,7 @@ class StepProfile:
         self._tracer: Any = None
 
     def part(self, name: str) -> AbstractContextManager:
-        """Time a block as part `name` of the current step, if that is profiled. Only `PARTS` are reported."""
+        """Time a block as part `name` of the current step, if this step is profiled. Only `PARTS` are reported."""
         return nullcontext() if self._clock is None else self._measured(self._clock, name)
 
     @contextlib.contextmanager
