@@ -109,7 +109,8 @@ class Listing:
 
     def __post_init__(self) -> None:
         if not self.names:
-            raise ValueError(f"{self.tree.root}: no image found for split {self.split!r} of layout {self.source}")
+            found = f"no image found for split {self.split!r} of layout {self.source}"
+            raise ValueError(f"{self.tree.root}: {found}; check --root, or choose another --split")
         for name in self.classes:
             if any("\ud800" <= character <= "\udfff" for character in name):
                 raise ValueError(f"{self.tree.root}: the class name {printable(name)!r} is not UTF-8 text; rename it")

@@ -150,7 +150,7 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
         if is_split and match is not None:
             return _unwrapped(tree, _join(base, match), match), notices
         if is_split and named:
-            raise ValueError(f"{tree.where(base)}: no folder {split!r}; there is {', '.join(named)}: choose --split")
+            raise ValueError(f"{tree.where(base)}: no folder {split!r}; choose --split among {', '.join(named)}")
         outer = _join(base, folders[0]) if len(folders) == 1 else ""
         if outer and tree.folders(outer) and not _has_images(tree, outer, direct=True):
             base = outer

@@ -143,7 +143,7 @@ def test_splits_are_found(tmp_path: Path, capsys: Capture) -> None:
     assert len(LAYOUTS["imagefolder"](tmp_path, "val", Options()).names) == 4
     assert len(LAYOUTS["imagefolder"](tmp_path / "val", "val", Options()).names) == 4
     assert pack(tmp_path, tmp_path / "set", "--split", "test") == 1
-    assert "no folder 'test'; there is train, val" in capsys.readouterr().err
+    assert "no folder 'test'; choose --split among train, val" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("split", "meant"), [("vla", "val"), ("tran", "train"), ("Train", "train"), ("tets", "test")])

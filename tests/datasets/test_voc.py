@@ -156,7 +156,7 @@ def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     assert pack(tmp_path / "VOCdevkit", tmp_path / "one", "--split", "trainval", "--years", "2012") == 0
     assert RecordSet(tmp_path / "one").info.count == 1
     error = refused(tmp_path, capsys, "--split", "trainval", "--years", "2010")
-    assert "VOC2010: no such folder; there is 2007, 2012" in error
+    assert "VOC2010: no such folder; choose --years among 2007, 2012" in error
     assert pack(tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "flat", "--split", "trainval") == 0
     devkit(tmp_path, "2009", "trainval", {"2009_000001": [PERSON]})  # its published size is unknown
     listing = LAYOUTS["voc"](tmp_path, "trainval", Options(years=("2007", "2009")))

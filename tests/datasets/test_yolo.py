@@ -337,7 +337,7 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     listed.write_text("images/train/a.jpg\n/x/images/train/a.jpg\n")
     assert f"{listed}: line 2: images/train/a.jpg is already listed in {listed}: line 1" in refused(root, capsys)
     listed.write_text("\n")
-    assert "no image found for split 'train' of layout yolo" in refused(root, capsys)
+    assert "no image found for split 'train' of layout yolo; check --root, or choose" in refused(root, capsys)
     write(root / "data.yaml", f"train: images/train\n{NAMES}")
     (root / "labels").rename(root / "elsewhere")
     error = refused(root, capsys)

@@ -189,7 +189,7 @@ def test_what_cannot_be(digit_scenes, best, tmp_path, capsys, command, message):
 def test_a_rank_without_a_world_size_is_no_matter_here(digit_scenes, best, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert cli("predict", digit_scenes / "recipe.py", best, digit_scenes / "scenes" / "00.png") == 0
-    assert "with the values of" in capsys.readouterr().err
+    assert "using the run's values from " in capsys.readouterr().err
 
 
 def test_no_images(digit_scenes, best):

@@ -142,7 +142,7 @@ def test_a_copied_checkpoint_gives_the_figures_of_its_run(digit_scenes, narrow, 
     expected = figures(recipe, checkpoint, tmp_path / "there.json")
     copied = shutil.copy(checkpoint, tmp_path / "copied.pt")
     assert figures(recipe, copied, tmp_path / "here.json") == expected
-    assert "with the values of " in capsys.readouterr().err
+    assert "using the run's values from " in capsys.readouterr().err
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.copy(recipe, tmp_path / "elsewhere")
     assert figures(moved, checkpoint, tmp_path / "moved.json") == expected

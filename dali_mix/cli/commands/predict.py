@@ -155,7 +155,7 @@ def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
-    print_notes([f"with the values of {of_run}"] if of_run and shown else [])
+    print_notes([f"using the run's values from {of_run}"] if of_run and shown else [])
     return config
 
 

@@ -130,7 +130,7 @@ def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[st
             missing = tree.where(f"{split}/{_ROBOFLOW}")
             raise FileNotFoundError(f"{missing}: no such file; choose --split among {', '.join(exported)}")
         raise FileNotFoundError(
-            f"{tree.where('annotations')}: no such folder; --root is what holds annotations/, or train/{_ROBOFLOW}"
+            f"{tree.where('annotations')}: no such folder; --root must contain annotations/, or train/{_ROBOFLOW}"
         )
     files = (name.rpartition("/")[2] for name in tree.walk("annotations"))
     there = [name[10:-5] for name in files if name.startswith("instances_") and name.endswith(".json")]

@@ -68,5 +68,5 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
 def _folder_of_each(tree: Tree) -> dict[str, str]:
     folders = [folder for folder in _FOLDERS if tree.exists(folder)]
     if not folders:
-        raise FileNotFoundError(f"{tree.root}: neither {' nor '.join(_FOLDERS)} in it; --root is what holds them")
+        raise FileNotFoundError(f"{tree.root}: neither {' nor '.join(_FOLDERS)} in it; --root must contain them")
     return {name.rpartition("/")[2]: name.rpartition("/")[0] for folder in folders for name in tree.images(folder)}

@@ -156,12 +156,13 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
         if tree.exists(f"{devkit}Annotations") and not asked:
             return [("", devkit)]  # the root is the folder of one year
         raise FileNotFoundError(
-            f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root is what holds VOCdevkit, the folders train"
+            f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root must contain VOCdevkit, the folders train"
             " and valid of a Roboflow export, Annotations and JPEGImages, or images with an .xml file next to each"
         )
     for year in asked:
         if year not in there:
-            raise FileNotFoundError(f"{tree.where(devkit)}VOC{year}: no such folder; there is {', '.join(there)}")
+            folder = f"{tree.where(devkit)}VOC{year}"
+            raise FileNotFoundError(f"{folder}: no such folder; choose --years among {', '.join(there)}")
     if not asked and len(there) > 1:
         raise ValueError(f"{tree.root}: there are years {', '.join(there)}: choose, e.g. --years {','.join(there)}")
     return [(year, f"{devkit}VOC{year}/") for year in asked or there]
