@@ -9,6 +9,7 @@ import numpy as np
 
 MAX_CLASS = 1 << 24  # labels are stored as float32: above this, adjacent integers are not distinct
 HEADER_WIDTH, OBJECT_WIDTH = 2, 6  # mxnet's detection layout: [2, 6, (class, xmin, ymin, xmax, ymax, difficult) * n]
+ROUNDING = 1e-5  # of coordinates in 0..1: a box that touches the border is often written with six digits
 _HEADER = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
 
 
@@ -124,7 +125,7 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
     """Return a copy of a detection label (2 + 6n,) float32 with boxes clipped to 0..1, and how many were clipped.
 
-    Raise ValueError if a box exceeds the image by more than one pixel and more than 1% (see `leaving`).
+    A box that exceeds the image by less than `ROUNDING` is not counted. Raise ValueError if a box exceeds the image by more than one pixel and more than 1% (see `leaving`).
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]
@@ -132,6 +133,6 @@ def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, 
     if too_far.any():
         number = int(np.flatnonzero(too_far)[0])
         raise ValueError(f"object {number + 1}: {bad_box_text(boxes[number], height, width)}")
-    beyond = int(((boxes < 0) | (boxes > 1)).any(axis=1).sum())
+    beyond = int(((boxes < -ROUNDING) | (boxes > 1 + ROUNDING)).any(axis=1).sum())
     np.clip(boxes, 0, 1, out=boxes)
     return clipped, beyond

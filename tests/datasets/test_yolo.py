@@ -241,6 +241,16 @@ def test_a_box_a_little_over_the_border(tmp_path: Path, line: str, box: list[flo
     assert records.info.report["clipped_boxes"] == 1
 
 
+def test_a_box_that_touches_the_border_is_not_counted_as_clipped(tmp_path: Path) -> None:
+    """Its centre and width are rounded to six digits, so its edge may be written beyond 1."""
+    ultralytics(tmp_path / "root")
+    write(tmp_path / "root/labels/train/d.txt", "0 0.833334 0.5 0.333334 1")  # up to 1.000001
+    assert pack(tmp_path / "root", tmp_path / "set") == 0
+    records = RecordSet(tmp_path / "set")
+    assert records.labels(np.array([3]))[0][0, 3] == 1
+    assert records.info.report["clipped_boxes"] == 0
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

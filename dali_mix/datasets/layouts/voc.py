@@ -107,7 +107,8 @@ def voc(root: Path, split: str, options: Options) -> Listing:
         if item.name not in number_of:
             unknown.setdefault(item.name, []).append(item.where)
     for name, (first, *others) in unknown.items():
-        wrong = f"{first}: class {name!r} is not among the {len(classes)} classes{also(len(others), 'object')}"
+        known = f"{len(classes)} classes{' of PASCAL VOC' * (classes is VOC_CLASSES)}"
+        wrong = f"{first}: class {name!r} is not among the {known}{also(len(others), 'object')}"
         advice = "correct it, or name the classes with --classes FILE, or --classes auto"
         mistakes.add(ValueError(f"{wrong}; {advice}"))
     labels: list[np.ndarray] = []
