@@ -41,6 +41,7 @@ from tests.engine.test_trainer import newest_state
         (lambda wrong: dali_mix.build_loader("imagenet", wrong, batch_size=1, train=True), "prefix={}: must be a path"),
         (lambda wrong: dali_mix.build_loader(wrong, "set", batch_size=1, train=True), "pipeline={}: must be the name"),
         (lambda wrong: dali_mix.pack("imagefolder", root="photos", out=wrong), "out={}: must be a path"),
+        (lambda wrong: dali_mix.pack(wrong, root="photos", out="set"), "layout={}: must be the name of a layout"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_named(wrong, call, words):
