@@ -49,9 +49,7 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
     offered = {point.name: point for point in entry_points(group=group)}
     if name not in offered:
         known = [*sorted({*ours, *offered}), *others]
-        raise ValueError(
-            f"{what} {name!r} is not known{did_you_mean(str(name), known)}: choose one of {', '.join(known)}"
-        )
+        raise ValueError(f"{what} {name!r} is not known{did_you_mean(name, known)}: choose one of {', '.join(known)}")
     origin = f"{what} {name!r} ({offered[name].value})"
     try:
         return offered[name].load(), origin

@@ -153,8 +153,9 @@ def pack(
     flag("download", download)
     if val_share is not None:
         number("val_share", val_share)
-    if not isinstance(split, str):
-        raise ValueError(f"split={split!r:.40}: must be the name of a split")
+    for what, name in (("layout", layout), ("split", split)):
+        if not isinstance(name, str):
+            raise ValueError(f"{what}={name!r:.40}: must be the name of a {what}")
     transform = Transform(resize, max_side, quality, encoding, max_pixels, decode=check == "decode")
     how = PackOptions(transform, None if shuffle is False else shuffle, shards, workers, skip_bad, force, exif)
     reading: dict[str, Any] = {

@@ -191,4 +191,4 @@ def test_options_of_other_layouts(tmp_path: Path, capsys: Capture) -> None:
     assert "--list is for list, imagenet-val, not imagefolder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, "--years", "2007,2007"])
-    assert "not a year" in capsys.readouterr().err
+    assert "not a comma-separated list of distinct years" in capsys.readouterr().err

@@ -268,6 +268,7 @@ FLAGS = ("follow_links", "download", "skip_bad", "force")
         (ValueError, {"val_share": 2}, "val_share=2 is not between 0 and 1"),
         (ValueError, {"val_share": 1}, "val_share=1 is not between 0 and 1"),
         (ValueError, {"root": None}, "layout imagefolder needs root$"),
+        (ValueError, {"root": 5}, "^root=5: must be a path"),
         (ValueError, {"task": "detection"}, "is for task='classification', not detection"),
         (ValueError, {"workers": 0}, "^workers=0: must be an integer from 1 to 4096$"),
         (ValueError, {"workers": 2**70}, "^workers=1180591620717411303424: must be an integer from 1 to 4096$"),
@@ -298,6 +299,7 @@ def test_errors_of_pack_name_its_keywords(tmp_path, kind, values, message):
         ("digit-scenes", {"scenes": "4"}, "scenes='4': must be an integer from 1 to 10000000"),
         ("digit-scenes", {"seed": 1.5}, "seed=1.5: must be an integer of at least 0"),
         ("yolo", {"unlabelled": "drp"}, "unlabelled='drp': must be one of keep, drop (did you mean drop?)"),
+        ("list", {"list": 5}, "list=5: must be a path, as a string or pathlib.Path"),
         ("list", {"exif": "none"}, "exif='none': must be one of apply, ignore (did you mean ignore?)"),
     ],
 )

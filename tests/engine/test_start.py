@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ from tests.engine.sets import pack_digits
 from tests.engine.synthetic import SyntheticLoader, TinyNet, recipe, train_synthetic
 from tests.engine.test_trainer import newest_state
 
+LOAD = {"batch_size": 1, "train": True}
+POOL = SimpleNamespace(open=print)
+
 
 @pytest.mark.parametrize("wrong", [None, 3, {"epochs": 1}, b"run"])
 @pytest.mark.parametrize(
@@ -38,9 +42,11 @@ from tests.engine.test_trainer import newest_state
         (lambda wrong: dali_mix.evaluate("imagenet/resnet50", wrong), "checkpoint={}: must be a path"),
         (lambda wrong: dali_mix.Predictor("imagenet/resnet50", wrong), "checkpoint={}: must be a path"),
         (lambda wrong: dali_mix.Writer(wrong, classes=["a"]), "prefix={}: must be a path"),
-        (lambda wrong: dali_mix.build_loader("imagenet", wrong, batch_size=1, train=True), "prefix={}: must be a path"),
-        (lambda wrong: dali_mix.build_loader(wrong, "set", batch_size=1, train=True), "pipeline={}: must be the name"),
+        (lambda wrong: dali_mix.build_loader("imagenet", wrong, **LOAD), "prefix={}: must be a path"),
+        (lambda wrong: dali_mix.build_loader("imagenet", wrong, workers=POOL, **LOAD), "prefix={}: must be a path"),
+        (lambda wrong: dali_mix.build_loader(wrong, "set", **LOAD), "pipeline={}: must be the name"),
         (lambda wrong: dali_mix.pack("imagefolder", root="photos", out=wrong), "out={}: must be a path"),
+        (lambda wrong: dali_mix.pack(wrong, root="photos", out="set"), "layout={}: must be the name of a layout"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_named(wrong, call, words):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from dali_mix._machines import Machines
-from dali_mix._text import printable
+from dali_mix._text import counted, printable
 from dali_mix.cli.arguments import Parser
 from dali_mix.cli.bars import Bar
 from dali_mix.cli.cluster import add_cluster, with_cluster
@@ -143,7 +143,8 @@ def _print_results(records: RecordSet, seconds: float, *, quiet: bool) -> None:
     if quiet:
         return
     for reason, count in records.info.report.get("normalized", {}).items():
-        print(f"{count:,} images were re-encoded, as PNG or as requested, since decoders disagree on {reason}")
+        images = counted(count, "image was", "images were")
+        print(f"{images} re-encoded, as PNG or as requested, since decoders disagree on {reason}")
     rate = (len(records) + len(skipped)) / seconds
     skips = f" packed, {len(skipped):,} skipped," if skipped else ""
     print(printable(f"{records.prefix}: {len(records):,} images{skips} in {seconds:.1f} s, {rate:,.0f} images/s"))
