@@ -189,7 +189,10 @@ def test_classes_of_other_sets(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "train", {"a b": [("RBC", (1, 1, 9, 9), 0), ("Platelets", (2, 2, 9, 9), 0)]})
     (base / "JPEGImages" / "a b.jpg").rename(base / "JPEGImages" / "a b.jpeg")
     error = refused(tmp_path, capsys)
-    assert "a b.xml: object 1: class 'RBC' is not among the 20 classes of PASCAL VOC" in error and "--classes auto" in error
+    assert (
+        "a b.xml: object 1: class 'RBC' is not among the 20 classes of PASCAL VOC" in error
+        and "--classes auto" in error
+    )
     assert pack(tmp_path, tmp_path / "auto", "--classes", "auto") == 0
     assert RecordSet(tmp_path / "auto").info.classes == ("Platelets", "RBC")
     assert "notices" not in RecordSet(tmp_path / "auto").info.report  # these are not PASCAL's images

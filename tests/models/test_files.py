@@ -1,5 +1,6 @@
 """Weight files that must be rejected: they would run code, are damaged, or contain something else."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -95,15 +96,17 @@ def test_no_file(tmp_path):
 
 
 def test_what_may_be_meant_by_a_path_without_weights(tmp_path):
-    for name in ("resnet50.safetensors", "resnet50.txt", "checkpoints/best.pt"):
+    for age, name in enumerate(("resnet50.safetensors", "a.txt", "checkpoints/old.pt", "checkpoints/best.pt")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    newest = ["resnet50.safetensors", "checkpoints/old.pt", "checkpoints/best.pt"]
     advice = "; pass a weight file, or a checkpoint of a run"
     for path, said in (
         (tmp_path / "resnet50.pth", f"no such file (did you mean resnet50.safetensors?){advice}"),
         (tmp_path / "none" / "resnet5.pth", f"no such file{advice}"),
         (tmp_path / "checkpoints" / "latest", f"no such file{advice}"),
-        (tmp_path, "a folder; pass a weight file or checkpoint in it: checkpoints/best.pt, resnet50.safetensors"),
+        (tmp_path, f"a folder; pass a weight file or checkpoint in it: {', '.join(newest)}"),
     ):
         with pytest.raises(FileNotFoundError) as raised:
             load_weights(make(), path)

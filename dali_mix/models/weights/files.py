@@ -60,12 +60,14 @@ def follow_pointer(path: str | Path) -> Path:
 def find_weights(path: str | Path) -> Path:
     """Return `path`, or the checkpoint it points to if it is a run's `latest`.
 
-    Raise FileNotFoundError for a missing file, with similar names, and for a folder, with the weight files in it.
+    Raise FileNotFoundError for a missing file, with similar names, and for a folder, with its weight files, newest
+    first.
     """
     path = follow_pointer(path)
     if path.is_dir():
-        found = sorted(p.relative_to(path).as_posix() for p in (*path.iterdir(), *path.glob("checkpoints/*.pt")))
-        names = [name for name in found if _is_weights(name)]
+        found = [file for file in (*path.iterdir(), *path.glob("checkpoints/*.pt")) if _is_weights(file.name)]
+        found.sort(key=lambda file: (-file.stat().st_mtime, file.name))
+        names = [file.relative_to(path).as_posix() for file in found]
         shown = ", ".join(names[:8]) + ", …" * (len(names) > 8)
         raise FileNotFoundError(f"{path}: a folder; pass a weight file or checkpoint in it: {shown or 'there is none'}")
     if not path.is_file():
