@@ -125,7 +125,8 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
     """Return a copy of a detection label (2 + 6n,) float32 with boxes clipped to 0..1, and how many were clipped.
 
-    A box that exceeds the image by less than `ROUNDING` is not counted. Raise ValueError if a box exceeds the image by more than one pixel and more than 1% (see `leaving`).
+    Boxes that exceed the image by less than `ROUNDING` are not counted. Raise ValueError if a box exceeds the image by
+    more than one pixel and more than 1% (see `leaving`).
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]
