@@ -77,8 +77,8 @@ def build(
 
     Args:
         num_classes, mean, std: number of classes of the dataset, and normalization of its images (three numbers each,
-            0..1 units). Passed to every mixer that has arguments of these names, including those that a MixChoice lists as
-            dicts.
+            0..1 units). Passed to every mixer that has arguments of these names, including those that are dicts in a
+            MixChoice.
         options: the constructor's other arguments, and `prob`, which every mixer accepts. MixChoice's `mixers` may be
             mixers, or dicts of a `type` and options.
 

@@ -35,7 +35,7 @@ class Batch:
 
 
 def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
-    """Return a column with the original images, and with `maps` one with their saliency.
+    """Return a column with the original images, followed by a column with their saliency if `maps` is True.
 
     peaks: mark the most salient pixel of each image.
     """
@@ -57,7 +57,7 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
     Args:
         seed: seed of the mixer's random draws.
         boxes: outline pasted or erased areas, and the cells of a grid.
-        peaks: mark the most salient pixel of pasted boxes.
+        peaks: mark the pixel that each pasted box is centred on, for SaliencyMix.
         options: text to show after the mixer's name.
     """
     count = len(batch.images)
@@ -137,7 +137,7 @@ def _inputs(mixer: Mixer[Any], batch: Batch) -> Tensor:
 def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
     """Return lines of text: λ with the image's own labels, and 1-λ with its partner's.
 
-    For an image without a single partner or λ, they are its note and its mixed labels.
+    For an image without a single partner or without λ, return its note and its mixed labels.
     """
     if image.own is None:
         return [image.note, *wrapped(_names(target, batch.classes))]

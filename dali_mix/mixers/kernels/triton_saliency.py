@@ -141,7 +141,7 @@ def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.co
 
 @triton.jit
 def _mirrored(index, size):
-    """Reflect `index` at the border, without repeating it, if at most two outside 0 … size - 1; else return any inside."""
+    """Reflect `index` at the border, without repeating it, if at most two outside; else return any valid index."""
     last = size - 1
     return tl.minimum(tl.abs(last - tl.abs(last - tl.abs(index))), last)
 
