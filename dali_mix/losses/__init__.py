@@ -2,9 +2,9 @@
 
 `accepts` lists the kinds of targets a loss accepts (`dali_mix.mixers.ops.targets.TargetKind`).
 
-The multi-label losses exclude ignored entries. For those that are means, `counted(targets)` returns the number of rows
-averaged over, as a scalar tensor. The means of parts of a batch, weighted by these numbers, give the mean of the batch
-(in `SpliceMixConsistencyLoss` the consistency term only approximately).
+A multi-label loss excludes ignored entries. If it is a mean, its `counted(targets)` returns the number of rows averaged
+over, as a scalar tensor. The means of parts of a batch, weighted by these numbers, give the mean of the batch (in
+`SpliceMixConsistencyLoss` the consistency term only approximately).
 """
 
 from dali_mix.losses.asymmetric import AsymmetricLoss, SGRELoss

@@ -13,8 +13,8 @@ class AsymmetricLoss(MultiLabelLoss):
     """Asymmetric loss for multi-label classification (ASL, arXiv 2009.14119).
 
     For an entry with logit z and target y it is -[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻], with p = σ(z) and
-    q = min(1 - p + clip, 1). If y is a fraction, both focusing weights are (1 - y·p - (1-y)·q)^(y·γ⁺ + (1-y)·γ⁻), which
-    is the same for y = 0 and y = 1.
+    q = min(1 - p + clip, 1). If y is a fraction, both focusing weights are (1 - y·p - (1-y)·q)^(y·γ⁺ + (1-y)·γ⁻); for
+    y = 0 and y = 1 this gives the formula above.
 
     The focusing weights get no gradient, as published. Computed in float32 even under autocast. A batch without known
     entries has loss 0 and gradients of 0.

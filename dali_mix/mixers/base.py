@@ -4,8 +4,8 @@
     images, targets, params ── apply ──▶ mixed images and targets
 
 All randomness is in `sample`. The host may wait for a GPU in `sample` and `describe`, but not in `apply`. `apply` is a
-pure function: the same params give the same pixels on every device, up to rounding errors of floating-point pixels, so
-a mix can be repeated, described and tested.
+pure function: the same params give the same pixels on every device, up to rounding where pixels are averaged, so a mix
+can be repeated, described and tested.
 
 More than 300 lines: the interface, and what every mixer inherits from it (`prob`, devices, checks).
 """

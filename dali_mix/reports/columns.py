@@ -121,7 +121,7 @@ def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
     """Return the mean and std, (3,1,1) each, with which images are normalized before mixing; None to mix uint8 images.
 
-    These are the mixer's mean and std. For a mixer without them, they are the batch's mean and 1.
+    For a mixer with attributes mean and std, return these; for other mixers, the batch's mean and 1.
     """
     mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
     if mean is None or std is None:

@@ -61,8 +61,8 @@ def gallery(
         title: heading; by default the name of the set, and its numbers of images and classes.
 
     Raises:
-        ValueError: no mixer, an unknown mixer, or one for other targets; rows outside 1 … 100, image_size outside
-            8 … 2048; an image that cannot be decoded; or `out` does not end in .png.
+        ValueError: no mixer, an unknown mixer, or one that does not support the set's targets; rows outside 1 … 100,
+            image_size outside 8 … 2048; an image that cannot be decoded; or `out` does not end in .png.
         FileNotFoundError: no such set, or the output folder does not exist.
     """
     style.check_out(out)
@@ -183,7 +183,7 @@ def read_image(records: RecordSet, row: int) -> Image.Image:
 def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
     """Return the targets of the records `rows`: (B,) int64 class indices, or (B,K) float32 multi-hot rows.
 
-    Raise ValueError for a set with other targets.
+    Raise ValueError if the set has neither.
     """
     if records.task.target_kind is None:
         raise ValueError(

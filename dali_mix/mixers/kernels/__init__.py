@@ -2,7 +2,7 @@
 
 Every operation is a function of the same name and arguments in each of its backends: plain torch (any device and
 dtype, differentiable, traceable by torch.compile), numba on a CPU and Triton on CUDA. All return the same results, up
-to rounding errors where floating-point pixels are averaged.
+to rounding where pixels are averaged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random draws used by mixers: shares, positions, partners.
 
-Draws are made on the device of a `torch.Generator` (None: torch's default CPU generator), those of real numbers in
-float64. A CPU generator thus gives the same mixes for images on any device. Nothing here waits for a GPU.
+Draws are made on the device of a `torch.Generator` (None: torch's default CPU generator); real numbers are float64. A
+CPU generator thus gives the same mixes for images on any device. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tens
 
 
 def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
-    """Raise ValueError for partners of a wrong shape, and as `check_partners` and, if `inplace`, `check_inplace`."""
+    """Raise ValueError for a wrong shape of `permutation`, as `check_partners`, and if `inplace` as `check_inplace`."""
     if inplace:
         check_inplace(images)
     if tuple(permutation.shape) != (len(images),):

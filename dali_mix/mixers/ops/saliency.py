@@ -8,8 +8,8 @@ Montabone and Soto, Image and Vision Computing 28, 2010). The computation, as in
 3. for each radius r, surround = (sum of the pixels in columns x-r+1 … x+r and rows y-r+1 … y+r inside the image, less
    the pixel itself) / (number of pixels summed - 1), in float32, from an integral image in float32;
 4. on = Σ_r ⌊max(grey - surround, 0)⌋, off = Σ_r ⌊max(surround - grey, 0)⌋;
-5. each scaled by its own largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and multiplies
-   in float64, which gives the same for every possible sum.)
+5. on and off each scaled by its largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and
+   multiplies in float64, with the same result for every possible sum.)
 
 OpenCV then divides by the larger of the two maxima and multiplies by 255; that maximum is 255, or 0 in an all-zero
 map, so nothing changes. OpenCV stores the sum in 8 bits, where a sum above 255 wraps around: the most salient pixel
