@@ -1,8 +1,10 @@
-"""Loss functions: plain modules, (logits, targets) → scalar float32.
+"""Loss functions: plain modules that take logits, targets and possibly more, and return a scalar float32.
 
-If a loss is a mean that ignores entries, its `counted(targets)` returns the number of rows it averages over, as a
-scalar tensor. The means of parts of a batch, weighted by these numbers, give the mean of the batch. `accepts` lists the
-kinds of targets a loss accepts (`dali_mix.mixers.ops.targets.TargetKind`).
+`accepts` lists the kinds of targets a loss accepts (`dali_mix.mixers.ops.targets.TargetKind`).
+
+A multi-label loss excludes ignored entries. If it is a mean, its `counted(targets)` returns the number of rows averaged
+over, as a scalar tensor. The means of parts of a batch, weighted by these numbers, give the mean of the batch (in
+`SpliceMixConsistencyLoss` the consistency term only approximately).
 """
 
 from dali_mix.losses.asymmetric import AsymmetricLoss, SGRELoss

@@ -13,7 +13,8 @@ class AsymmetricLoss(MultiLabelLoss):
     """Asymmetric loss for multi-label classification (ASL, arXiv 2009.14119).
 
     For an entry with logit z and target y it is -[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻], with p = σ(z) and
-    q = min(1 - p + clip, 1).
+    q = min(1 - p + clip, 1). If y is a fraction, both focusing weights are (1 - y·p - (1-y)·q)^(y·γ⁺ + (1-y)·γ⁻); for
+    y = 0 and y = 1 this gives the formula above.
 
     The focusing weights get no gradient, as published. Computed in float32 even under autocast. A batch without known
     entries has loss 0 and gradients of 0.
@@ -22,7 +23,7 @@ class AsymmetricLoss(MultiLabelLoss):
         gamma_neg, gamma_pos: γ⁻ and γ⁺ ≥ 0.
         clip: margin in [0, 1); negatives with p at or below it have zero loss.
         eps: lower bound in (0, 1) for arguments of logarithms; below it gradients are 0.
-        reduction: "sum" over the batch as published, or "mean" over the known entries.
+        reduction: "sum" over the known entries of the batch, as published, or their "mean".
         scale: factor of the result, > 0. SGRE uses gamma_neg=2, gamma_pos=0, clip=0, eps=1e-5, reduction="mean",
             scale=1000.
 

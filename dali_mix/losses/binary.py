@@ -1,4 +1,4 @@
-"""Binary cross-entropy for multi-label targets, some of which may be unknown."""
+"""Binary cross-entropy for multi-label targets, some of which may be ignored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MultiLabelSoftMargin(MultiLabelLoss):
     """Binary cross-entropy averaged over each sample's known classes, then over the samples that have any.
 
     Without ignored entries it equals torch's `multilabel_soft_margin_loss` and `BinaryCrossEntropy`. With ignored
-    entries, every sample has the same weight here, whereas in `BinaryCrossEntropy` every entry has.
+    entries, all samples have equal weight here; in `BinaryCrossEntropy` all known entries have equal weight.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.

@@ -17,7 +17,7 @@ class MaskedSupervisionLoss(MultiLabelLoss):
     whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), where z are the logits of the original and
     z' those of the masked images.
 
-    The terms are means over the known entries, in float32 even under autocast. None is detached: z and z' receive
+    The terms are means over the known entries, in float32 even under autocast. No term is detached: z and z' receive
     gradients from every term they appear in. A batch without known entries has loss 0 and gradients of 0.
 
     Args:

@@ -10,7 +10,7 @@ from dali_mix._factories import parameters
 class MultiLabelLoss(nn.Module):
     """Base class of losses for multi-label targets (B,K), 0 … 1, or -1 for an ignored entry."""
 
-    # Kinds of `dali_mix.mixers.ops.targets.TargetKind`; labels weighted by area are fractions.
+    # "soft multi-hot": labels weighted by area are fractions (see `dali_mix.mixers.ops.targets.TargetKind`).
     accepts = frozenset({"multi-hot", "soft multi-hot"})
 
     def counted(self, targets: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ DROPPED = -1e3  # logit of dropped cells, for prediction and target: σ(-1000) i
 class SpliceMixConsistencyLoss(MultiLabelLoss):
     """Loss of SpliceMix-CL: BCE(all logits, targets) + BCE(cell logits, σ(logits of the regular image in the cell)).
 
-    Both terms are means. In the second, over all cells and classes, dropped cells count as 0, and classes ignored in a
-    cell's image are excluded. Computed in float32 even under autocast.
+    Both terms are means: the first over the known entries, the second over all cells and classes except those ignored
+    in the cell's regular image. A dropped cell adds 0 to the second. Computed in float32 even under autocast.
 
     Args:
         detach: do not propagate gradients through the regular images' predictions that are used as targets. Published

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # The count of one correct answer: the least common multiple of 1 … 24. The share of a sample among equal logits is then
-# an integer for up to 24 of them, and exact within 1e-10 for more; 1.7e9 samples fit into an int64.
+# an integer for up to 24 of them, and exact within 2e-10 for more; 1.7e9 samples fit into an int64.
 UNIT = 5354228880
 
 
@@ -16,8 +16,8 @@ class Accuracy:
     """Share of samples whose class is among the k highest logits.
 
     Counters are integers on the device, so sums over batches and ranks are exact. To combine ranks, all-reduce (SUM)
-    `state()` in place, or `merge` the states of the others, then call `compute`. Ties are counted in expectation over
-    random orders, so a model that outputs the same logit for all classes scores k / K. A row with a NaN counts as
+    `state()` in place, or `merge` the states of the other ranks, then call `compute`. Ties are counted in expectation
+    over random orders, so a model that outputs the same logit for all classes scores k / K. A row with a NaN counts as
     wrong. With fewer than k classes, every row without a NaN is correct at k.
 
     Args:
@@ -25,7 +25,7 @@ class Accuracy:
         device: device of the counters; by default that of the first logits.
 
     Raises:
-        ValueError: a k below 1.
+        ValueError: no k, or a k below 1.
     """
 
     def __init__(self, topk: Sequence[int] = (1, 5), device: torch.device | str | None = None) -> None:
@@ -36,7 +36,7 @@ class Accuracy:
         self._placed = device is not None
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch, without synchronizing.
+        """Count a batch. Synchronizes only if the logits are on a GPU and `device` is the CPU.
 
         Args:
             logits: (B,K) of any float dtype.
@@ -82,7 +82,7 @@ class Accuracy:
 
 
 class ClassAccuracy:
-    """Top-1 accuracy of each of K classes, counted as by `Accuracy`, on `device`."""
+    """Top-1 accuracy of each of K classes, counted as by `Accuracy`, on `device`, which must be that of the logits."""
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self._counts = torch.zeros(2, num_classes, dtype=torch.int64, device=device)

@@ -139,8 +139,9 @@ class DetectionMetrics:
             number: the image id.
 
         Returns:
-            predictions (n, 6) x1, y1, x2, y2, score, label; true boxes (m, 6) x1, y1, x2, y2, difficult, label; states
-            (n,), RIGHT, WRONG or IGNORED; matched (m,) bool, True for boxes that a prediction matched.
+            predictions (n, 6) x1, y1, x2, y2, score, label, by descending score; true boxes (m, 6) x1, y1, x2, y2,
+            difficult, label; states (n,), RIGHT, WRONG or IGNORED; matched (m,) bool, True for boxes that are not
+            difficult and that a prediction matched.
         """
         found, true = (table[table[:, 0] == number, 1:].numpy() for table in self._tables())
         found = found[found[:, 4] > self.threshold]
@@ -153,7 +154,7 @@ class DetectionMetrics:
         return found, true, states, taken
 
     def _tables(self) -> tuple[Tensor, Tensor]:
-        if len(self._found) != 1:  # join once, not at every call; both lists have one part per image
+        if len(self._found) != 1:  # join once, not at every call; both lists have the same length
             empty = torch.empty(0, 7, dtype=torch.float64)
             self._found, self._true = [torch.cat([empty, *self._found])], [torch.cat([empty, *self._true])]
         return self._found[0], self._true[0]
@@ -239,7 +240,8 @@ def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
         true: (m, 5) x1, y1, x2, y2, difficult.
 
     Returns:
-        RIGHT, WRONG or IGNORED for each prediction, (n,); and the indices of the matched true boxes.
+        RIGHT, WRONG or IGNORED for each prediction, (n,); and the indices of the matched true boxes, without difficult
+        ones.
     """
     states = np.full(len(found), WRONG)
     if not len(true):

@@ -21,12 +21,12 @@ class MultiLabelMetrics:
     """Multi-label metrics: mAP, AP per class, and precision, recall and F1 at a threshold and for the top three.
 
     CP and CR are means over classes, and CF1 is their harmonic mean; OP, OR and OF1 are over all entries. Rows are kept
-    on the device of the scores until `compute`, which works on the CPU in float64. With several ranks, call `gather` on
-    every rank (or `merge` the others' `state()`), then `compute`. With `ids` the result does not depend on how samples
-    were split or ordered.
+    on `device` until `compute`, which works on the CPU in float64. With several ranks, call `gather` on every rank (or
+    `merge` the `state()` of the other ranks), then `compute`. With `ids` the result does not depend on how samples were
+    split or ordered.
 
-    Ignored entries (-1) are excluded from a class's ranking and from a sample's top three. `ties` determines how equal
-    scores count. NaN scores of entries that are not ignored are an error.
+    Ignored entries (-1) are excluded from a class's ranking and, unless the protocol is "wider", from a sample's top
+    three. `ties` determines how equal scores count. NaN scores of entries that are not ignored are an error.
 
     A class without positives has AP NaN and is excluded from mAP; it counts as 0 in CP and CR. A class that is never
     predicted counts as 0 in CP. The published evaluators do the same.
@@ -66,7 +66,7 @@ class MultiLabelMetrics:
         self._rows: list[Tensor] = []
 
     def update(self, scores: Tensor, targets: Tensor, ids: Tensor | None = None) -> None:
-        """Add a batch, without synchronizing.
+        """Add a batch. Synchronizes only if a tensor is on a GPU and `device` is the CPU.
 
         Args:
             scores: (B,K) of any float dtype, higher where the class is likelier.
@@ -155,9 +155,9 @@ class MultiLabelMetrics:
         return np.ones_like(targets, bool) if self.protocol == "wider" else targets >= 0
 
     def samples(self) -> tuple[_Floats, _Floats]:
-        """Return scores (-inf for the NaN of an ignored entry) and targets, (n,K) float64 each, ordered by id.
+        """Return scores (-inf for the NaN of an ignored entry) and targets, (n,K) float64 each.
 
-        Synchronizes with the device.
+        Rows are ordered by id, or by arrival without ids. Synchronizes with the device.
 
         Raises:
             ValueError: no samples; a target that is not 1, 0 or -1; a duplicate id, or ids for some samples only; a NaN

@@ -11,12 +11,12 @@ from dali_mix.metrics.multilabel import MultiLabelMetrics, average_precision, pr
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Results for one class, each 0 to 1.
+    """Results for one class; rates are 0 to 1.
 
     Attributes:
         ap: average precision; NaN without positives.
         precision, recall, f1: for scores above the threshold, 0 if undefined.
-        positives: number of positive samples, or of objects.
+        positives: number of positive samples, or of objects that are not difficult.
         curve: (2, n), recall and precision up to each positive that was ranked, in order of descending score.
     """
 
@@ -29,7 +29,7 @@ class ClassReport:
 
 
 def per_class(metrics: MultiLabelMetrics) -> list[ClassReport]:
-    """Return a report for each class from `metrics`; with several ranks, call its `gather` first.
+    """Return a report for each class from `metrics`; with several ranks, call `metrics.gather` first.
 
     Protocol and threshold are those of `metrics`: the means over classes equal mAP, CP and CR of `compute()`.
 

@@ -3,8 +3,9 @@
     generator ── draw ──▶ numbers on the generator's device ── sample ──▶ params, on the images' device
     images, targets, params ── apply ──▶ mixed images and targets
 
-All randomness is in `sample`, the only function in which the host may wait for a GPU. `apply` is a pure function: the
-same params give the same pixels on every device, so a mix can be repeated, described and tested.
+All randomness is in `sample`. The host may wait for a GPU in `sample` and `describe`, but not in `apply`. `apply` is a
+pure function: the same params give the same pixels on every device, up to rounding where pixels are averaged, so a mix
+can be repeated, described and tested.
 
 More than 300 lines: the interface, and what every mixer inherits from it (`prob`, devices, checks).
 """
@@ -75,8 +76,8 @@ class Sampler(ABC, Generic[Params]):
 
         Args:
             batch_size: B ≥ 0.
-            generator: draws on its own device (None: torch's default CPU generator); the results are then copied to
-                `device` without waiting.
+            generator: params are drawn on its device (None: torch's default CPU generator), then moved to `device`; a
+                copy to a GPU does not wait for it.
             device: device of the images.
 
         Returns:
@@ -119,8 +120,8 @@ class Mixer(Sampler[Params]):
     Every mixer accepts `prob`, the probability that a batch is mixed. The images of other batches are unchanged; if
     `num_classes` is known, their targets are (B,K), as for mixed batches. If `prob` is below 1, one number per batch is
     drawn on the generator's device, and the host waits for it; the draws equal those of `MixChoice([mixer],
-    probs=[prob])`. A subclass calls `super().__init__(prob)`; `registry.build(name, prob=...)` also sets it for one
-    whose constructor does not accept it.
+    probs=[prob])`. A subclass calls `super().__init__(prob)`. If its constructor does not accept `prob`,
+    `registry.build(name, prob=...)` sets it afterwards.
     """
 
     combine: Combine = "area"
@@ -162,14 +163,16 @@ class Mixer(Sampler[Params]):
         """Mix with `params`, without random draws and without waiting for a GPU.
 
         Args:
-            images: (B,C,H,W) float32, float16, bfloat16 or uint8, usually with three channels.
+            images: (B,C,H,W) uint8 or floating-point, usually with three channels.
             targets: (B,) class indices, or (B,K) soft or multi-hot rows (-1 = ignore); never modified.
-            params: the result of `sample` for this B, H and W, on the device of the images.
+            params: the result of `sample` for this B, H and W, on the device of the images (on the CPU if
+                `takes_boxes`).
             inplace: modify `images` itself, for a caller that owns it; the pixels are bit-identical.
 
         Returns:
-            new images (B,C,H,W), or `images` itself with `inplace`; and targets (B,K) float32, or `targets` itself if
-            `changes_targets` is False. Some mixers return more than B images and targets, as their docstrings say.
+            new images (B,C,H,W), or `images` itself with `inplace` or if the batch is left unmixed; and targets (B,K)
+            float32, or `targets` itself if `changes_targets` is False. Some mixers return more than B images and
+            targets, as their docstrings say.
 
         Raises:
             ValueError: wrong shapes or dtypes, or `inplace` with images that cannot be modified (see `check_inplace`)
@@ -198,6 +201,7 @@ class Mixer(Sampler[Params]):
 
         Args:
             images: as for `apply`; or, without `targets`, a tuple or list of images and targets.
+            targets, inplace: as for `apply`.
             generator: as for `sample`.
 
         Returns:
@@ -228,7 +232,7 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
             del options["inplace"]
         return apply(self, images, targets, params, **options)
 
-    # A separate code object: torch.compile limits recompilations per code object, which all mixers would share.
+    # A separate code object: torch.compile limits recompilations per code object, and all mixers would share one.
     applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)  # type: ignore[attr-defined]
     return applied
 
@@ -293,7 +297,7 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
 
 
 def on_device(params: Any, device: torch.device | str) -> Any:
-    """Return `params` with their tensors on `device`, without synchronizing.
+    """Return `params` with their tensors on `device`; copies to a GPU do not synchronize.
 
     Tensors in nested dataclasses, tuples, lists and dicts are moved too.
     """

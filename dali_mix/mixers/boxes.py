@@ -1,7 +1,7 @@
 """Mixers for images with bounding boxes: our own versions of ResizeMix (arXiv 2012.11101) and SpliceMix (2311.15200).
 
-Images are resized as a whole, with their aspect ratio, so objects are cut only where another image covers them. Losses
-are not reweighted. Only the valid part of a padded image is mixed. Targets are lists of dicts, as in
+Images are resized without cropping, and keep their aspect ratio, so objects are cut only where another image covers
+them. Losses are not reweighted. Only the valid part of a padded image is mixed. Targets are lists of dicts, as in
 `dali_mix.loading.Batch`.
 """
 
@@ -63,8 +63,8 @@ class BoxResizeMix(BoxMixer):
     """Paste a proportionally resized partner into each image at a uniformly random position, and add its boxes.
 
     The image that receives the patch is the host. A box of the host is unchanged if at least 0.7 of it stays visible.
-    From 0.3 to 0.7 it is kept, and cut to its visible part if the patch spans one of its sides. Below 0.3 it is
-    dropped. Boxes that are cut, or resized with their image, to a side under 4 pixels are dropped too.
+    From 0.3 to 0.7 it is kept, and cut to its visible part if that is a rectangle. Below 0.3 it is dropped. Boxes that
+    are cut, or resized with their image, to a side under 4 pixels are dropped too.
 
     Args:
         scale: lowest and highest τ, the patch's size relative to the largest that fits into the host; 0 < low ≤ high ≤
@@ -116,7 +116,7 @@ class BoxResizeMix(BoxMixer):
 
 
 class BoxSpliceMix(BoxMixer):
-    """Replace each image by a 2×2 tiling of itself and three others, resized proportionally, with all their boxes.
+    """Replace each image by a 2×2 tiling of itself and three others, resized proportionally, with their boxes.
 
     The tiling has the image's size. Each image appears four times, in four different tilings if B ≥ 4. Unused parts of
     a cell are 0, the padding value. Boxes resized to a side under 4 pixels are dropped.
@@ -154,8 +154,8 @@ class BoxSpliceMix(BoxMixer):
 def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> None:
     """Raise ValueError unless images (B,C,H,W), targets and params fit together.
 
-    They must have the same B, boxes must be on the CPU, and sizes must lie within the images; with `inplace`, images
-    must pass `check_inplace`.
+    All must have the same B. Targets must be a list of dicts with boxes (on the CPU), labels, difficult and size (at
+    most that of the batch). With `inplace`, images must pass `check_inplace`.
     """
     check_images(images)
     names = {"boxes", "labels", "difficult", "size"}
@@ -179,8 +179,8 @@ def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> 
 def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
     """Return the parts of boxes (n,4) that a patch (4,) leaves visible, as boxes (n,4), and their visible shares (n,).
 
-    Coordinates are x1, y1, x2, y2. A box is cut to its visible part where the patch spans one of its sides and leaves
-    less than `KEPT_AS_IS`; otherwise it is returned unchanged.
+    Coordinates are x1, y1, x2, y2. A box is cut to its visible part if that is a rectangle and less than `KEPT_AS_IS`
+    of the box; otherwise the box is returned unchanged.
     """
     low, high = torch.maximum(boxes[:, :2], patch[:2]), torch.minimum(boxes[:, 2:], patch[2:])
     shared = (high - low).clamp_min(0)
@@ -210,7 +210,7 @@ def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
 
 
 def moved(target: Target, box: tuple[int, int, int, int]) -> Target:
-    """Return the boxes and labels of an image that now fills `box` (top, left, height, width).
+    """Return boxes, labels and difficult flags of an image that was resized into `box` (top, left, height, width).
 
     Boxes with a side shorter than `SHORTEST` are dropped.
     """
@@ -221,7 +221,7 @@ def moved(target: Target, box: tuple[int, int, int, int]) -> Target:
 
 
 def joined(target: Target, parts: Sequence[Target]) -> Target:
-    """Return `target` with its boxes replaced by those of `parts`."""
+    """Return `target` with its boxes, labels and difficult flags replaced by those of all `parts`."""
     return target | {name: torch.cat([part[name] for part in parts]) for name in ("boxes", "labels", "difficult")}
 
 

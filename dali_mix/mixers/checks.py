@@ -14,8 +14,8 @@ def mean_and_std(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]] | tuple[None, None]:
     """Return `mean` and `std` as three numbers each in 0..1 units, or None for both.
 
-    A single number, for grey images, is used for all three channels. Raise ValueError for other values, or only one of
-    the two.
+    A sequence of one number, for grey images, is expanded to three equal numbers. Raise ValueError for another length,
+    a mean outside 0 … 1, a std outside (0, 1], or only one of the two.
     """
     if (mean is None) != (std is None):
         raise ValueError(f"mean={mean}, std={std}: pass both, or neither")

@@ -36,7 +36,7 @@ class Cutout(Mixer[CutoutParams]):
         prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
-        ValueError: size below 1.
+        ValueError: an argument out of range.
     """
 
     changes_targets = False

@@ -55,7 +55,7 @@ def image_shape(images: Tensor) -> tuple[int, int, int, int]:
 
 
 def flat(images: Tensor, dtype: torch.dtype) -> Any:
-    """Return the batch as a 1-D numpy array of `dtype`, in memory order, which shares its memory."""
+    """Return a 1-D numpy array of `dtype` that shares the batch's memory, in memory order."""
     values = images.detach().view(dtype).numpy()
     return (values if images.is_contiguous() else values.transpose(0, 2, 3, 1)).reshape(-1)
 

@@ -160,7 +160,7 @@ class FolderMasks(Masks[FolderMaskParams]):
 
     All files are read on construction, sorted by name, and kept as bool (one byte per pixel). The n masks resized to
     the latest image size (nearest neighbour) are also cached on the device, in n · H · W bytes. PNGs may have any size
-    and format; colours are converted to brightness, and transparency is ignored.
+    and colour format; colours are converted to brightness, and transparency is ignored.
 
     Args:
         folder: the folder with the files; subfolders are not searched.
@@ -193,7 +193,8 @@ class FolderMasks(Masks[FolderMaskParams]):
     def masks(self, params: FolderMaskParams) -> Tensor:
         """Return (B,1,H,W) bool, True where a pixel is removed.
 
-        The first call at a new image size resizes all masks and copies them to the device.
+        A call whose image size or device differs from that of the previous call resizes all masks and copies them to
+        the device.
         """
         key = (params.height, params.width, params.index.device)
         if self._resized is None or self._resized[0] != key:
@@ -227,7 +228,7 @@ def _read_mask(path: Path) -> Tensor:
 def mask_out(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 0.0) -> Tensor:
     """Return new images: `images` (B,C,H,W) with `fill` where `masks` (B,1,H,W) bool is True.
 
-    Gradients flow to the other pixels.
+    Gradients flow to the pixels that are not filled.
 
     Args:
         fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in others.

@@ -38,7 +38,7 @@ MIXERS: dict[str, type[Mixer[Any]]] = {
 
 
 def find(name: str) -> Callable[..., Mixer[Any]]:
-    """Return a mixer class: a key of `MIXERS` (case-insensitive), or "module:name".
+    """Return the mixer class for a key of `MIXERS` (case-insensitive), or the class or function "module:name".
 
     Raises:
         ValueError: an unknown name (similar ones are suggested), or a module:name that cannot be imported.
@@ -77,9 +77,10 @@ def build(
 
     Args:
         num_classes, mean, std: number of classes of the dataset, and normalization of its images (three numbers each,
-            0..1 units). Passed to every mixer that has arguments of these names, including those inside a MixChoice.
+            0..1 units). Passed to every mixer that has arguments of these names, including those that are dicts in a
+            MixChoice.
         options: the constructor's other arguments, and `prob`, which every mixer accepts. MixChoice's `mixers` may be
-            dicts of a `type` and options.
+            mixers, or dicts of a `type` and options.
 
     Raises:
         ValueError: an unknown name, an unknown or missing option, an option out of range, or a module:name that cannot

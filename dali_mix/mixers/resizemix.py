@@ -19,7 +19,7 @@ class ResizeMix(Mixer[PasteParams]):
     """Shrink a partner image by a random factor τ, paste all of it, and mix targets by the area pasted.
 
     τ ~ U(scale); the partner is resized to ⌊τH⌋ × ⌊τW⌋ (at least one pixel); the box is centred on a uniformly drawn
-    pixel and shifted to lie fully inside, so that no part of the object is lost; lam = 1 - ⌊τH⌋⌊τW⌋ / (HW).
+    pixel and shifted to lie fully inside, so that no part of the partner is lost; lam = 1 - ⌊τH⌋⌊τW⌋ / (HW).
 
     Args:
         num_classes: K; None if targets are always (B,K).

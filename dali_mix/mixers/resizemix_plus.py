@@ -109,10 +109,11 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ResizeMixPlusParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return (views·B,3,H,W) and (views·B,K): the first view of the batch, then the next. See `Mixer.apply`.
+        """Return (views·B,3,H,W) and (views·B,K): all images of the first view, then of the next. See `Mixer.apply`.
 
         Raises:
-            ValueError: in addition, images that are not RGB, or have a side below 3 pixels, the minimum for sharpening.
+            ValueError: in addition, `inplace`; images that are not RGB, or have a side below 3 pixels, the minimum for
+                sharpening; without mean and std, float images outside 0..1 (checked on a CPU only).
         """
         if inplace:
             raise ValueError("ResizeMixPlus returns a larger batch and cannot work in place: leave inplace=False")

@@ -43,7 +43,7 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
 
     Saliency is defined on grey levels. uint8 images are used directly. Floating-point images are converted back with
     `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. This is exact for float32 and float16; bfloat16
-    has 8 bits, and may be off by one level where |x| ≥ 2 and std > 0.25.
+    has 8 bits, and may be off by one level where |x| is large, such as |x| ≥ 2 with std > 0.25.
 
     Args:
         num_classes: K; None if targets are always (B,K).
@@ -89,9 +89,9 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return paste_boxes(images, located.permutation, located.boxes, inplace=inplace), mixed_targets
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
-        """Return the boxes and λ that `apply` uses for `images`.
+        """Return the partners, boxes and λ that `apply` uses for `images`.
 
-        `CutMix.apply` returns the same result with these params.
+        `CutMix.apply` returns the same result with the returned params.
         """
         return self._locate(images, params)[0]
 

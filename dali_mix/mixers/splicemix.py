@@ -62,7 +62,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
             0.3. With probability 0.3 cells are dropped: 1 of 2, 1 to 3 of 4 or 1 to 5 of 6, the same number in each
             image, but not the same cells. "mini": ⌊B / 4⌋ images of 2×2 without dropped cells. Or a list of grids:
             "2x3", or "2x3-2" to drop two cells.
-        counts: number of images for each grid of such a list, for any B (none for an empty batch).
+        counts: number of images for each grid of such a list, for any B (0 images for an empty batch).
         num_classes: K; None if targets are always (B,K).
         prob: probability that a batch is mixed; see `Mixer`.
 
@@ -103,7 +103,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
         """Draw the grid and its cells; see `Mixer.draw`.
 
-        The grid determines shapes, so with a CUDA generator the host synchronizes once.
+        The grid determines shapes, so with a CUDA generator the host synchronizes once, except for "mini".
 
         Raises:
             ValueError: images too small for the grids.
@@ -147,7 +147,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
         """Append n images: return (B+n,C,H,W) and (B+n,K) float32, the originals first. See `Mixer.apply`.
 
         Raises:
-            ValueError: in addition, `inplace`, or params with a source outside the batch.
+            ValueError: in addition, `inplace`, or, on a CPU, params with a source outside the batch.
         """
         if inplace:
             raise ValueError("SpliceMix returns a larger batch and cannot work in place: leave inplace=False")
@@ -171,7 +171,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
 
 
 def _parse(grid: str) -> tuple[int, int, int]:
-    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2". Raise ValueError for any other text."""
+    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2". Raise ValueError for other text or if no cell remains."""
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
     if found is None:
         raise ValueError(f"grid {grid!r}: must be like '2x3', or '2x3-2' to drop two cells")

@@ -106,7 +106,10 @@ def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
 
 
 def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
-    """Return the model's inputs as B colour pictures (3,H,W) uint8 on the CPU, with their original aspect ratio."""
+    """Return the model's inputs as B colour pictures (3,H,W) uint8 on the CPU, with their original aspect ratio.
+
+    The longer side has `SIDE` pixels.
+    """
     pipeline = build_pipeline(predictor.config, False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (pipeline.mean, pipeline.std))
     images = seen.images.float().cpu() * std + mean

@@ -54,7 +54,7 @@ class Drawings:
 
 
 def pixels_of(data: bytes) -> np.ndarray:
-    """Return the pixels of an image file, (H, W, 3) uint8 RGB, rotated by EXIF."""
+    """Return the pixels of an image file, (H, W, 3) uint8 RGB, rotated by EXIF. Raise ValueError if undecodable."""
     header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
     return np.ascontiguousarray(decode_bgr(data, header)[:, :, ::-1])
 
@@ -62,12 +62,12 @@ def pixels_of(data: bytes) -> np.ndarray:
 def outlined(
     pixels: np.ndarray, boxes: np.ndarray, colors: Sequence[str], captions: Sequence[str] = (), width: int | None = None
 ) -> Image.Image:
-    """Return an image (H, W, 3) uint8 with boxes drawn on it.
+    """Return `pixels`, (H, W, 3) uint8, as an image with boxes drawn on it.
 
     Args:
         boxes: (n, 4) x1, y1, x2, y2 in pixels.
         colors: one for each box.
-        captions: one for each box, drawn above it; or none.
+        captions: one for each box, drawn above it, or inside it if there is no room; or none.
         width: of the lines in pixels; by default 1/400 of the image's longer side, and at least 2.
     """
     image = Image.fromarray(pixels)
@@ -85,10 +85,10 @@ def outlined(
 
 
 def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
-    """Draw evenly spaced images of an evaluation as the PNG `out`, with hits, misses and wrong predictions at IoU 0.5.
+    """Draw images of an evaluation as the PNG `out`, with hits, misses and wrong predictions at IoU 0.5.
 
-    Correct predictions are green, wrong predictions orange, missed objects red. Only predictions above the threshold of
-    `metrics` are used; difficult objects are not shown as missed.
+    Up to 20 evenly spaced images are drawn. Correct predictions are green, wrong predictions orange, missed objects
+    red. Only predictions above the threshold of `metrics` are used; difficult objects are not shown as missed.
 
     Args:
         metrics: the evaluation's metrics, with the images of all ranks.
@@ -126,7 +126,7 @@ def boxed_batch(
 
     Args:
         labels: for each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.
-        size: the shorter side of resized images in pixels; the longer one is at most twice that.
+        size: the shorter side of resized images in pixels; less where the longer side would exceed 2 · size.
     """
     targets: list[dict[str, Any]] = []
     small = []

@@ -35,7 +35,7 @@ class Batch:
 
 
 def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
-    """Return a column with the original images, and with `maps` one with their saliency.
+    """Return a column with the original images, followed by a column with their saliency if `maps` is True.
 
     peaks: mark the most salient pixel of each image.
     """
@@ -57,7 +57,7 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
     Args:
         seed: seed of the mixer's random draws.
         boxes: outline pasted or erased areas, and the cells of a grid.
-        peaks: mark the most salient pixel of pasted boxes.
+        peaks: mark the pixel that each pasted box is centred on, for SaliencyMix.
         options: text to show after the mixer's name.
     """
     count = len(batch.images)
@@ -121,7 +121,7 @@ def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
     """Return the mean and std, (3,1,1) each, with which images are normalized before mixing; None to mix uint8 images.
 
-    These are the mixer's mean and std. For a mixer without them, they are the batch's mean and 1.
+    For a mixer with attributes mean and std, return these; for other mixers, the batch's mean and 1.
     """
     mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
     if mean is None or std is None:
@@ -137,7 +137,7 @@ def _inputs(mixer: Mixer[Any], batch: Batch) -> Tensor:
 def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
     """Return lines of text: λ with the image's own labels, and 1-λ with its partner's.
 
-    For an image without a single partner or λ, they are its note and its mixed labels.
+    For an image without a single partner or without λ, return its note and its mixed labels.
     """
     if image.own is None:
         return [image.note, *wrapped(_names(target, batch.classes))]

@@ -23,7 +23,7 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
     Args:
         metrics: a metrics.jsonl, or the work directory that holds it. For a step logged twice, the later record is
             used.
-        title: heading; by default the name of the work directory and the last and best score.
+        title: heading; by default the name of the folder with the metrics, and the last and best score.
 
     Returns:
         the path of the PNG.
@@ -133,7 +133,10 @@ def _legend_or_note(axes: Axes, note: str, legend: bool = False) -> None:
 
 
 def _smoothed(values: list[float]) -> np.ndarray:
-    """Return `values` averaged over a centred window of about 1/25 of the series, which narrows towards its ends."""
+    """Return `values` averaged over a centred window of about 1/25 of the series, which narrows towards its ends.
+
+    The window has at least 5 values, except at the ends.
+    """
     half = max(len(values) // 50, 2)
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
@@ -146,7 +149,10 @@ def _marker(steps: list[int], most: int = 40) -> str:
 
 
 def _watched(val: Records) -> tuple[str, dict[str, str]]:
-    """Return the `chart` of the task whose scores were logged: title of the panel, and score → display name."""
+    """Return the `chart` of the task whose scores were logged: title of the panel, and score → display name.
+
+    Without logged scores, return the first task's.
+    """
     charts = [task.chart for task in trainable().values()]
     return next((chart for chart in charts if _series(val, next(iter(chart[1])))[0]), charts[0])
 

@@ -22,7 +22,7 @@ from dali_mix.reports.sheet import fitted
 
 # Lengths are in inches.
 BAR, NAME, LENGTH, GAP, TOP, MARGIN = 0.165, 1.15, 1.5, 0.3, 0.7, 0.25
-FEWEST, MOST_COLUMNS = 40, 7  # minimum number of bars in a full column, maximum number of columns
+FEWEST, MOST_COLUMNS = 40, 7  # a column has more than 40 bars only if 7 columns do not suffice
 ACROSS, UP, CELL_GAP, CAPTION = 1.2, 0.95, 0.16, 0.2
 POINTS = 200  # maximum number of points of a curve
 
@@ -30,8 +30,9 @@ POINTS = 200  # maximum number of points of a curve
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
     """Write a per-class report to the folder `out` and return its files; on ranks other than 0, write none.
 
-    Files are `per_class.csv` and `per_class.png`, in percent; `pr_curves.png` if there are precision-recall curves; and
-    for a detector `boxes.png`, images with hits and misses. `out` is created if missing; an earlier report is replaced.
+    Files are `per_class.csv`, rates in percent and counts; `per_class.png`, a bar chart in percent; `pr_curves.png` if
+    there are precision-recall curves; and for a detector `boxes.png`, images with hits and misses. `out` is created if
+    missing, and existing files of these names are replaced.
     """
     if not evaluation.main:
         return []

@@ -44,7 +44,10 @@ def gallery(
     as many. All mixers use the same seed. Captions show λ with the image's own labels and 1-λ with its partner's; for
     SpliceMix the grid and all visible labels. For a mixer that appends images (SpliceMix) the appended ones are shown,
     each row from a separate draw; a mixer that returns several views of the batch (ResizeMixPlus) has one column per
-    view. Images of a set with boxes keep their aspect ratio and are drawn with their boxes.
+    view.
+
+    Images of a set with boxes keep their aspect ratio and are drawn with their boxes; `boxes`, `peaks` and `maps` have
+    no effect on them.
 
     Args:
         records: a packed set, or its prefix. A set with boxes requires mixers that support boxes.
@@ -58,8 +61,8 @@ def gallery(
         title: heading; by default the name of the set, and its numbers of images and classes.
 
     Raises:
-        ValueError: an unknown mixer, or one for other targets; rows outside 1 … 100, image_size outside 8 … 2048; an
-            image that cannot be decoded; or `out` does not end in .png.
+        ValueError: no mixer, an unknown mixer, or one that does not support the set's targets; rows outside 1 … 100,
+            image_size outside 8 … 2048; an image that cannot be decoded; or `out` does not end in .png.
         FileNotFoundError: no such set, or the output folder does not exist.
     """
     style.check_out(out)
@@ -157,7 +160,7 @@ def natural_size(records: RecordSet) -> int:
 
 
 def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
-    """Return the central square of each image: (len(rows), 3, size, size) uint8 RGB."""
+    """Return the central square of each image, resized: (len(rows), 3, size, size) uint8 RGB."""
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for index, row in enumerate(rows):
         upright = read_image(records, row)
@@ -180,7 +183,7 @@ def read_image(records: RecordSet, row: int) -> Image.Image:
 def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
     """Return the targets of the records `rows`: (B,) int64 class indices, or (B,K) float32 multi-hot rows.
 
-    Raise ValueError for a set with other targets.
+    Raise ValueError if the set has neither.
     """
     if records.task.target_kind is None:
         raise ValueError(

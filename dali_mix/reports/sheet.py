@@ -124,7 +124,7 @@ def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal")
 
 
 def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> list[str]:
-    """Wrap comma-separated names into lines as wide as a picture; the first line begins with `first`.
+    """Join names with commas into lines at most as wide as a picture; the first line begins with `first`.
 
     A name too long for one line is truncated. If the names need more than `most` lines, the last line gives the number
     of names that are not shown.

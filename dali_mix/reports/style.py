@@ -1,4 +1,4 @@
-"""Common style of all charts, and writing them."""
+"""Common style of all charts, and functions that write them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Backends of the operations in `mixers.ops`, and the code that selects one.
 
 Every operation is a function of the same name and arguments in each of its backends: plain torch (any device and
-dtype, differentiable, traceable by torch.compile), numba on a CPU and Triton on CUDA. All return the same pixels.
+dtype, differentiable, traceable by torch.compile), numba on a CPU and Triton on CUDA. All return the same results, up
+to rounding where pixels are averaged.
 """
 
 from __future__ import annotations
@@ -75,12 +76,13 @@ OPERATIONS = {
 def pick(operation: str, images: Tensor, *others: Tensor) -> Callable[..., Any]:
     """Return the fastest version of an operation for these tensors.
 
-    Compiled versions access memory directly, so they require dense tensors without gradients, outside torch.compile.
+    Compiled versions access memory directly, so they require a dense first tensor and no gradients, outside
+    torch.compile.
 
     Args:
         operation: a key of `OPERATIONS`.
-        images: determines device and dtype.
-        others: other tensors that may require gradients.
+        images: the operation's first tensor, whose device, dtype and layout a compiled version must support.
+        others: the operation's other tensors that may require gradients.
     """
     candidates = OPERATIONS[operation]
     if not torch.compiler.is_compiling():

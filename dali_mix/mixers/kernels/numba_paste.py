@@ -6,8 +6,8 @@ its partner, the partner's partner, …, so that each is read before it is overw
     i ← partner(i) ← partner(partner(i)) ← …        thread 0 | thread 1 | …
 
 The chain is cut into one part per thread. Only boxes that would be read too late are computed first and stored
-separately (the stage): one per cut and one per cycle of the permutation. A new batch is also written along the chain,
-but backwards, so that an image's partner has just been read and is in the cache.
+separately (the stage): at most one per cut and one per cycle of the permutation. A new batch is also written along the
+chain, but backwards, so that an image's partner has just been read and is in the cache.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
     """Return the indices of images whose boxes must be staged if the parts are written in parallel, each in its order.
 
     The partner of such an image is in another part, is the image itself, or comes before it. This is correct for any
-    partners and order; along the chain of a permutation there is one per cycle and per cut.
+    partners and order. Along the chain of a permutation, each cycle and each cut adds at most one image.
     """
     part, position = np.empty((2, len(partners)), np.int64)
     for number, members in enumerate(parts):

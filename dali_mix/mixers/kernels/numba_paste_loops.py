@@ -153,8 +153,8 @@ def _weights(size, full):
     up to the final division by their sum.
 
     Returns:
-        for each pixel its first source pixel (size,) and their number (size,), both int64, and the weights (size, most)
-        float32.
+        for each pixel its first source pixel (size,) and the number of its source pixels (size,), both int64, and their
+        weights (size, most) float32.
     """
     first, count = np.empty(size, np.int64), np.empty(size, np.int64)
     weights = np.empty((size, 2 * full // size + 2), np.float32)
@@ -268,7 +268,8 @@ def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape,
 def blend(images, stage, out, partners, lam, order, staged_at, size, task):
     """Write lam · image + (1 - lam) · partner for the images in `order`, in float32.
 
-    Arguments are those of `paste`; an image has `size` values, and the stage holds full partners.
+    lam: (B,) float32. The other arguments are those of `paste`; an image has `size` values, and the stage holds full
+    partners.
     """
     for i in order:
         if task == STAGE:

@@ -38,7 +38,7 @@ class _Call:
     Attributes:
         errors: exceptions raised by jobs.
         ended: one entry for each finished job of another thread.
-        bell: receives an item after each of these jobs, which wakes the caller.
+        bell: receives an item after each of these jobs, to wake the caller.
     """
 
     errors: list[BaseException] = field(default_factory=list)
@@ -80,7 +80,7 @@ def _threads(count: int) -> list[_Inbox]:
                 inbox: _Inbox = SimpleQueue()
                 _thread.start_new_thread(_serve, (inbox,))  # threading.Thread would wait until it runs
                 inboxes.append(inbox)
-    except BaseException:  # the system cannot start more threads
+    except BaseException:  # Ctrl-C, or the system cannot start more threads
         _idle.extend(inboxes)
         raise
     return inboxes

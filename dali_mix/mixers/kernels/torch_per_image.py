@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return `clipped` boxes with the image's aspect ratio, and their `kept_share`.
+    """Return boxes with the image's aspect ratio around centres, clipped at the border, and their `kept_share`.
 
-    side: (B,) float64, relative to the image's sides.
+    side: (B,) float64, height and width of the boxes relative to those of the image.
     """
     boxes = clipped(centre_y, centre_x, (side * height).long(), (side * width).long(), height, width)
     return boxes, kept_share(boxes, height, width)

@@ -34,7 +34,7 @@ def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> 
 def _sums(images: Tensor) -> Tensor:
     """Return the sum of the scaled on and off maps, (B,H,W) int32 in 0 … 510, of images (B,3,H,W) uint8.
 
-    OpenCV keeps only its lower 8 bits.
+    OpenCV keeps only the lower 8 bits of this sum.
     """
     grey = _blurred(_blurred(_grey(images)))
     difference, magnitude = _over_radii(grey)

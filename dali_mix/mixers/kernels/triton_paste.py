@@ -1,4 +1,6 @@
-"""Pasting and blending on a CUDA device: one launch per batch (two to paste in place), without host reads.
+"""Pasting and blending on a CUDA device: one launch per batch, without host reads.
+
+To paste or blend in place, a second launch or copy writes the result back.
 
 Launches depend only on shapes, so a call can be captured in a CUDA graph (after one call outside it, which compiles).
 Under torch.compile the plain torch operations are traced instead, and Inductor fuses them.
@@ -29,7 +31,7 @@ _SAME_POSITION, _NEAREST, _ZEROS = tl.constexpr(SAME_POSITION), tl.constexpr(NEA
 
 
 def fits(images: Tensor) -> bool:
-    """Return True if offsets fit 32 bits and the number of images fits the second and third axis of a launch grid."""
+    """Return True if offsets within an image fit 32 bits, and the batch fits each axis of a launch grid."""
     return images[:1].numel() < 2**31 and len(images) <= 65535
 
 

@@ -141,7 +141,7 @@ def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.co
 
 @triton.jit
 def _mirrored(index, size):
-    """Reflect `index`, at most two outside 0 … size - 1, at the border without repeating it."""
+    """Reflect `index` at the border, without repeating it, if at most two outside; else return any valid index."""
     last = size - 1
     return tl.minimum(tl.abs(last - tl.abs(last - tl.abs(index))), last)
 
@@ -150,8 +150,8 @@ def _mirrored(index, size):
 def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Compute the integral image from the sums within strips, adding the strips above and the columns to the left.
 
-    A program computes ROWS rows, which divide a strip; COLS ≥ W. table: (B, H+1, W+1) int32, with a first row and
-    column of zeros. most: (B,2) int32, set to zero.
+    A program computes ROWS rows of one image; ROWS divides STRIP, and COLS ≥ W. table: (B, H+1, W+1) int32, with a
+    first row and column of zeros. most: (B,2) int32, set to zero.
     """
     i = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * ROWS
@@ -179,9 +179,9 @@ def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.
 def on_and_off(
     blurred, table, sums, most, height, width, RADII: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
 ):  # fmt: skip
-    """Compute Σ_r ⌊on⌋ + 2^16 · Σ_r ⌊off⌋ for a tile of one image, (B,H,W) int32, and each image's maxima of both.
+    """Compute Σ_r ⌊on⌋ + 2^16 · Σ_r ⌊off⌋ for a tile of one image, and update the image's maxima of both sums.
 
-    Images must have at least two pixels.
+    sums: (B,H,W) int32. most: (B,2) int32, the maxima. Images must have at least two pixels.
     """
     i = tl.program_id(2).to(tl.int64)
     tile_y = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

@@ -1,7 +1,7 @@
 """Random draws used by mixers: shares, positions, partners.
 
-Draws are made on the device of a `torch.Generator` (None: torch's default CPU generator), in float64. A CPU generator
-thus gives the same mixes for images on any device. Nothing here waits for a GPU.
+Draws are made on the device of a `torch.Generator` (None: torch's default CPU generator); real numbers are float64. A
+CPU generator thus gives the same mixes for images on any device. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
 def square_root(draws: Tensor) -> Tensor:
     """Return √draws, computed by numpy on a CPU.
 
-    Even for a few numbers torch starts all its threads (MKL's vector math), which spin for milliseconds on cores that
-    the mixing loops need.
+    torch would start all its threads even for a few numbers (MKL's vector math). They spin for milliseconds on cores
+    that the mixing loops need.
     """
     if draws.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.from_numpy(np.sqrt(draws.numpy()))

@@ -8,13 +8,15 @@ from dali_mix.mixers import kernels
 
 
 def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
-    """Mark the pixels whose centre is closer to a line or disc than its radius.
+    """Return masks of the pixels whose centre lies inside a disc, or closer to a line than the line's radius.
+
+    Coordinates, lengths and radii are in pixels.
 
     Args:
         lines: (B,n,6) float32: y, x of the start; y, x of the direction, a unit vector; length; radius.
         discs: (B,m,3) float32: y, x of the centre; radius.
 
     Returns:
-        (B,height,width) bool, on the device of `lines`, without synchronizing.
+        (B,height,width) bool, True for these pixels, on the device of `lines`, without synchronizing.
     """
     return kernels.pick("draw_masks", lines)(lines, discs, height, width)

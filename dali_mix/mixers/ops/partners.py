@@ -15,11 +15,13 @@ def of_partners(values: Tensor, permutation: Tensor) -> Tensor:
 
 
 def check_partners(permutation: Tensor, count: int) -> None:
-    """Raise ValueError for partners outside a batch of `count` images (checked on a CPU only), or of a wrong dtype.
+    """Raise ValueError for partners outside a batch of `count` images, or of a wrong dtype.
+
+    The range is checked on a CPU only, and not under torch.compile.
 
     Args:
         permutation: (n,) int64 or int32.
     """
-    integers = permutation.dtype in (torch.int64, torch.int32)  # torch would treat some others as masks
+    integers = permutation.dtype in (torch.int64, torch.int32)  # torch treats uint8 and bool as masks
     if not integers or not kernels.pick("in_range", permutation)(permutation, count):
         raise ValueError(f"permutation must name images 0 … {count - 1}, in int64; it is {permutation.tolist()}")

@@ -67,7 +67,7 @@ def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tens
 
 
 def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
-    """Raise ValueError for partners of a wrong shape or out of range, and as `check_inplace` if `inplace`."""
+    """Raise ValueError for a wrong shape of `permutation`, as `check_partners`, and if `inplace` as `check_inplace`."""
     if inplace:
         check_inplace(images)
     if tuple(permutation.shape) != (len(images),):
@@ -80,8 +80,8 @@ def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
 def check_inplace(images: Tensor) -> None:
     """Raise ValueError if `images` cannot be modified in place.
 
-    This is the case if they require gradients, are inference tensors outside inference mode, or if several values share
-    memory, as after `expand`.
+    This is the case if they require gradients, are inference tensors outside inference mode, or contain several values
+    at the same memory address, as after `expand`.
     """
     if images.requires_grad:
         raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")

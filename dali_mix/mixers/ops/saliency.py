@@ -1,19 +1,19 @@
-"""Fine-grained saliency of a batch of images, equal to OpenCV's `StaticSaliencyFineGrained` on every pixel.
+"""Fine-grained saliency of a batch of images, equal to OpenCV's `StaticSaliencyFineGrained` up to its 8-bit overflow.
 
 A pixel is salient where it differs from the mean of its surround, at six sizes of surround (on: brighter, off: darker;
 Montabone and Soto, Image and Vision Computing 28, 2010). The computation, as in OpenCV:
 
 1. grey = (9798·R + 19235·G + 3735·B + 2^14) >> 15;
 2. twice the 3×3 Gaussian [1 2 1]ᵀ[1 2 1] / 16, rounded half up, reflecting at the border without repeating it;
-3. for each radius r, surround = (sum over columns x-r+1 … x+r and rows y-r+1 … y+r inside the image, less the pixel) /
-   (their number - 1), in float32, from an integral image in float32;
+3. for each radius r, surround = (sum of the pixels in columns x-r+1 … x+r and rows y-r+1 … y+r inside the image, less
+   the pixel itself) / (number of pixels summed - 1), in float32, from an integral image in float32;
 4. on = Σ_r ⌊max(grey - surround, 0)⌋, off = Σ_r ⌊max(surround - grey, 0)⌋;
-5. each scaled by its own largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and multiplies
-   in float64, which gives the same for every possible sum.)
+5. on and off each scaled by its largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and
+   multiplies in float64, with the same result for every possible sum.)
 
 OpenCV then divides by the larger of the two maxima and multiplies by 255; that maximum is 255, or 0 in an all-zero
-map, so nothing changes. It stores the sum in 8 bits, where a sum above 255 wraps around, so that the most salient pixel
-could become the least; here it is clipped to 255.
+map, so nothing changes. OpenCV stores the sum in 8 bits, where a sum above 255 wraps around: the most salient pixel
+could become the least. Here the sum is clipped to 255.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ def fine_grained_saliency(
 ) -> Tensor:
     """Return the saliency of each pixel, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255.
 
-    The module docstring describes the computation. The map equals OpenCV's for any image size, even beyond 2^24 / 255
-    pixels, where its float32 sums are no longer exact. Floating-point images are first converted back to levels of 0 …
-    255, in float32: round(255 · (x · std + mean)), ties to even, clipped.
+    The module docstring describes the computation. The map equals OpenCV's, except where OpenCV's 8-bit sum wraps
+    around, for any image size, even beyond 2^24 / 255 pixels, where the float32 sums are no longer exact.
+    Floating-point images are first converted back to levels of 0 … 255, in float32: round(255 · (x · std + mean)), ties
+    to even, clipped.
 
     Args:
         images: (B,3,H,W) RGB, uint8 or floating-point, any device and memory format; B ≥ 0, H and W ≥ 1.
@@ -45,7 +46,7 @@ def fine_grained_saliency(
         colour.
 
     Raises:
-        ValueError: a wrong shape or dtype, or floating-point images without mean and std.
+        ValueError: a wrong shape or dtype, or floating-point images without three numbers each of mean and std.
     """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise ValueError(f"images have shape {tuple(images.shape)}: saliency takes (B,3,H,W), H and W at least 1")

@@ -26,7 +26,7 @@ def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
     """Return the kind of targets that a mixer with this `combine` returns (None: targets are unchanged).
 
     The union of class indices is multi-hot, with the classes of all visible images. The union of soft labels keeps the
-    larger share of each class, so rows no longer sum to 1.
+    largest share of each class, so rows no longer sum to 1.
     """
     if combine is None:
         return kind
@@ -107,7 +107,7 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
 
 
 def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
-    """Return the union of the targets of tiled images: 1 if any is 1, else -1 if any is ignored, else 0.
+    """Return the union of the targets of tiled images: the largest if above 0, else -1 if any is ignored, else 0.
 
     Args:
         targets: (B,) class indices or (B,K).
@@ -122,7 +122,7 @@ def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Te
         shown = soft[sources].masked_fill(dropped[:, :, None], 0.0)
         most, least = shown.amax(1), shown.amin(1)
         return torch.where(most > 0, most, least)
-    # Class indices are written directly to their columns; those of dropped cells go to an extra one that is cut off.
+    # Class indices are written directly to their columns; dropped cells go to an extra column that is cut off.
     classes = soft.shape[1]
     hot = zeros(targets, len(sources), classes + 1)
     return hot.scatter_(1, targets.long()[sources].masked_fill(dropped, classes), 1.0)[:, :classes].contiguous()
