@@ -33,7 +33,7 @@ class BoxPasteParams:
     Attributes:
         permutation: (B,) int64, the partner of each image.
         tau: (B,) float32, the partner's size relative to the largest that fits.
-        position: (B,2) float32 in [0, 1), top and left as fractions of the free space.
+        position: (B,2) float64 in [0, 1), top and left as fractions of the free space.
     """
 
     permutation: Tensor
@@ -81,7 +81,7 @@ class BoxResizeMix(BoxMixer):
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> BoxPasteParams:
         tau = draws.uniform(batch_size, generator, *self.scale).float()
-        position = draws.uniform(2 * batch_size, generator).float().view(batch_size, 2)
+        position = draws.uniform(2 * batch_size, generator).view(batch_size, 2)  # as float32 it could round to 1
         return BoxPasteParams(draws.permutation(batch_size, generator), tau, position)
 
     def apply(  # type: ignore[override]  # targets are boxes

@@ -104,6 +104,17 @@ def test_the_patch_is_the_partner_resized():
         assert torch.equal(out[own][:, rest], images[own][:, rest])
 
 
+def test_the_largest_position_is_inside(monkeypatch):
+    """The largest draw below 1 rounds to 1 in float32, which would place the patch one pixel outside."""
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 1 - 2.0**-53, dtype=torch.float64))
+    images, targets = batch()
+    mixer = BoxResizeMix((0.5, 0.5))
+    params = mixer.sample(4, *CANVAS, torch.Generator().manual_seed(1))
+    out, _ = mixer.apply(images, targets, params)
+    for image, (height, width) in zip(out, SIZES, strict=True):
+        assert (image[:, height:] == 9).all() and (image[:, :, width:] == 9).all()
+
+
 @pytest.mark.parametrize(
     ("patch", "box", "share"),
     [
