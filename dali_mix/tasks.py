@@ -56,7 +56,7 @@ class Task(ABC):
         """Return the number of floats per label, 0 if it varies."""
 
     def scalar(self, label: Any) -> float:
-        """Return the value of the table field `label` for a label: the class, or NaN if the task has no single class."""
+        """Return a label's value in the table of records: the class, or NaN if the task has no single class."""
         return math.nan
 
     @abstractmethod
