@@ -84,7 +84,7 @@ class Task(ABC):
         return False
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        """Return the number of classes implied by stored labels, at least 1. Labels of other tasks are ignored."""
+        """Return the number of classes implied by stored labels, at least 1. Some may not fit the task."""
         return 1
 
 

@@ -81,7 +81,7 @@ class Mistakes:
         return found
 
     def settle(self, tree: Tree, names: Sequence[str], places: Sequence[str]) -> None:
-        """Add the missing images in `names`, if `together` was told to, then raise the mistakes like `check`.
+        """Add missing images if `together` was called with `images`, then raise the mistakes like `check`.
 
         `places` are the file and line that list each name, for messages.
         """

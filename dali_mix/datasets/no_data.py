@@ -18,7 +18,7 @@ _NAMES = {name.casefold(): name.strip() for name in _LISTED}
 
 
 def no_data(name: str) -> str | None:
-    """Return the listed name that `name` equals, or "._*" or ".*" if it is hidden; None if it may be data."""
+    """Return the listed name that `name` equals in any case, or "._*" or ".*" if hidden; None if it may be data."""
     listed = _NAMES.get(name.casefold())
     if listed or not name.startswith("."):
         return listed

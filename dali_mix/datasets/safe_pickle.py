@@ -8,7 +8,7 @@ A pickle is a program for a stack machine:
     c … R b           GLOBAL pushes a name, REDUCE calls it with a tuple, BUILD sets the state of the result
 
 `pickle.load` looks up and calls whatever the file names. Here names are only compared: the few calls that encode numpy
-arrays and bytes create placeholders (`_DType`, `_Array`) and bytes; every other call or opcode is a ValueError.
+arrays and bytes create placeholders (`_DType`, `_Array`) or bytes; every other call or opcode is a ValueError.
 Invariant: stack and memo hold only plain data and our placeholders, and the result only plain data and arrays, never an
 object chosen by the file.
 

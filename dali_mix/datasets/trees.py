@@ -51,7 +51,7 @@ class Tree(ABC):
             raise FileNotFoundError(f"{error}; fetch it, or correct --root") from None
 
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
-        """Read a file, directly into the buffer returned by `room(size)` if possible, and return the filled part."""
+        """Return the content of a file, read directly into the buffer that `room(size)` returns if possible."""
         return self.read(name)
 
     def opening(self) -> tuple[Path, bool]:

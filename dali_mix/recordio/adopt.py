@@ -65,8 +65,8 @@ def adopt(
             is multi-label, mxnet's box layout is detection. With "classification" the class is the first float of each
             label, as in insightface's sets.
         classes: class names; None: use the class indices as names.
-        reindex: replace an existing index. Without `force`, the manifest and table of an existing set are kept: only
-            an .idx that does not match the manifest is rewritten, and `recs` may be the set's prefix.
+        reindex: replace an existing index. Without `force`, a set that has a manifest is not scanned: only an .idx that
+            does not match is rewritten, if necessary with its entry in the manifest. Then `recs` may be the prefix.
         renumber: use row numbers as ids, for files whose ids are not unique.
         skip_bad: skip records without a readable image; the manifest's report lists them.
         force: replace an existing set.

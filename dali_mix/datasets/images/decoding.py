@@ -1,6 +1,6 @@
 """Decode image files for packing and checking, to the same pixels as DALI, rotated by the header's orientation.
 
-The exception are images of 16 bits, whose values may differ from DALI's by 1.
+The values of a 16-bit image may differ from DALI's by 1.
 
 A plain image (see `read_image_header`) of up to three channels is decoded by OpenCV, which DALI uses on a CPU, or by
 PIL where PIL is stricter; any other image by PIL alone, from the parts of the file that determine its pixels. The
@@ -73,14 +73,13 @@ def has_alpha(data: bytes) -> bool:
 def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, strict: bool = False) -> np.ndarray:
     """Decode an image to (H, W, 3) uint8 BGR, rotated by EXIF.
 
-    Alpha is dropped, as in DALI. 16 bits are reduced to the upper 8, where DALI rounds.
+    Alpha is dropped, as in DALI. 16 bits are reduced to the upper 8, where DALI rounds. Raise ValueError for an image
+    that cannot be decoded, or whose size differs from its header's.
 
     Args:
-        height: without `strict`, a JPEG may be decoded at 1/2, 1/4 or 1/8 scale if the result is at least that high.
+        height: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 scale if the result is at least that high. The size of
+            the result is not checked then. With `strict`, it has no effect.
         strict: also raise for damage that OpenCV ignores.
-
-    Raise ValueError for an image that cannot be decoded or, unless only `height` is set, whose size differs from its
-    header's.
     """
     if strict:
         {"jpeg": _check_scans, "png": check_pixels}.get(header.encoding, bytes)(data)
