@@ -32,11 +32,11 @@ class Task(ABC):
     target_kind: ClassVar[Literal["class", "multi-hot"] | None] = None  # for mixers and losses; None: neither
     metrics: ClassVar[str] = ""  # key in `engine.scores.SCORES`; "" if no model can be trained
     measured: ClassVar[tuple[str, ...]] = ()  # scores of an evaluation; the first selects the best model
-    chart: ClassVar[tuple[str, dict[str, str]]]  # title, and names of the scores drawn by `dali-mix curves`
+    chart: ClassVar[tuple[str, dict[str, str]]]  # for `dali-mix curves`: title, and score → label
     model_types: ClassVar[tuple[str, ...]] = ()  # types of models that are for this task only
-    probabilities: ClassVar[methodcaller]  # converts logits (B, K) to probabilities
-    threshold: ClassVar[float | None] = None  # default: predict classes or boxes with a score above it
-    top_k: ClassVar[int | None] = None  # maximum number of predicted classes
+    probabilities: ClassVar[methodcaller]  # converts logits (B, K) to probabilities; not for boxes
+    threshold: ClassVar[float | None] = None  # default; classes or boxes with higher scores are predicted
+    top_k: ClassVar[int | None] = None  # default; maximum number of predicted classes
 
     @abstractmethod
     def check(self, label: Any, num_classes: int) -> None:
