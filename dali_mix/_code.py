@@ -10,10 +10,10 @@ from pathlib import Path
 
 @cache
 def code_digest(*names: str) -> str:
-    """Return "sha256 " and the first 16 hex digits of the SHA-256 of the source files of packages and modules.
+    """Return "sha256 " and the first 16 hex digits of the SHA-256 of the sources of the packages and modules `names`.
 
-    The files are read at the first call. The digest does not depend on the installation path, on line endings, or on
-    files that cannot be imported, such as editors' lock files.
+    The files are read only at the first call with these names. The digest does not depend on the installation path, on
+    line endings, or on files that cannot be imported, such as editors' lock files.
     """
     digest = hashlib.sha256()
     for module in names:

@@ -20,7 +20,7 @@ _ANY = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 def resolve(kind: str, what: str) -> Any:
     """Return the class or function named by `kind`, "package.module:attribute"; `what` describes it in messages.
 
-    Raise ValueError if it cannot be imported, does not exist, or is not callable.
+    Raise ValueError if `kind` is malformed, or if the object cannot be imported, does not exist, or is not callable.
     """
     module, _, attribute = kind.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), attribute)):
@@ -43,8 +43,8 @@ def resolve(kind: str, what: str) -> Any:
 def installed(group: str, what: str, name: str, ours: Iterable[str], *others: str) -> tuple[Any, str]:
     """Return the object an installed package registers as `name` in an entry-point group, and its origin for messages.
 
-    Raise ValueError if it cannot be imported, or if no package registers it. The message then lists the registered
-    names, `ours` and `others`.
+    Raise ValueError if it cannot be imported, or if no package registers `name`. The message for an unknown name lists
+    the registered names, `ours` and `others`.
     """
     offered = {point.name: point for point in entry_points(group=group)}
     if name not in offered:
@@ -58,7 +58,7 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
-    """Return the named parameters of a class or function; for one with **kwargs, also those of its base classes."""
+    """Return the named parameters of a class or function; for a class with **kwargs, also those of its base classes."""
     found: dict[str, inspect.Parameter] = {}
     for part in factory.__mro__[:-1] if isinstance(factory, type) else (factory,):
         if isinstance(part, type) and "__init__" not in vars(part):

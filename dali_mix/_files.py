@@ -11,7 +11,7 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new, empty file in the folder of `path`; it is renamed to `path` when the block ends.
+    """Yield the path of a new, empty file next to `path`, and rename that file to `path` when the block ends.
 
     If the block fails, the new file is removed and an existing `path` is left unchanged. An OSError is raised
     again with a message that names `path`.

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Option -> keyword, where the names differ.
 _RENAMED = {"out": "prefix", "cluster": "machines", "class_file": "classes", "cfg_options": "options"}
-# Parameters of the Python function that is running; None while a command runs.
+# Parameters of the running function that `keywords` wraps, empty without one; None while a command runs.
 _known: ContextVar[Mapping[str, inspect.Parameter] | None] = ContextVar("_known", default=MappingProxyType({}))
 
 
@@ -46,8 +46,8 @@ def keywords(function: Callable[P, T]) -> Callable[P, T]:
 def suggesting(**instead: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Return a decorator that adds a hint to the TypeError for an unknown keyword.
 
-    The hint for keyword `name` is `instead[name]` if that exists, else similar keywords. Functions with **kwargs are
-    unchanged.
+    The hint for keyword `name` is `instead[name]` if that exists, else similar keywords, if any. Functions with
+    **kwargs are unchanged.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -101,7 +101,7 @@ def from_python() -> bool:
 
 
 def in_keywords(text: str) -> str:
-    """Replace options in `text` with keywords of the running Python function; unchanged while a command runs."""
+    """Return `text` with options replaced by keywords of the running Python function; unchanged if none runs."""
     known = _known.get()
     return _pattern().sub(lambda found: _keyword(found, known), text) if known else text
 

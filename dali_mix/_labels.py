@@ -24,8 +24,8 @@ def check_class(label: Any) -> None:
 def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     """Return the boxes (n, 6) float32 of a detection label in mxnet's layout.
 
-    The layout is header width A, object width B, A - 2 floats, then n × B floats: class, x1, y1, x2, y2, difficult, ….
-    A missing difficult counts as 0. Raise ValueError, prefixed by `where`, for any other layout.
+    The layout is header width A, object width B (5 to 64), A - 2 floats, then n × B floats: class, x1, y1, x2, y2,
+    difficult, …. A missing difficult counts as 0. Raise ValueError, prefixed by `where`, for any other layout.
     """
     wrong = f"{where}: not a detection label"
     if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
@@ -78,7 +78,7 @@ def count_targets(labels: np.ndarray) -> np.ndarray:
 
 
 def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Return a report on target counts (3, K): totals, and a notice if a class has -1 entries but no 0."""
+    """Return a report on target counts (3, K): "targets", the totals, and "notices" if a class has -1 but no 0."""
     positive, negative, ignored = counts.sum(axis=1).tolist()
     targets = {"1 (positive)": positive, "0 (negative)": negative, "-1 (ignored)": ignored}
     report: dict[str, Any] = {"targets": targets}

@@ -41,7 +41,7 @@ class Machines(Protocol):
 
 
 def pixel_versions() -> dict[str, str]:
-    """Return the versions of the packages, and digests of our own code, that determine the bytes of packed records."""
+    """Return name → version of the packages, and name → digest of our modules, that determine the bytes of records."""
     found = {name: code_digest(name) for name in _CODE}
     for name in _PACKAGES:
         try:
@@ -52,9 +52,9 @@ def pixel_versions() -> dict[str, str]:
 
 
 def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], list[str]]:
-    """Return this machine's name, `pixel_versions()` and the names of the paths in `sees` it cannot access.
+    """Return this machine's name, `pixel_versions()` and the names of the paths in `sees` that do not exist on it.
 
-    Change to `folder` first, which relative paths refer to; if that fails, only `folder` is returned as inaccessible.
+    Change to `folder` first, which relative paths refer to; if that fails, only `folder` is returned as missing.
     """
     try:
         os.chdir(folder)
@@ -64,7 +64,7 @@ def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], li
 
 
 def run(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Run `work` in `folder` as `Machines.map` does.
+    """Run `work(*arguments, report)` in `folder`, as one item of `Machines.map`. Raise the errors of `work`.
 
     Yield (amount done since the last yield, ()) every `TICK` seconds, and finally (amount, (result,)).
     """

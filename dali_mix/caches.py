@@ -43,7 +43,7 @@ def writable(folder: str | Path) -> bool:
 
 
 def for_matplotlib() -> None:
-    """Move matplotlib's settings and font list to `fallback()` if its usual folders cannot be written.
+    """Move matplotlib's settings and font list to `fallback()` if one of its usual folders cannot be written.
 
     Call it before matplotlib is imported, which otherwise warns and lists the fonts again in every process.
     """
@@ -60,6 +60,6 @@ def for_triton() -> None:
 
 
 def _divert(variable: str, usual: Iterable[Path]) -> None:
-    """Set the environment variable `variable`, unless already set, if a usual folder cannot be written."""
+    """Set `variable` to a folder in `fallback()` if a usual folder cannot be written, and `variable` is not set."""
     if variable not in os.environ and not all(map(writable, usual)) and (folder := fallback()) is not None:
         os.environ[variable] = str(folder / variable.lower())

@@ -22,7 +22,7 @@ def available() -> bool:
 
 
 def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return `decorator(*signature, **options)`, numba's `njit` or `cfunc`, with `cache=True` where possible."""
+    """Return the decorator `decorator(*signature, **options)` (numba's `njit` or `cfunc`), with a cache if possible."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         with contextlib.suppress(RuntimeError):  # "cannot cache function": no writable folder

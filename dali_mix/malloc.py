@@ -10,7 +10,7 @@ _TRIM_THRESHOLD = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc's malloc keep freed memory instead of returning it to the system; return False without glibc.
+    """Make glibc's malloc keep freed memory instead of returning it to the system; return True on success.
 
     A training step frees its activations and allocates the same sizes again; the packer does the same with images. By
     default the memory is returned to the kernel, which zeroes every page: about a sixth of a small network's step time

@@ -16,7 +16,7 @@ _LONGEST = (1 << 63) - 1
 def did_you_mean(word: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:
     """Return " (did you mean A or B?)" with the names in `known` closest to `word`, or "" if none is close.
 
-    Case, leading dashes and the difference between "-" and "_" are ignored. At most `most` names are returned, the
+    Case, outer dashes and the difference between "-" and "_" are ignored. At most `most` names are returned, the
     closest first; `cutoff` (0 to 1) is the minimum similarity in `difflib`.
     """
     by_spelling: dict[str, str] = {}
@@ -41,7 +41,10 @@ def is_finite(value: Any) -> bool:
 
 
 def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
-    """Return `value` as a float. Raise ValueError unless it is a number and, with `low`, finite and in [low, high]."""
+    """Return `value` as a float. Raise ValueError naming it unless it is a number.
+
+    With `low`, also raise ValueError unless the number is finite and in [low, high].
+    """
     real: Any = value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r:.40}: must be a number")

@@ -29,14 +29,14 @@ class Task(ABC):
     name: ClassVar[str]  # used in files and options
     boxes: ClassVar[bool] = False  # True if labels are boxes
     ignores: ClassVar[bool] = False  # True if -1 in a label means "ignore"
-    target_kind: ClassVar[Literal["class", "multi-hot"] | None] = None  # for mixers and losses; None: unsupported
+    target_kind: ClassVar[Literal["class", "multi-hot"] | None] = None  # for mixers and losses; None: neither
     metrics: ClassVar[str] = ""  # key in `engine.scores.SCORES`; "" if no model can be trained
     measured: ClassVar[tuple[str, ...]] = ()  # scores of an evaluation; the first selects the best model
-    chart: ClassVar[tuple[str, dict[str, str]]]  # title, and names of the scores drawn by `dali-mix curves`
+    chart: ClassVar[tuple[str, dict[str, str]]]  # for `dali-mix curves`: title, and score → label
     model_types: ClassVar[tuple[str, ...]] = ()  # types of models that are for this task only
-    probabilities: ClassVar[methodcaller]  # converts logits (B, K) to probabilities
-    threshold: ClassVar[float | None] = None  # default: predict classes or boxes with a score above it
-    top_k: ClassVar[int | None] = None  # maximum number of predicted classes
+    probabilities: ClassVar[methodcaller]  # converts logits (B, K) to probabilities; not for boxes
+    threshold: ClassVar[float | None] = None  # default; classes or boxes with higher scores are predicted
+    top_k: ClassVar[int | None] = None  # default; maximum number of predicted classes
 
     @abstractmethod
     def check(self, label: Any, num_classes: int) -> None:
@@ -56,7 +56,7 @@ class Task(ABC):
         """Return the number of floats per label, 0 if it varies."""
 
     def scalar(self, label: Any) -> float:
-        """Return the label as stored in the record table: the class, or NaN if the task has no single class."""
+        """Return a label's value in the table of records: the class, or NaN if the task has no single class."""
         return math.nan
 
     @abstractmethod
@@ -84,7 +84,7 @@ class Task(ABC):
         return False
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        """Return the number of classes in stored labels; those that are not of this task count for nothing."""
+        """Return the number of classes implied by stored labels, at least 1. Some may not fit the task."""
         return 1
 
 
@@ -299,7 +299,7 @@ def guess(labels: Sequence[np.ndarray], where: Callable[[int], str]) -> Task:
 
 
 def _kind(label: np.ndarray) -> tuple[str, int] | None:
-    """Return the only task that fits a stored label, and the number of floats if it is fixed; None if no task fits."""
+    """Return the name of the task that fits a stored label, and its size (0 for boxes); None if no task fits."""
     task = next((task for task in TASKS.values() if task.fits([label])), None)
     return None if task is None else (task.name, 0 if task.boxes else label.size)
 

@@ -10,7 +10,7 @@ from dali_mix.cli.pools import guarded
 
 
 def add_cluster(add: Callable[..., object], what: str) -> None:
-    """Add the option; `what` is the verb that begins its help text ("write", "check")."""
+    """Add `--cluster` by calling `add`; `what` is the verb that begins its help text ("write", "check")."""
     text = (
         f"{what} the shards on the machines of a pool (`dali-mix serve`) that share a file system: HOST:PORT, or auto"
     )
@@ -20,7 +20,7 @@ def add_cluster(add: Callable[..., object], what: str) -> None:
 def with_cluster(command: str, args: argparse.Namespace, work: Callable[[Machines | None], int]) -> int:
     """Call `work` with the machines of --cluster, or None without the option, and return its exit status.
 
-    Return 1 if the pool ends meanwhile. Raise ValueError like `service.connect`.
+    Return 1 if the pool ends while `work` runs. Raise ValueError like `service.connect`.
     """
     if args.cluster is None:
         return work(None)

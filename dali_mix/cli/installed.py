@@ -1,4 +1,4 @@
-"""Checks for `dali-mix doctor`: required packages, and the DALI builds for CUDA 12 and 13."""
+"""Checks for `dali-mix doctor`: packages, the DALI build and its codecs, and compiled functions."""
 
 from __future__ import annotations
 

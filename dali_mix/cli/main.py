@@ -110,7 +110,7 @@ def _spin_briefly() -> None:
     """Make torch's CPU threads spin for microseconds, not milliseconds, before they sleep.
 
     Longer spinning occupies cores that other threads need (figures: docs/decisions.md). libgomp reads GOMP_SPINCOUNT
-    when torch is loaded.
+    when torch is loaded. A value in the environment is kept.
     """
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         os.environ["GOMP_SPINCOUNT"] = "1000"

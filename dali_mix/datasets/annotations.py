@@ -128,7 +128,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Return True for a JSON value that is a string other than blank."""
+    """Return True for a JSON value that is a non-blank string."""
     return isinstance(value, str) and bool(value.strip())
 
 
@@ -164,7 +164,7 @@ def _is_box(value: Any, least: float) -> bool:
 def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
     """Read a YAML file of `key: value` lines. All scalars are returned as strings.
 
-    Raise FileNotFoundError, or ValueError for invalid YAML (with its line) or a file without keys.
+    Raise FileNotFoundError, or ValueError for invalid YAML (with its line) or content that is not a mapping.
     """
     where = tree.where(name)
     text = "\n".join(decode_lines(tree.read_needed(name), where))
@@ -234,8 +234,9 @@ def treat_boxes(
 ) -> np.ndarray:
     """Handle boxes marked in `bad` (n,) bool according to `--bad-boxes`; return a mask (n,) bool of boxes to keep.
 
-    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. "error": add each bad box to the mistakes, with the message `wrong(row)`.
-    "clip": clip it to the image, in place, and drop it if no area remains. "drop": drop it. `counts` is updated.
+    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. "error": drop each bad box and add the message `wrong(row)` to the
+    mistakes. "clip": clip it to the image, in place, and drop it if no area remains. "drop": drop it. With "clip" and
+    "drop", `counts` is updated.
     """
     rows = np.flatnonzero(bad)
     if options.bad_boxes == "error":
@@ -287,7 +288,7 @@ def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
 
 
 def without_repeats(listing: Listing) -> Listing:
-    """Return the listing without duplicate boxes (same image and class); a notice counts those removed."""
+    """Return the listing without boxes that equal an earlier box of their image and class; a notice counts them."""
     if not TASKS[listing.task].boxes:
         return listing
     labels, repeats = list(listing.labels), 0

@@ -146,7 +146,7 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 class TarTree(_ArchiveTree):
-    """A .tar or .tar.gz; its members are copied to an unnamed temporary file that disappears with the process."""
+    """A .tar or .tar.gz; its members are copied to an unnamed temporary file that exists as long as the tree."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -223,7 +223,8 @@ def check_slices(path: Path) -> None:
 def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:
     """Return the tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file. `follow_links`: see `FolderTree`.
 
-    Raise FileNotFoundError if `root` does not exist, ValueError for a damaged archive or any other file.
+    Raise FileNotFoundError if `root` does not exist. Raise ValueError for a damaged archive, another kind of file, or
+    an archive with `follow_links`.
     """
     path = Path(root)
     if path.is_file():

@@ -28,7 +28,7 @@ class Options:
 
     Attributes:
         list_file: file of `--list`, which lists images and labels.
-        classes_file: class names in order, or a file of them, or "auto".
+        classes_file: class names in order; or the path of a file of them, or Path("auto").
         task: name of the task; None: chosen by the layout.
         years: years to pack, for VOC and COCO.
         unlabelled: "keep" or "drop" images without labels; None: the layout's own rule.
@@ -68,7 +68,7 @@ class Options:
             choice("exif", self.exif, CHOICES)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the names in `classes_file`, None if it is not set. Raise ValueError like `read_names`."""
+        """Return the names in `classes_file`, None if it is not set. Raise the errors of `read_names`."""
         return read_names(self.classes_file) if isinstance(self.classes_file, Path) else self.classes_file
 
 
@@ -76,8 +76,8 @@ class Options:
 class Listing:
     """One split, ready to be packed, in a fixed order.
 
-    `labels`, `ids`, `places`, `crops` and `sizes` have one item per name. Labels are checked against `task` and
-    `classes` when they are packed.
+    `labels` and, unless None, `ids`, `places`, `crops` and `sizes` have one item per name. Labels are checked against
+    `task` and `classes` when they are packed.
 
     Attributes:
         tree: the folder or archive, which reads the files.
@@ -199,7 +199,10 @@ def listed_paths(
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read class names, one per line. Raise ValueError for an empty file, an empty line or a duplicate name."""
+    """Read class names, one per line.
+
+    Raise the errors of `read_lines`, and ValueError for an empty file, an empty line or a duplicate name.
+    """
     names = [line.strip() for line in read_lines(path, "--classes")]
     for number, name in enumerate(names, start=1):
         if not name:
@@ -246,7 +249,7 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
 
 
 def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
-    """Yield the tree of `root`, then those of the archives in it whose lowercased names match `patterns`.
+    """Yield the tree of `root`, then for each pattern that of the archive in it whose lowercased name matches, if any.
 
     Raise ValueError if several archives match one pattern.
     """

@@ -35,7 +35,7 @@ def class_folders(
 
     Without `classes`, the sorted folder names are the classes, and a class without images is a mistake. With `classes`,
     a folder that is not among them is a mistake. Mistakes are raised at the end. Raise ValueError if there are no class
-    folders.
+    folders, FileNotFoundError for a dangling link next to them.
     """
     where = tree.where(base)
     folders = tree.folders(base)
@@ -48,7 +48,7 @@ def class_folders(
     given = classes is not None
     classes = tuple(folders) if classes is None else classes
     notices = [] if given else _doubts(tree, where, folders)
-    # Names in `classes` may differ from the folder names only in Unicode normalization.
+    # With `classes`, folder names match regardless of their Unicode normalization.
     same = composed if given else str
     number_of = {same(name): number for number, name in enumerate(classes)}
     for folder in folders:
@@ -135,10 +135,14 @@ def _another_layout(tree: Tree) -> str:
 def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str, list[str]]:
     """Return the folder that holds the classes of `split`, and notices if the tree is ambiguous.
 
-    It is the folder named after the split, or the root if the tree has no split folders. Folders named after splits
-    count as classes if there are sibling folders with images, unless at least two of them hold class folders;
-    `split_folders` "yes" or "no" overrides this. A single outer folder, as in many archives, is skipped. Raise
-    ValueError if other splits exist but not this one, or if a custom name looks like a mistyped split.
+    It is the folder named after the split, or the root if the tree has no split folders. A single outer folder, as in
+    many archives, is skipped.
+
+    Folders named after splits count as classes if there are sibling folders with images, unless at least two of them
+    hold class folders or one has the custom name `split`. `split_folders` "yes" or "no" overrides this.
+
+    Raise ValueError if other splits exist but not this one, if `split_folders` is "yes" and there is no folder of this
+    split, or if `split` looks like a mistyped split name and there are no split folders.
     """
     base = ""
     while True:

@@ -45,8 +45,8 @@ def read_id(text: str, where: str) -> int:
 def guess_task(rows: list[Row]) -> Task:
     """Guess the task from the rows.
 
-    An array of boxes means detection, and mostly one value per row classification. Otherwise it is detection if at
-    least half of the first 100 rows are in mxnet's layout of boxes, else multi-label.
+    The task is detection if a row has an array of boxes, and classification if most rows have one value. Otherwise it
+    is detection if at least half of the first 100 rows are in mxnet's layout of boxes, else multi-label.
     """
     if any(isinstance(value, np.ndarray) for row in rows for value in row.values):
         return DETECTION
@@ -224,7 +224,7 @@ def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
     ]
 
 
-# Task -> function that converts rows to labels and classes, functions that return notices if --classes is not set.
+# Task -> a function that converts rows to labels and classes, and functions that return notices without --classes.
 LABELS: dict[Task, tuple[Callable[..., tuple[Labels, tuple[str, ...]]], tuple[Callable[..., list[str]], ...]]] = {
     CLASSIFICATION: (_classes, (_missing_values, _joined_names, _empty_numbers)),
     MULTILABEL: (_multilabel, ()),

@@ -17,7 +17,7 @@ SHOWN = 20  # mistakes listed in a message; the rest are counted
 class Mistakes:
     """A collector of errors in individual lines, boxes or images.
 
-    Inside `together` errors are collected and raised as one; outside of it the first is raised immediately.
+    Inside `together`, errors are collected and raised at the end, several as one; outside, each is raised immediately.
 
         with mistakes.together(images=True):
             for line in lines:
@@ -36,7 +36,7 @@ class Mistakes:
 
     @contextmanager
     def together(self, images: bool) -> Iterator[None]:
-        """Collect mistakes until the end of the block, then raise them. `images`: also count missing images."""
+        """Collect mistakes until the end of the block, then raise them. `images`: `settle` also adds missing images."""
         self._collecting, self._images = True, images
         try:
             yield
@@ -81,7 +81,7 @@ class Mistakes:
         return found
 
     def settle(self, tree: Tree, names: Sequence[str], places: Sequence[str]) -> None:
-        """Add the missing images, then raise the mistakes like `check`.
+        """Add missing images if `together` was called with `images`, then raise the mistakes like `check`.
 
         `places` are the file and line that list each name, for messages.
         """

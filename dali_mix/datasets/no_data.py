@@ -1,4 +1,4 @@
-"""Recognize files and folders that are not data: those created by operating systems, file servers and notebooks."""
+"""Recognize files and folders that are not data, created by operating systems, file servers and other programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = {name.casefold(): name.strip() for name in _LISTED}
 
 
 def no_data(name: str) -> str | None:
-    """Return the category of ignored files that `name` belongs to, or None if it may be data."""
+    """Return the listed name that `name` equals in any case, or "._*" or ".*" if hidden; None if it may be data."""
     listed = _NAMES.get(name.casefold())
     if listed or not name.startswith("."):
         return listed
@@ -26,7 +26,7 @@ def no_data(name: str) -> str | None:
 
 
 def no_data_in(path: str) -> tuple[str, str] | None:
-    """Return the path and category of the first component of a relative path that is not data, if any."""
+    """Return the path and `no_data` of the first component of a relative path that is not data, or None."""
     end = 0
     for part in path.split("/"):
         end += len(part)

@@ -2,23 +2,23 @@
 
 The output bytes do not depend on the number of threads.
 
-A job is about sixteen images. A thread runs all steps of its job, so that the images stay in one core's cache. Only the
+A job is up to 16 images. A thread runs all steps of its job, so that the images stay in one core's cache. Only the
 middle step, which assigns offsets and updates the file's sha256, runs in the order of the jobs:
 
     thread 1   make job 0 ──── place 0 ─ store 0 ── make job 2 ──── place 2 ─ store 2
     thread 2   make job 1 ─────────────── place 1 ─ store 1 ── make job 3 ──────────── …
 
-Invariant of the ordering: between job n and job n + 1 there is a queue that receives exactly one item, True once n has
-been placed or False once it has failed. Therefore nothing is placed after a failed job, and a waiting thread is always
-woken.
+Invariant of the ordering: between job n and job n + 1 there is a queue that receives exactly one item: True once n has
+been placed, or False if it cannot be placed because it or an earlier job failed. Therefore nothing is placed after a
+job that could not be, and a waiting thread is always woken.
 
-On many machines each shard is a job of the same kind (`_pack_shard`), which writes its own file and returns its rows:
+With several machines, each shard is packed by `_pack_shard`, which writes a .rec file and returns its table rows:
 
     machine 1, 2, …   _pack_shard  →  .NAME-0000n.rec.HEX.partial, size, sha256, rows of the table
     this machine      SetWriter.add, in the shards' order  →  finish
 
 Threads suffice, since reading, decoding, resizing, encoding, crc32 and sha256 all release the GIL. There are no worker
-processes that could die unnoticed: killing the packer stops everything and leaves nothing under a final name.
+processes that could die unnoticed: killing the packer stops everything. Before publishing, no file has its final name.
 
 More than 300 lines: one machine and many run the same jobs.
 """
@@ -75,7 +75,7 @@ class PackOptions:
         transform: how images are stored.
         shuffle: seed of the order; None keeps the order of the listing.
         shards: number of .rec files.
-        workers: number of threads; None: one per core.
+        workers: number of threads; None: one per core, or with other machines one per shard.
         skip_bad: skip images that cannot be read and list them in the manifest.
         force: replace an existing set.
         exif: what boxes refer to: the rotated image ("apply") or the stored pixels ("ignore"); None: "apply".
@@ -99,7 +99,7 @@ class PackOptions:
             choice("exif", self.exif, CHOICES)
 
     def recorded(self) -> dict[str, Any]:
-        """Return the options recorded in the manifest: all that determine the bytes."""
+        """Return the options recorded in the manifest: all but `workers` and `force`, which do not affect the bytes."""
         kept = {"shuffle": self.shuffle, "shards": self.shards, "skip_bad": self.skip_bad}
         return asdict(self.transform) | kept | ({"exif": self.exif} if self.exif else {})
 
@@ -251,7 +251,7 @@ def _pack_shard(
     partial_file: Path,
     progress: Progress,
 ) -> _Shard:
-    """Write one .rec file of a set; `columns` are the fields of its `Listing`, in the order of the records."""
+    """Write one .rec file of a set; `columns` are the fields of its `Listing` except `tree` and `report`."""
     listing = Listing(_open_once(*opening, pack_id), **columns)
     path, count, done = new_try(partial_file), len(listing.names), _Done()
     with RecordWriter(listing.task, listing.classes, count, [path]) as writer:
@@ -389,7 +389,7 @@ def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: i
 
 
 def _turned(label: Label, orientation: int) -> np.ndarray:
-    """Return a detection label for the stored pixels, rotated by EXIF `orientation`."""
+    """Convert a detection label from the stored pixels to the image rotated by EXIF `orientation`; return a copy."""
     turned = np.array(label, dtype=np.float32)
     boxes = objects_of(turned)[:, 1:5]
     boxes[:] = turn_boxes(boxes, orientation)

@@ -215,7 +215,7 @@ def pack(
 
 
 def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return class names as a tuple. Raise ValueError if there are none, or one is a duplicate or not a string."""
+    """Return class names as a tuple. Raise ValueError for no names, or one that is empty, a duplicate or no string."""
     if classes is None:
         return None
     names = tuple(classes) if isinstance(classes, Iterable) else ()

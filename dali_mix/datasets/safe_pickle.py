@@ -7,10 +7,10 @@ A pickle is a program for a stack machine:
     q h               the memo: store the top item under a number, push it again
     c … R b           GLOBAL pushes a name, REDUCE calls it with a tuple, BUILD sets the state of the result
 
-`pickle.load` looks up and calls whatever the file names. Here names are only compared: the few calls with which numpy
-and Python 2 encode arrays and bytes create placeholders (`_DType`, `_Array`); every other call or opcode is a
-ValueError. Invariant: stack, memo and result hold only plain data and our placeholders, never an object chosen by the
-file.
+`pickle.load` looks up and calls whatever the file names. Here names are only compared: the few calls that encode numpy
+arrays and bytes create placeholders (`_DType`, `_Array`) or bytes; every other call or opcode is a ValueError.
+Invariant: stack and memo hold only plain data and our placeholders, and the result only plain data and arrays, never an
+object chosen by the file.
 
 An `Unpickler` with an allow-list runs nothing either, but 9 bytes (LONG_BINPUT) make it allocate 4 GB: see
 docs/decisions.md.
@@ -83,7 +83,7 @@ class _Machine:
 def load_plain(data: bytes, where: str) -> Any:
     """Return the object in the pickle `data`.
 
-    Arrays are numpy arrays, Python 2 strings are str (latin-1), and array buffers are bytes.
+    Arrays are numpy arrays, strings of Python 2 are str (latin-1), and bytes of Python 3 are bytes.
 
     Raise ValueError, prefixed by `where`, for a damaged pickle, or one with calls other than those of numpy arrays.
     """
@@ -221,15 +221,15 @@ def _array(raw: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray:
 
 
 def as_text(value: Any) -> str:
-    """Return a string from a pickle, which Python 2 may have written as bytes."""
+    """Return a value from a pickle as a string; bytes are decoded as latin-1."""
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
     """Replace placeholders with their arrays.
 
-    `done` has the results by id of the original, so that shared objects stay shared. Raise ValueError for names that
-    were never called and for arrays without data.
+    `done` has the results by id of the original, so shared objects stay shared. Raise ValueError for names and dtypes
+    that are not part of an array, and for arrays without data.
     """
     if id(value) in done:
         return done[id(value)]

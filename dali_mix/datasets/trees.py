@@ -1,7 +1,7 @@
 """Sources of a dataset's files: a folder, an archive (`archives`) or memory.
 
-Files are read by relative name. A name that points outside the root (by `..`, an absolute path or a symbolic link) is
-rejected, and so are decompression bombs.
+Files are read by relative name. A name that points outside the root (by `..`, an absolute path or, unless links may be
+followed, a symbolic link) is rejected, and so are decompression bombs.
 
 More than 300 lines: the sources, and the checks that keep every name inside the root.
 """
@@ -51,7 +51,7 @@ class Tree(ABC):
             raise FileNotFoundError(f"{error}; fetch it, or correct --root") from None
 
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
-        """Read a file, directly into the buffer returned by `room(size)` if possible, and return the filled part."""
+        """Return the content of a file, read directly into the buffer that `room(size)` returns if possible."""
         return self.read(name)
 
     def opening(self) -> tuple[Path, bool]:
@@ -74,7 +74,7 @@ class Tree(ABC):
         return []
 
     def walk(self, name: str = "") -> Iterator[str]:
-        """Return the relative names of all files in folder `name` and below, sorted within each folder."""
+        """Return the relative names of the data files in folder `name` and below, sorted within each folder."""
         return iter(())
 
     def count_left_out(self) -> dict[str, int]:
@@ -82,7 +82,7 @@ class Tree(ABC):
         return dict(sorted(Counter(self.left_out.values()).items()))
 
     def images(self, name: str = "") -> list[str]:
-        """Return the relative names of the files below `name` that have an image suffix."""
+        """Return the relative names of the files in folder `name` and below for which `is_image` is True."""
         return [file for file in self.walk(name) if is_image(file)]
 
     def _alike(self, names: Callable[[], Iterable[str]], wanted: str, key: str = "") -> str | None:
@@ -121,7 +121,10 @@ def suffix_of(name: str) -> str:
 
 
 def check_name(name: str, root: str, where: str = "") -> str:
-    """Return `name` normalized. Raise ValueError, prefixed by `where`, if it is absolute or points outside `root`."""
+    """Return `name` with forward slashes and without "." components.
+
+    Raise ValueError, prefixed by `where`, if it is empty or absolute, or contains ".." or a null byte.
+    """
     tidy = name.replace("\\", "/")
     parts = PurePosixPath(tidy).parts
     if not parts or tidy.startswith("/") or ".." in parts or "\0" in tidy or (len(tidy) > 1 and tidy[1] == ":"):

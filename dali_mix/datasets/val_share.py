@@ -1,9 +1,9 @@
 """Divide one folder or list into splits "train" and "val" by the hash of each image's name.
 
 In each class (multi-label and detection: in the set), images are ordered by the sha256 of their name; the first `share`
-of them are "val". The splits are therefore disjoint and complete, the same on every machine, and stratified by class.
-When files are added, only a few others change their split, those near the boundary in their class; pack both splits
-again then.
+of them are "val". The splits are therefore disjoint and complete, equal on every machine, and for classification
+stratified by class. If files are added, pack both splits again: a few older files near the boundary in their class
+change their split.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from dali_mix.datasets.base import Listing, Options
 
 
 def shared_split(options: Options, split: str) -> str:
-    """Return the split to read from disk: with `--val-share`, "train" for both. Raise ValueError for other splits."""
+    """Return the split to read from disk: with `--val-share`, "train" for both "train" and "val".
+
+    Raise ValueError for other splits with `--val-share`, and for a share that is not between 0 and 1.
+    """
     if options.val_share is None:
         return split
     if not 0 < options.val_share < 1:

@@ -33,7 +33,8 @@ class Writer:
     """Write a set image by image: `with Writer(prefix, classes=["cat", "dog"]) as writer: writer.write(image, label)`.
 
     Leaving the block publishes the set. If it is left by an exception, nothing is published and an existing set is
-    unchanged. Files and encoded bytes are stored unchanged, pixels as PNG; the options work as in `dali-mix pack`.
+    unchanged. By default files and encoded bytes are stored unchanged unless decoders disagree on them, and pixels as
+    PNG; the options work as in `dali-mix pack`.
 
     Args:
         prefix: prefix of the set; PREFIX.rec, .idx, .npy and .json are written.
@@ -106,8 +107,8 @@ class Writer:
     ) -> SetInfo:
         """Write a dataset of (image, label) pairs, torchvision's or your own, and return the manifest.
 
-        If the dataset lists its files in `samples` and has no transform, such as `torchvision.datasets.ImageFolder`,
-        the files are stored byte for byte, as by `dali-mix pack imagefolder`.
+        For torchvision's `ImageFolder` and `DatasetFolder` with torchvision's own loader and no transforms, the files
+        in `samples` are stored as by `dali-mix pack imagefolder`: by default byte for byte.
 
         Args:
             dataset: a dataset with `len()` and `dataset[index]`.

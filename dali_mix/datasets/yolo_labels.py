@@ -29,7 +29,8 @@ def read_boxes(
 
     A line is `class cx cy w h`, followed by keypoints if `keypoints`, or a class and the points of a polygon. Boxes
     that slightly exceed the image are kept for the packer to clip; boxes without area and duplicate lines are dropped.
-    `counts` is updated with the number of each case.
+    `counts` is updated with the numbers of polygons, lines with keypoints, duplicate lines, boxes without area, and bad
+    boxes clipped or dropped.
 
     A box that exceeds the image, of height and width `size()`, by more than one pixel and more than 1%, or has a
     negative side, is handled by `treat_boxes`. Any other error is added to `options.mistakes`, with file and line.

@@ -65,15 +65,16 @@ def adopt(
             is multi-label, mxnet's box layout is detection. With "classification" the class is the first float of each
             label, as in insightface's sets.
         classes: class names; None: use the class indices as names.
-        reindex: replace an existing index. Without `force`, an existing manifest is kept: only its .idx is rewritten,
-            and `recs` may be the set's prefix.
-        renumber: use row numbers as ids, if those in the file are not unique.
+        reindex: replace an existing index. Without `force`, a set that has a manifest is not scanned: only an .idx that
+            does not match is rewritten, if necessary with its entry in the manifest. Then `recs` may be the prefix.
+        renumber: use row numbers as ids, for files whose ids are not unique.
         skip_bad: skip records without a readable image; the manifest's report lists them.
         force: replace an existing set.
         progress: called with the number of records processed since the last call.
 
     Raises:
-        ValueError, FileNotFoundError: an invalid or missing file; the message names file and record.
+        ValueError: an invalid record, label or index, duplicate ids, or options that do not fit the files.
+        FileNotFoundError: a .rec file does not exist.
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written.
     """
@@ -134,7 +135,7 @@ class _Scan:
     """The records of .rec files: table rows, labels as stored, and records without a readable image.
 
     Raise ValueError naming file and record for an invalid record or, without `skip_bad`, for one without a readable
-    image. Raise ValueError naming the first file if there are no records.
+    image. Raise ValueError naming the first file if no record is left.
     """
 
     def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:
@@ -179,7 +180,7 @@ class _Scan:
         return f"{self._paths[part]}: record {number}"
 
     def label_width(self, task: Task) -> int:
-        """Return the number of floats per label, 0 if it varies."""
+        """Return the number of floats per label; 0 if it varies, and for boxes."""
         widths = {label.size for label in self.labels}
         return widths.pop() if len(widths) == 1 and not task.boxes else 0
 
@@ -225,7 +226,7 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
 
     The new index equals the original byte for byte, unless the set was adopted with the index of another program, whose
     keys and order are stored nowhere else. Then it has the records' ids in file order, and the manifest is updated.
-    Raise ValueError if `paths` are not those of the set, or if its table has changed.
+    Raise ValueError if `paths` are not those of the set, or if a new index would come from a changed table.
     """
     manifest = manifest_path(base)
     info = read_info(manifest)

@@ -4,7 +4,7 @@
     | frame head | IRHeader | label floats | image, 0 | frame head …
                             ^ reserved by `room`, so that a file is read directly to its final position
 
-A thread that hashes or writes image by image needs the GIL for every image; with blocks, only once per about sixteen.
+A thread that hashes or writes image by image needs the GIL for every image; with blocks, once per up to 16 images.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dali_mix.recordio.image_headers.common import ImageHeader
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
 from dali_mix.tasks import Task
 
-_SMALLEST, _FULL = 1 << 21, 1 << 22  # initial size of the buffer, and size of a full block, in bytes
-_MOST = 16  # records in a full block
+_SMALLEST, _FULL = 1 << 21, 1 << 22  # initial size of the buffer, and size from which a block is full, in bytes
+_MOST = 16  # number of records from which a block is full
 
 
 class Entry(NamedTuple):
-    """A record of a block: its position in the set, its bytes, and its row of the table (offset and part unknown)."""
+    """A record of a block: position in the set, framed size in bytes, and table row without offset and part."""
 
     position: int
     size: int
@@ -60,12 +60,12 @@ class Block:
         return memoryview(self._buffer)[: self._size]
 
     def room(self, size: int, label: Label) -> memoryview:
-        """Return a buffer for the next image, of up to `size` bytes.
+        """Return a writable buffer of `size` bytes for the next image, at its final position in the block.
 
-        Write the image into it and pass the filled part to `add` as the next record, with the same `label`: the bytes
-        are then already in place and are not copied.
+        Write the image to the start of the buffer and pass the filled part to `add` as the next record, with the same
+        `label`. Then `add` does not copy it.
 
-        Raise ValueError for 2^29 bytes or more, before allocating memory.
+        Raise ValueError, before allocating memory, if the record's payload would have 2^29 bytes or more.
         """
         self._reserved = self._body(label, size)
         return memoryview(self._buffer)[self._reserved : self._reserved + size]
@@ -80,7 +80,7 @@ class Block:
     ) -> None:
         """Append an image (encoded bytes, or the start of the buffer returned by `room`) and its label.
 
-        Raise ValueError for an invalid label, or for 2^29 bytes or more.
+        Raise ValueError for an invalid label or id, or a payload of 2^29 bytes or more.
         """
         self._task.check(label, self._num_classes)
         head = pack_header(label, record_id)

@@ -64,9 +64,10 @@ def check_length(length: int) -> None:
 
 
 def read_record(buffer: memoryview, offset: int) -> tuple[memoryview, Record]:
-    """Return the payload at `offset`: a view of `buffer`, or a joined copy of one that was split.
+    """Return the payload of the record at `offset`, and its `Record`.
 
-    Raise ValueError if no valid record starts there: wrong magic, out of bounds, pieces out of order.
+    The payload is a view of `buffer`, or a joined copy if the record is split. Raise ValueError if no valid record
+    starts at `offset`, for example with a wrong magic, beyond the end, or with pieces out of order.
     """
     first, cflag, end = _read_frame(buffer, offset)
     if cflag == WHOLE:

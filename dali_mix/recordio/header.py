@@ -20,7 +20,7 @@ Label = float | int | Sequence[float] | np.ndarray
 class Unpacked(NamedTuple):
     """The parts of a payload."""
 
-    label: np.ndarray  # (flag,) float32, a view of the payload; (1,) for flag 0
+    label: np.ndarray  # (flag,) float32, a view of the payload; (1,), a copy, for flag 0
     id: int
     encoded: np.ndarray  # (n,) uint8, a view of the payload
 
@@ -56,12 +56,15 @@ def pack_header(label: Label, record_id: int) -> bytes:
 
 
 def pack_record(label: Label, record_id: int, encoded: bytes) -> bytes:
-    """Return a payload. `label`: a class (flag 0) or a sequence of floats (flag = its length)."""
+    """Return the payload of an image, its label and its id. Raise ValueError like `pack_header`.
+
+    `label` is a class (flag 0) or a sequence of floats (flag = its length).
+    """
     return pack_header(label, record_id) + encoded
 
 
 def unpack_record(payload: memoryview | bytes) -> Unpacked:
-    """Split a payload into its parts. Raise ValueError if its header is truncated, or declares too many floats."""
+    """Split a payload into its parts. Raise ValueError if the header is truncated or declares too many floats."""
     if len(payload) < HEADER.size:
         raise ValueError(f"the payload has {len(payload)} bytes, fewer than the {HEADER.size} of its header")
     flag, label, record_id, _ = HEADER.unpack_from(payload)

@@ -16,8 +16,8 @@ def read_index(path: Path, size: int, advice: str = "") -> np.ndarray:
     `size` is the total size of the .rec files in bytes. Error messages end with `advice`, by default `reindex_advice`,
     which works only for a set with a manifest.
 
-    Raise FileNotFoundError, or ValueError naming a line that is malformed, or whose offset is not a multiple of four, a
-    duplicate, or past the end.
+    Raise FileNotFoundError if the file does not exist. Raise ValueError if it is empty, if a line is malformed, or if
+    an offset is not a multiple of four, is past the end, or occurs twice.
     """
     advice = advice or reindex_advice(path)
     try:

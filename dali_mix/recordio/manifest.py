@@ -28,7 +28,7 @@ from dali_mix.tasks import TASKS
 VERSION = 1
 FORMAT = "dali_mix record set"
 ENCODINGS = ("other", "jpeg", "png", "webp", "bmp", "pnm", "tiff", "gif")
-"""Formats of a stored image; the table of a set holds the index."""
+"""Formats of stored images. The field `encoding` of `RECORD_DTYPE` is an index into this tuple."""
 FLAG_SPLIT = 1
 _SHARD = re.compile(r"(.+)-\d{5}\.rec")
 SUFFIXES = (".rec", ".idx", ".npy", ".json")  # of a set's files, after its prefix
@@ -43,10 +43,10 @@ RECORD_DTYPE = np.dtype(
         ("height", "<u4"),  # pixels, after rotation by EXIF
         ("width", "<u4"),
         ("id", "<u8"),  # the IRHeader's id
-        ("label", "<f4"),  # the class of a flag-0 record, else nan
+        ("label", "<f4"),  # the class, for classification; else nan
         ("part", "<u2"),  # index of the .rec file
         ("encoding", "u1"),  # index into ENCODINGS
-        ("flags", "u1"),  # FLAG_SPLIT: the payload contains the magic
+        ("flags", "u1"),  # FLAG_SPLIT: the record is split, since its payload contains the magic
     ]
 )
 """A row of the table of records, `PREFIX.npy`."""
@@ -84,7 +84,8 @@ class SetInfo:
     Attributes:
         task: name of the task.
         classes: class names, in the order of the class indices.
-        label_width: floats per record: 1 for a class, K for multi-label, 0 if it varies (detection).
+        label_width: floats per label: K for multi-label; 0 if the number varies, and for detection; else 1, or more in
+            an adopted set whose labels only begin with the class.
         count: number of records.
         parts: the .rec files.
         index, table: the .idx and the .npy file.
@@ -119,13 +120,16 @@ class SetInfo:
 
     @property
     def fingerprint(self) -> str:
-        """Return the sha256 (hex) of all that affects a training run; file names, split, options and report do not."""
+        """Return the sha256 (hex) of what affects a training run.
+
+        File names, index, source, split, options and report are not included.
+        """
         files = [[part.size, part.sha256] for part in self.parts]
         content = [self.version, self.task, self.classes, self.label_width, self.count, files, self.table.sha256]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Return the text of PREFIX.json, which is deterministic. Its last field is the sha256 of all others."""
+        """Return the text of PREFIX.json, which is deterministic. Its last field is the sha256 of the other fields."""
         content = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, allow_nan=False))
         content["sha256"] = _content_sha256(content)
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -134,8 +138,8 @@ class SetInfo:
 def set_prefix(path: str | os.PathLike[str]) -> Path:
     """Return the prefix of a set from the prefix itself or the path of one of its files.
 
-    The files are PREFIX.json, .rec, .idx, .npy and PREFIX-00000.rec. A prefix that has a manifest is returned
-    unchanged, whatever its suffix.
+    The files are PREFIX.json, .rec, .idx, .npy and, for shards, PREFIX-NNNNN.rec. A prefix that has a manifest is
+    returned unchanged, whatever its suffix. Raise ValueError if `path` is not a string or a path.
     """
     found = as_path("prefix", path)
     if found.suffix not in SUFFIXES:
@@ -151,7 +155,10 @@ def manifest_path(prefix: Path) -> Path:
 
 
 def read_info(path: Path) -> SetInfo:
-    """Read and check PREFIX.json. Raise FileNotFoundError, or ValueError naming the invalid field."""
+    """Read and check PREFIX.json.
+
+    Raise FileNotFoundError if it does not exist, ValueError if it is not a manifest, has an invalid field or changed.
+    """
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -177,7 +184,7 @@ def read_info(path: Path) -> SetInfo:
 
 
 def _content_sha256(data: dict[str, Any]) -> str:
-    """Return the sha256 (hex) of the manifest's fields except `sha256`, independent of their spacing and order."""
+    """Return the sha256 (hex) of the manifest's fields except `sha256`. Their order and spacing do not matter."""
     content = {name: value for name, value in data.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -1,16 +1,16 @@
-"""Publish the files of a set atomically: all complete files appear, the manifest last, or none do.
+"""Publish the files of a set atomically: the set exists once its manifest does, which is renamed last.
 
-    .PREFIX.lock         held from start to end; it dies with its process
+    .PREFIX.lock         locked while the set is written; the lock ends with its process
     .NAME.partial        the new files while they are written
-    .NAME.8_HEX.partial  one of several attempts to write one, on another machine
+    .NAME.8_HEX.partial  another machine's attempt to write a new file, or the mark of `SetWriter.mark_folder`
     .PREFIX.publishing   the journal, written before the first rename: {"new": names, "old": names to be removed}
     .NAME.kept           hard links to an older set's files, to undo renames that fail
 
 Publishing: write the journal, remove the old manifest, rename the new files with their manifest last, remove what only
 the old set had, remove the journal. Invariant: with a manifest the set is complete; without one, the journal lists the
 files under final names. The next packer for the prefix can therefore remove what a killed one left: partial files, and
-the files that the journal lists as renamed. Remains of an older set that was being replaced are recorded as abandoned
-until a new set replaces them, so that `force` is not needed again.
+files of the journal without a partial file, which have been renamed. Remains of an older set that was being replaced
+are recorded as abandoned until a new set replaces them, so that `force` is not needed again.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 class Publication:
     """Write the files of the set `prefix`: `with Publication(prefix) as files: files.write(…); files.publish(…)`.
 
-    Raise ValueError if `prefix` is a folder, FileExistsError if the set exists and `force` is not set, OSError if the
-    folder cannot be created or another packer is writing the set. Leaving the block without `publish` removes all
-    partial files and leaves an existing set unchanged.
+    Raise ValueError if `prefix` is a folder, OSError if its parent folder cannot be created or another packer is
+    writing the set. `check_free` raises FileExistsError for an existing set. Leaving the block without `publish`
+    removes all partial files and leaves an existing set unchanged.
     """
 
     def __init__(self, prefix: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -77,7 +77,11 @@ class Publication:
         self._release()
 
     def check_free(self, names: list[str]) -> None:
-        """Raise FileExistsError if a file in `names` exists (unless `force` is set), or a folder of that name."""
+        """Raise FileExistsError if one of `names` is a folder, or an existing file that may not be replaced.
+
+        `force` allows all files to be replaced. The remains of an older set that a killed packer was replacing may
+        always be.
+        """
         for name in names:
             if (self.folder / name).is_dir():
                 raise FileExistsError(f"{self.folder / name} is a folder; remove it, or choose another prefix")
@@ -105,8 +109,8 @@ class Publication:
     def publish(self, names: list[str], *, remove_old: bool = True) -> None:
         """Rename the partial files of `names` to their final names, in order; the last one is the manifest.
 
-        `remove_old`: remove files of an older set of this prefix that the new set does not have. If a rename fails, the
-        older set is restored (on file systems with hard links).
+        `remove_old`: also remove files of an older set of this prefix that the new set does not have. If a rename
+        fails, raise OSError and restore the older set (on file systems with hard links).
         """
         for name in names:
             sync(self.partial(name))
@@ -151,7 +155,7 @@ class Publication:
         return kept
 
     def _put_back(self, names: list[str], kept: list[str]) -> None:
-        """Undo a failed publication: remove the new files first, restore the old manifest last."""
+        """Undo a failed publication: restore the files in `kept`, the manifest last, and remove new ones."""
         for name in names:
             if name in kept:
                 self._kept(name).replace(self.folder / name)
@@ -161,7 +165,7 @@ class Publication:
             self._journal.unlink(missing_ok=True)
 
     def _old_names(self) -> set[str]:
-        """Return the files of the set to be replaced, except the manifest. It may have more shards than the new set."""
+        """Return the names of the old set's files except its manifest; there may be more shards than in the new set."""
         try:
             info = read_info(manifest_path(self.prefix))
         except (OSError, ValueError):
@@ -236,6 +240,6 @@ class Publication:
 def new_try(partial: Path) -> Path:
     """Return a path for one attempt to write the file `partial`, unique across machines.
 
-    Later packers of the set remove such files.
+    `Publication` removes such files on entering and on leaving its block.
     """
     return partial.with_name(f"{partial.stem}.{secrets.token_hex(4)}{partial.suffix}")

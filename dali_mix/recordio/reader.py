@@ -36,8 +36,8 @@ class RecordSet:
     after a fork.
 
     Opening makes only cheap checks: all files exist and have the sizes in the manifest, and an index of up to 8 MiB has
-    its sha256. `dali_mix.recordio.verify` checks every byte. Raise FileNotFoundError or ValueError, naming the file and
-    what to do.
+    the sha256 in the manifest. `dali_mix.recordio.verify` checks every byte. Opening raises FileNotFoundError or
+    ValueError, naming the file and what to do.
 
     Attributes:
         prefix: prefix of the set.
@@ -104,7 +104,8 @@ class RecordSet:
     def payload(self, row: int) -> memoryview:
         """Return a record's payload: header, label floats and image.
 
-        Raise IndexError if there is no record `row`, ValueError naming file and record if the framing is damaged.
+        Raise IndexError if there is no record `row`, ValueError naming file and record if its framing is damaged or
+        does not match the table.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.prefix}: record {row} of a set of {len(self)}")
@@ -128,15 +129,15 @@ class RecordSet:
         return payload
 
     def encoded(self, row: int) -> np.ndarray:
-        """Return the encoded image, (n,) uint8. Raise ValueError like `payload`."""
+        """Return the encoded image, (n,) uint8. Raise the errors of `payload`, and ValueError for a damaged header."""
         return self._unpacked(row).encoded
 
     @functools.cached_property
     def unencoded(self) -> bool:
-        """Return True if all images are binary PNMs, and `pixels` is faster than a decoder.
+        """Return True if all images are binary PNMs, except for sets of 8-bit grey images.
 
-        For 8-bit grey images it is slower, since it repeats each value three times; whether images are of this kind is
-        determined from the first.
+        For 8-bit grey images a decoder is faster than `pixels`, which repeats each value three times. Only the size of
+        the first record decides whether a set is of this kind.
         """
         if not len(self) or self.table["encoding"][0] != _PNM:
             return False  # without reading the rest of the table
@@ -146,9 +147,9 @@ class RecordSet:
         return bool((self.table["encoding"] == _PNM).all())
 
     def pixels(self, row: int) -> np.ndarray:
-        """Return an image of a set of PNMs, (H, W, 3) uint8 RGB; a view unless it is grey or has 16 bits.
+        """Return an image of a set of PNMs, (H, W, 3) uint8 RGB; a view of `encoded` unless it is grey or has 16 bits.
 
-        Raise ValueError like `payload`, and if it is not a PNM of the size in the table.
+        Raise the errors of `encoded`, and ValueError if the image is not a PNM of the size in the table.
         """
         encoded, entry = self.encoded(row), self.table[row]
         height, width = int(entry["height"]), int(entry["width"])
@@ -169,15 +170,18 @@ class RecordSet:
         return (pixels if channels == 3 else pixels.repeat(3)).reshape(height, width, 3)
 
     def label(self, row: int) -> np.ndarray:
-        """Return the floats of a record's label as stored, (n,) float32; n is 1 for a class."""
+        """Return the floats of a record's label as stored, (n,) float32; n is 1 for a class with flag 0.
+
+        Raise the errors of `encoded`.
+        """
         return self._unpacked(row).label
 
     def labels(self, rows: np.ndarray) -> Any:
         """Return the labels of `rows` (B,), in a format that depends on the task.
 
         classification: (B,) int64. multilabel: (B, K) float32 in {1, 0, -1 = ignore}. detection: a list of B arrays (n,
-        6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult. Raise ValueError for a label that does
-        not fit the task.
+        6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult. Raise ValueError for a class out of
+        range (classification), or a label of another length or layout; other values are not checked.
         """
         return self.task.targets(self, np.asarray(rows, dtype=np.int64))
 

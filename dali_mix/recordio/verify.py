@@ -49,7 +49,8 @@ def verify_set(
     """Yield each problem of the set `prefix` once, naming file and record and what to do.
 
     Checks: size and sha256 of all files; the index line by line; each record's framing, crc32, header and label; and
-    that its image is complete according to its header, with the dimensions in the table.
+    that its image is complete according to its header, with the dimensions in the table. If the table changed, records
+    are not checked one by one.
 
     Args:
         decode: a function to also decode every image: encoded (n,) uint8 → height, width; raises ValueError on failure.

@@ -35,9 +35,9 @@ _ROWS = 1 << 12  # initial rows of the table if the number of records is unknown
 class RecordWriter:
     """Write records sequentially into the .rec files `paths`, each of which holds an equal share of `total` positions.
 
-    If `total` is None, the number of records is unknown and there is one file. Use it as a context manager. Several
-    threads may write (see `place`); other methods are not thread-safe. Raise OSError naming the file if the disk is
-    full.
+    If `total` is None, the number of records is unknown and there must be one path. Use the writer as a context
+    manager. Only `spare_block` and the functions returned by `place` are thread-safe. Raise OSError naming the file if
+    the disk is full.
     """
 
     def __init__(self, task: str, classes: Iterable[str], total: int | None, paths: Sequence[Path]) -> None:
@@ -67,8 +67,8 @@ class RecordWriter:
     def place(self, block: Block) -> Callable[[], None]:
         """Do the part of `write` that must run in order: assign offsets to the records and hash them.
 
-        Return a function that writes them. Call it once before `finish`, in any thread, even concurrently with other
-        such functions or with `place`.
+        Return a function that writes the records. Call it once, in any thread, before `end`; it may run concurrently
+        with other such functions and with `place`.
         """
         view, start = block.view(), 0
         pieces: list[tuple[Part, memoryview, int]] = []
@@ -102,7 +102,7 @@ class RecordWriter:
         return entry.position * len(self._paths) // self._total if len(self._paths) > 1 else 0
 
     def spare_block(self) -> Block:
-        """Return an empty block, preferably the one used last, which may still be in a cache. Thread-safe."""
+        """Return an empty block, if possible the one used last, which the CPU may still have cached. Thread-safe."""
         try:
             return self._spare.pop()
         except IndexError:
@@ -114,7 +114,10 @@ class RecordWriter:
         return self._table[: self._count]
 
     def end(self) -> list[tuple[int, str]]:
-        """End the last file; return (bytes, sha256 in hex) of each file. Files without records are not created."""
+        """End the last file; return (bytes, sha256 in hex) of each file.
+
+        Files after the last record are neither created nor returned; earlier files without records are empty.
+        """
         if self._parts:
             self._parts[-1].end()
         assert all(part.closed for part in self._parts), "what `place` returned was not called"
@@ -126,8 +129,9 @@ class SetWriter(RecordWriter):
 
     Use it as a context manager; leaving it before `finish` publishes nothing.
 
-    `total`: the expected number of records, which determines the boundaries of shards; None, if unknown, makes one
-    shard. Raise FileExistsError if the set exists and `force` is not set.
+    `total`: the expected number of records, which determines the boundaries of shards; None if it is unknown, for one
+    shard only. Raise ValueError for an invalid number of `shards`, FileExistsError on entering the block if the set
+    exists and `force` is not set.
     """
 
     def __init__(
@@ -170,7 +174,7 @@ class SetWriter(RecordWriter):
     def partial(self, shard: int) -> Path:
         """Return the temporary path of a .rec file.
 
-        Other machines write to a name from `publish.new_try` instead and pass the file to `add`.
+        Other machines write to a path from `publish.new_try`, and `add` renames that file to this path.
         """
         return self._paths[shard]
 
@@ -185,7 +189,7 @@ class SetWriter(RecordWriter):
         return path
 
     def add(self, path: Path, size: int, sha256: str, table: np.ndarray) -> None:
-        """Add the next .rec file, with its size in bytes, sha256 in hex and rows of the table.
+        """Add the next .rec file, written by another machine, with its size in bytes, sha256 in hex and table rows.
 
         With an empty `table`, `size` is 0 and there is no file at `path`.
         """
@@ -232,7 +236,7 @@ class SetWriter(RecordWriter):
 
 
 def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
-    """Raise ValueError if two records have the same id."""
+    """Raise ValueError, prefixed by `where` and followed by `advice`, if two records have the same id."""
     ordered = np.sort(ids)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if twice.size:
@@ -268,10 +272,10 @@ def write_set(
     split: str = "",
     force: bool = False,
 ) -> SetInfo:
-    """Write `samples` (`Sample`, or tuples of its fields: encoded, label[, height, width]) as the set `prefix`.
+    """Write `samples` (`Sample`, or tuples of its first fields, such as (encoded, label)) as the set `prefix`.
 
     Return the set's manifest. For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise
-    ValueError naming an invalid sample.
+    ValueError naming an invalid sample, FileExistsError if the set exists and `force` is not set.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
     total = len(listed)

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
     """Return the state dict of IN, and True if it is a checkpoint of a dali_mix run.
 
-    Raise FileNotFoundError, or ValueError for another file with --ema.
+    Raise FileNotFoundError if IN does not exist, ValueError if it is not such a checkpoint and --ema is set.
     """
     from dali_mix.engine.checkpoint.files import is_checkpoint
     from dali_mix.engine.checkpoint.trained import open_trained

@@ -18,7 +18,7 @@ from dali_mix.cli import installed
 from dali_mix.cli.installed import Findings
 
 LOW_DISK = 5 << 30  # bytes
-LOW_SHARED = 1 << 30
+LOW_SHARED = 1 << 30  # bytes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +79,7 @@ def driver_cuda() -> str | None:
 
 
 def check_disk(findings: Findings) -> None:
-    """Report the free disk space where runs and sets are written."""
+    """Report the free disk space in the current folder."""
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / 2**30:.1f} GiB free in {Path.cwd()}"
     if free < LOW_DISK:
@@ -89,7 +89,7 @@ def check_disk(findings: Findings) -> None:
 
 
 def check_shared_memory(findings: Findings) -> None:
-    """Report if there is too little shared memory for a worker pool (containers have 64 MB by default)."""
+    """Report too little shared memory for a worker pool, if Ray is installed (Docker's default is 64 MB)."""
     if importlib.util.find_spec("ray") is not None and (free := shutil.disk_usage("/dev/shm").free) < LOW_SHARED:
         text = (
             f"{free >> 20} MB free in /dev/shm: little for `dali-mix serve`; in a container, docker run --shm-size=4g"
@@ -98,7 +98,7 @@ def check_shared_memory(findings: Findings) -> None:
 
 
 def check_batch(findings: Findings) -> None:
-    """Pack generated images, load a batch through the pipeline, and compare labels, shapes and pixels."""
+    """Pack generated images, load a batch, and check its shape, labels, ids and brightness."""
     import numpy as np
     from PIL import Image
 
@@ -127,7 +127,7 @@ def check_batch(findings: Findings) -> None:
 
 
 def check_set(findings: Findings, prefix: str) -> None:
-    """Open a packed set, load one batch of it, and report their sizes."""
+    """Open a packed set, load one batch of it, and report the sizes of both."""
     from dali_mix.loading import build_loader
     from dali_mix.recordio import RecordSet
 

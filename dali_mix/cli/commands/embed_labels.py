@@ -29,7 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the file and print the class names that were spelled differently for BERT or GloVe.
 
-    Raise ValueError for options that do not fit together, FileExistsError if the file exists and --force is not set.
+    Raise ValueError for options that do not fit together, or an --out that does not end in .npy. Raise FileExistsError
+    if the file exists and --force is not set.
     """
     import numpy as np
 

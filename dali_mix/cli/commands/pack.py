@@ -112,7 +112,7 @@ def _years(text: str) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pack the dataset and print a summary of the set. Raise ValueError like `datasets.pack`."""
+    """Pack the dataset and print a summary of the set. Raise the errors of `datasets.pack`."""
     if args.no_shuffle and args.shuffle is not None:
         raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
     return with_cluster("pack", args, partial(_pack, args))

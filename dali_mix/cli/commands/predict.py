@@ -151,7 +151,7 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
 
 
 def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
-    """Return the config of the run the checkpoint belongs to, else of the recipe; print that run if `shown`."""
+    """Return the config from `load_evaluated`; if `shown`, print the file of the run whose values it uses."""
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, option: str, *others: str) -> None:
-    """Raise ValueError if one of the other options is also set."""
+    """Raise ValueError if one of the options `others` is set together with `option`."""
     if others_set := [f"--{name}" for name in others if getattr(args, name) is not None]:
         raise ValueError(f"{option} cannot be combined with {others_set[0]}: leave one of them out")
 

@@ -1,8 +1,10 @@
 """Decode image files for packing and checking, to the same pixels as DALI, rotated by the header's orientation.
 
-A plain image (see `read_image_header`) is decoded by OpenCV, which DALI uses on a CPU, or by PIL where PIL is stricter;
-any other image by PIL alone, from the parts of the file that determine its pixels. No decoder rotates an image or
-reads its metadata: the orientation comes from the header reader.
+The values of a 16-bit image may differ from DALI's by 1.
+
+A plain image (see `read_image_header`) of up to three channels is decoded by OpenCV, which DALI uses on a CPU, or by
+PIL where PIL is stricter; any other image by PIL alone, from the parts of the file that determine its pixels. The
+orientation comes from the header reader: no decoder rotates an image or reads its metadata, except PIL for a TIFF.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a pr
 
 
 def needs_conversion(data: bytes | memoryview) -> bool:
-    """Return True for an image that PIL decodes, but DALI does not, or not to the correct pixels."""
+    """Return True for an image that PIL decodes, but DALI does not, or not to the correct pixels.
+
+    Raise ValueError for a damaged header of a binary PNM.
+    """
     start = bytes(data[:8])
     if start[:2] in (b"P5", b"P6"):
         return pnm_numbers(bytes(data))[2] not in PNM_MAXIMA
@@ -68,9 +73,13 @@ def has_alpha(data: bytes) -> bool:
 def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, strict: bool = False) -> np.ndarray:
     """Decode an image to (H, W, 3) uint8 BGR, rotated by EXIF.
 
-    As in DALI, alpha is dropped and 16 bits are reduced to the upper 8. `height` allows a JPEG to be decoded at 1/2,
-    1/4 or 1/8 scale if the result is at least that high. `strict` also raises for damage that OpenCV ignores. Raise
-    ValueError for an image that cannot be decoded, or whose size differs from its header's.
+    Alpha is dropped, as in DALI. 16 bits are reduced to the upper 8, where DALI rounds. Raise ValueError for an image
+    that cannot be decoded, or whose size differs from its header's.
+
+    Args:
+        height: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 scale if the result is at least that high. The size of
+            the result is not checked then. With `strict`, it has no effect.
+        strict: also raise for damage that OpenCV ignores.
     """
     if strict:
         {"jpeg": _check_scans, "png": check_pixels}.get(header.encoding, bytes)(data)
@@ -173,7 +182,7 @@ def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
 
 
 def _opened(data: bytes | memoryview) -> Image.Image:
-    """Open an image with PIL's reader for its format, without Image.open's size limit; `max_pixels` is used instead.
+    """Open an image with PIL's reader for its format, without Image.open's size limit (see `Transform.max_pixels`).
 
     Raise UnidentifiedImageError if no reader accepts it.
     """

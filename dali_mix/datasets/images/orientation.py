@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 CHOICES = ("apply", "ignore")
-_MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # orientations that flip x or y, after swapping them if >= 5
+# Orientations that flip x, and those that flip y. From 5, x and y are swapped first.
+_MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
 
 
 def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
@@ -23,7 +24,7 @@ def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
 def turn_crop(
     crop: tuple[float, float, float, float], height: int, width: int, orientation: int
 ) -> tuple[float, float, float, float]:
-    """Map a crop x, y, width, height of the stored pixels to the rotated image of `height` x `width`."""
+    """Map a crop (x, y, width, height) from the stored pixels to the rotated image of `height` x `width` pixels."""
     stored = (height, width) if orientation < 5 else (width, height)
     scale = np.array([stored[1], stored[0]] * 2, dtype=np.float64)
     corners = np.array([[crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]]])

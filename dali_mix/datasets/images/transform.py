@@ -1,6 +1,7 @@
 """Convert images for storage: unchanged by default, optionally resized or re-encoded.
 
-A resized image is decoded at the smallest power-of-two scale libjpeg offers above the target size, smoothed by a small
+To be resized, a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 that is not below the target height. An
+image of at least twice the target size is halved by area averaging, as often as needed. Then it is smoothed by a small
 Gaussian against aliasing, and sampled bilinearly. docs/decisions.md compares it with PIL's antialiased resize.
 """
 
@@ -55,12 +56,13 @@ class Transform:
         """Convert an encoded image; return the bytes to store, their header, and the reason for re-encoding.
 
         The bytes are `data` itself if nothing changes. The header keeps the file's orientation, even if the stored
-        pixels are already rotated. The reason is "" if not re-encoded, `AS_ASKED` if the options require it, else why
-        decoders may disagree on the image. Such an image is stored losslessly as PNG, unless the options re-encode it
-        anyway.
+        pixels are already rotated. The reason is "" if the image is not re-encoded, else why decoders may disagree on
+        it or, if they agree, `AS_ASKED`. An image on which they may disagree is stored losslessly as PNG, unless the
+        options re-encode it anyway.
 
         `crop` is the part to store: x, y, width, height in pixels, before EXIF rotation if `stored`. It is encoded as
-        JPEG unless `encoding` is set. Raise ValueError for truncated or non-image data.
+        JPEG if `encoding` is "keep". Raise ValueError for truncated or non-image data, an image of more than
+        `max_pixels`, or an empty crop.
         """
         converted = self.encoding != "keep" and needs_conversion(data)
         header = converted_header(data) if converted else read_image_header(data, plain=False)
@@ -106,7 +108,7 @@ class Transform:
 
 
 def encode(image_rgb: np.ndarray, encoding: str, quality: int = 95) -> bytes:
-    """Encode (H, W, 3) uint8 RGB as "jpeg", "png", "webp", "bmp" or "pnm" (binary PPM)."""
+    """Encode (H, W, 3) uint8 RGB as "jpeg", "png", "webp", "bmp" or "pnm" (binary PPM). Raise ValueError on failure."""
     return _encode_bgr(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), encoding, quality)
 
 

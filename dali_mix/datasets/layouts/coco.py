@@ -54,8 +54,8 @@ _ROBOFLOW = "_annotations.coco.json"
 def coco(root: Path, split: str, options: Options) -> Listing:
     """List split "train2014", "val2017", …; or "train" with `--years 2014`, or if only one year exists.
 
-    `--task multilabel` (default) drops images without annotations, detection keeps them as negatives; `--unlabelled`
-    overrides both. Record ids are COCO's image ids.
+    The splits of a Roboflow export are its folders. `--task multilabel` (default) drops images without annotations,
+    detection keeps them as negatives; `--unlabelled` overrides both. Record ids are COCO's image ids.
 
     Raise FileNotFoundError or ValueError naming file, entry and field if anything is missing, malformed or
     contradictory.
@@ -116,7 +116,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
 def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[str, str]:
     """Return the split's full name and its annotation file.
 
-    Raise FileNotFoundError if there is none, ValueError for several years.
+    Raise FileNotFoundError if there is no such file, ValueError for several `years`.
     """
     if len(years) > 1:
         raise ValueError(f"coco packs one year at a time, not {', '.join(years)}")
@@ -158,7 +158,7 @@ def _name(folder: str, file: str, where: str) -> str:
 
 
 def _sizes(images: list[Any], where: str, mistakes: Mistakes) -> list[tuple[int, int]]:
-    """Return the (height, width) of each image; an invalid one is added to `mistakes` and returned as 0.
+    """Return the (height, width) of each image; an invalid side is added to `mistakes` and returned as 0.
 
     Boxes need the size. Some tools write 64.0, others nothing or -1.
     """
@@ -172,7 +172,7 @@ def _is_side(value: Any) -> bool:
 
 
 def _parent(content: Any, where: str) -> int | None:
-    """Return the index of category 0 of a Roboflow export if it is the parent of others and has no annotation."""
+    """Return the index of a Roboflow export's category 0 if it is a parent without annotations, else None."""
     entries = entries_of(content, "categories", where)
     parents = [
         index
@@ -194,9 +194,9 @@ def _parent(content: Any, where: str) -> int | None:
 def _classes(
     content: Any, where: str, parent: int | None, mistakes: Mistakes
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
-    """Return the names and ids of the categories, sorted by id, without index `parent`, and a notice about that.
+    """Return the names and ids of the categories, sorted by id, without index `parent`, and a list of notices.
 
-    Raise ValueError if there are none. Invalid or duplicate ids and names are mistakes, which are raised too.
+    Raise ValueError if there are no categories. Invalid or duplicate ids and names are mistakes, which are raised too.
     """
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"

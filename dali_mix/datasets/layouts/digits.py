@@ -1,4 +1,4 @@
-"""Layout `digits`: scikit-learn's bundled scans of handwritten digits, the quickstart's default, which works offline.
+"""Layout `digits`: scikit-learn's bundled scans of handwritten digits, for the recipe `quickstart`; works offline.
 
 1,797 real scans of 8x8 pixels in 17 grey levels, enlarged to 32x32 RGB. Split "train" (about 80%) and "val" (the
 rest), stratified by class.

@@ -24,7 +24,9 @@ _FOLDERS = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
 
 
 def imagenet_val(root: Path, split: str, options: Options) -> Listing:
-    """List the flat images of root, root/split or root/val with the labels of `--list` or a known file in the root.
+    """List the images of one flat folder with the labels of `--list`, or of a known file in the root.
+
+    The folder is the first that exists of root/SPLIT, root/val and root/ILSVRC2012_img_val, else the root.
 
     Raise FileNotFoundError or ValueError if there are no images or labels, or if they do not match.
     """
@@ -49,9 +51,10 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels as indices of `names`: matched by name if these are wnids, else unchanged.
+    """Return the labels as indices of `names`, and `names` or `classes`.
 
-    Raise ValueError if the number of names does not fit.
+    If all `classes` are wnids in `names`, labels are matched by name, else they are unchanged. Raise ValueError if the
+    number of names does not fit.
     """
     wnids = not classes[0].isdigit()
     if wnids and set(classes) <= set(names):

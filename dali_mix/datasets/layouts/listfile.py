@@ -3,7 +3,7 @@
 - .lst, im2rec's: `id<TAB>label…<TAB>path`
 - .txt, .tsv: `path<TAB>label…`
 - .csv: a header with the column `path`, optionally `id`, and label columns, see `csv_list`
-- .json, .jsonl: objects {"path": …, "label": class, name or list, "id": …};
+- .json (a list of objects), .jsonl (one per line): {"path": …, "label": class, name or list, "id": …};
   detection: {"path": …, "boxes": [[class, x1, y1, x2, y2(, difficult)], …]}
 
 A label is a class index, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
@@ -45,10 +45,11 @@ from dali_mix.tasks import Task
 def list_file(root: Path, split: str, options: Options) -> Listing:
     """List the images named in `--list FILE`, relative to the root.
 
-    The default is SPLIT.lst, .txt, .tsv, .csv, .json or .jsonl in the root.
+    The default is the only one of SPLIT.lst, .txt, .tsv, .csv, .json and .jsonl in the root.
 
-    Raise ValueError naming file and line for a malformed row, a path outside the root, a label that is not finite, out
-    of range or of different length, a duplicate id, or a path with two labels.
+    Raise FileNotFoundError if there is no list. Raise ValueError naming file and line for a malformed row, a path
+    outside the root, a label that is not finite, out of range or of different length, a duplicate id, or a path with
+    two labels.
     """
     tree = open_tree(root, options.follow_links)
     shared_split(options, split)

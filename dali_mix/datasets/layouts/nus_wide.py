@@ -1,8 +1,8 @@
 """Layout `nus-wide`: NUS-WIDE's lists, its 81 concepts as multi-label targets, and the photos below Flickr/.
 
-ImageList/{Imagelist,TrainImagelist,TestImagelist}.txt (with backslashes in the paths), Groundtruth/AllLabels/
-Labels_CONCEPT.txt (0 or 1 per line, in the order of Imagelist.txt) and Concepts81.txt, in the root or in ConceptsList/.
-Photos without any positive concept are dropped.
+ImageList/{Imagelist,TrainImagelist,TestImagelist}.txt (with backslashes in the paths),
+Groundtruth/AllLabels/Labels_CONCEPT.txt (0 or 1 per line, in the order of Imagelist.txt) and Concepts81.txt, which is
+in the root or in ConceptsList/. Photos without any positive concept are dropped, unless `--unlabelled keep` is set.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ _LABELS = "vg_category_500_labels_index.json"
 
 
 def vg500(root: Path, split: str, options: Options) -> Listing:
-    """List split "train" or "test" (also called "val"). Images without a category are dropped.
+    """List split "train" or "test" (also called "val").
+
+    Images without a category are dropped, unless `--unlabelled keep` is set.
 
     Raise FileNotFoundError or ValueError naming file and line or entry if anything is missing, malformed or duplicated.
     """

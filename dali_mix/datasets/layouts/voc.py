@@ -170,7 +170,7 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _exported(tree: Tree) -> list[str]:
-    """Return the splits of a Roboflow export: folders that hold images and annotations; none for a devkit."""
+    """Return the splits of a Roboflow export: folders that hold annotations; none for a devkit."""
     folders = tree.folders()
     if any(name in ("VOCdevkit", "Annotations") or (name[:3] == "VOC" and name[3:].isdigit()) for name in folders):
         return []

@@ -23,7 +23,7 @@ class ImageHeader(NamedTuple):
         orientation: the EXIF orientation, 1 to 8.
         odd: why decoders may disagree about rotation, size or colours; "" for an image that DALI decodes as stated
             here.
-        channels: number of channels of the stored pixels.
+        channels: for a JPEG, PNG or PNM its number of channels, with 3 for a palette; 3 for other formats.
     """
 
     encoding: str
@@ -64,9 +64,9 @@ def cut_short(name: str, data: bytes | memoryview) -> ValueError:
 def read_exif(tiff: bytes) -> Exif:
     """Return the orientation stated in the first directory of an EXIF block (which begins with its TIFF header).
 
-    Decoders agree if a complete directory has a single entry of one short integer. DALI and OpenCV ignore an entry's
-    type and count, PIL does not, and each stops at a different point in a truncated block. DALI does not rotate an
-    image if any value of the directory lies outside the block.
+    Decoders agree if a complete directory has a single orientation entry of one short integer. DALI and OpenCV ignore
+    its type and count, PIL does not, and each stops at a different point in a truncated block. DALI does not rotate an
+    image if a value of the tags `_TEXTS` and `_RATIONALS` lies outside the block.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:

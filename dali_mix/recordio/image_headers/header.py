@@ -1,10 +1,10 @@
 """Read an image header: format, size, rotation, and whether DALI decodes the file like other decoders.
 
-Packing, adopting, verifying and predicting all use this function. It supports the formats that DALI decodes and
+Packing, adopting, verifying and predicting all use `read_image_header`. It supports the formats that DALI decodes and
 datasets contain: JPEG, PNG, WebP, BMP, binary PNM. A GIF, a web page saved as an image, an empty or a truncated file
 raises ValueError.
 
-PIL is not used, since it takes several times as long (here 6 µs per JPEG) and differs from DALI on EXIF, CMYK and
+PIL is not used: it takes several times as long as this reader (6 µs per JPEG), and differs from DALI on EXIF, CMYK and
 damaged files (docs/decisions.md). Invariant: DALI decodes an image that is not `odd` to the size and rotation stated
 here; the loader compares them.
 """
@@ -23,7 +23,7 @@ def read_image_header(data: bytes | memoryview, *, plain: bool = True) -> ImageH
     """Return the header of an encoded image; `data` is the complete file.
 
     The segments or chunks before the pixels, the checksums of a PNG and the presence of the end are checked: a JPEG's
-    EOI marker, a PNG's IEND chunk, and for WebP, BMP and PNM the size implied by the header. Pixels are not checked.
+    EOI marker, a PNG's IEND chunk, and for WebP, BMP and PNM the size implied by the header. Pixels are not decoded.
 
     Raise ValueError for an unknown or unsupported format, a damaged or truncated file and, with `plain`, an image that
     decoders may interpret differently (`odd`): packing stores such an image as PNG.

@@ -52,7 +52,7 @@ def read_jpeg(data: bytes | memoryview) -> ImageHeader:
 def _frame(data: bytes | memoryview, at: int, length: int) -> tuple[int, int, int, int]:
     """Return marker, height, width and number of components of the frame at byte `at`.
 
-    Raise ValueError where libjpeg would fail.
+    Raise ValueError if it is damaged, or if DALI does not decode its bits per sample or its number of components.
     """
     if length < 8 or length != 8 + 3 * data[at + 9]:
         raise ValueError(f"a damaged JPEG: the frame at byte {at} has length {length}")

@@ -83,7 +83,7 @@ def _header(data: bytes, first: _Chunk) -> _Head:
 
 
 def _check_order(data: bytes, chunks: list[_Chunk], head: _Head) -> None:
-    """Raise ValueError unless critical chunks are known and in order, and a required palette exists."""
+    """Raise ValueError unless critical chunks are known and in order, and palette, tRNS and IEND have valid sizes."""
     kinds = [chunk.kind for chunk in chunks]
     unknown = [kind for kind in kinds if kind[0] < 0x61 and kind not in _PIXELS]
     if unknown:

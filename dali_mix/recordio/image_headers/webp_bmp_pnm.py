@@ -138,7 +138,10 @@ def read_pnm(data: bytes) -> ImageHeader:
 
 
 def pnm_numbers(data: bytes | memoryview) -> tuple[int, int, int, int]:
-    """Return width, height, maximum value and header length of a binary PNM. Raise ValueError if one is missing."""
+    """Return width, height and maximum value of a binary PNM, and the offset of the byte after them.
+
+    Raise ValueError if a number is missing.
+    """
     numbers, at = [], 2
     for _ in range(3):
         found = _PNM_NUMBER.match(data, at)
