@@ -1,8 +1,8 @@
 """The order of records and their split among ranks, as pure functions without state.
 
 An epoch's order is a permutation of the record numbers. Each step takes the next slice of it, which is divided among
-the ranks. The plan depends only on (records left, batch size, ranks, train, drop_last), so a run may stop after any step
-and continue on a different number of ranks: the remaining records are divided again.
+the ranks. The plan depends only on (records left, batch size, ranks, train, drop_last), so a run may stop after any
+step and continue on a different number of ranks: the remaining records are divided again.
 """
 
 from __future__ import annotations
