@@ -70,7 +70,7 @@ def one(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ray_data(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure the pool and Ray Data in long runs, one at a time, since Ray Data would prefetch during a pause."""
+    """Measure the pool and Ray Data in long runs, one at a time, since Ray Data would prefetch between turns."""
     values = json.loads(settings.read_text())
     rates: dict[str, list[float]] = {"pool": [], "Ray Data": []}
     for turn in range(args.sharing_turns):

@@ -61,8 +61,8 @@ def build_loader(
             "module:Class"), or a constructed pipeline.
         prefix: prefix of the packed set, or an open `RecordSet`.
         batch_size: records per step on each rank.
-        train: True: shuffle by (seed, epoch) and augment. False: do neither; every record is yielded exactly once over
-            all ranks, unless `drop_last` or on_bad_record="skip" omits it.
+        train: True: shuffle by (seed, epoch) and augment. False: keep the order of the records and do not augment;
+            every record is yielded exactly once over all ranks, unless `drop_last` or on_bad_record="skip" omits it.
         seed: seed of order and augmentation, 0 to 2^64 - 1.
         device: "auto" (torch's current GPU if available), "cpu", "cuda" or "cuda:N".
         decode: where images are decoded, resized and augmented: "cpu", "gpu" (pixels differ by a few grey levels), or

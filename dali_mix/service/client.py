@@ -39,8 +39,8 @@ def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
 
     Args:
         fallback: what loaders do while there are no workers. "wait": wait for one, up to ten minutes, or 20 seconds
-            when a loader is built. "local": decode in their own process, which needs the set at the same path and a GPU
-            if the workers use GPUs.
+            when a loader is built. "local": decode in their own process, with bit-identical results if the workers
+            decode on CPUs. This needs the set at the same path, and a GPU if the workers decode on GPUs.
     """
     choice("fallback", fallback, ("wait", "local"))
     ray, where = cluster.join(address)

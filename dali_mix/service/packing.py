@@ -38,10 +38,10 @@ from dali_mix.service.spec import differences, versions
 TRIES = 4  # per shard
 REFRESH = 5.0  # seconds between updates of the list of machines
 AVOID = 2.0  # seconds for which a machine that lost a try gets no new one
-LATE, LATE_AT_LEAST = 4, 5.0  # duplicate a try after 4 times the longest so far, and at least 5 s
+LATE, LATE_AT_LEAST = 4, 5.0  # duplicate a try after 4 times the longest so far, but at least 5 s
 LATE_AT_FIRST = 60.0  # while no shard is done, duplicate a try after this many seconds: the first try may be frozen
 FROZEN = 120.0  # seconds without a heartbeat (two per second) until a try counts as lost
-SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine, after the first try, until a warning, and until an error
+SILENCE, TIMEOUT = 30.0, 600.0  # once tries have started: seconds without any machine until a warning, and an error
 START = 5.0  # seconds to wait for all machines at first; then use those that answered
 CANCEL = 3.0  # seconds to wait for tasks to end
 FETCH = 60.0  # seconds to transfer a result that is ready
