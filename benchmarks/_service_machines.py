@@ -179,6 +179,6 @@ class Shared:
 
 
 def limit(busy: dict[str, float], full: float = 0.9) -> str:
-    """Return the most used resource, or "window" if its used share is below `full`: the trainers' windows then limit."""
+    """Return the most used resource, or "window" if its used share is below `full`: trainers' windows then limit."""
     name = max((each for each in busy if each != "asking"), key=lambda each: busy[each])
     return name if busy[name] >= full else "window"
