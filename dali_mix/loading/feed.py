@@ -29,8 +29,8 @@ class Fed:
 class Feed:
     """The callable of `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
 
-    Labels do not pass through DALI: they are read for the steps in `under_way`, which has the order of DALI's outputs. A
-    step with only bad records is entered there without rows and is not fed. Raise ValueError if consecutive steps of
+    Labels do not pass through DALI: they are read for the steps in `under_way`, which has the order of DALI's outputs.
+    A step with only bad records is entered there without rows and is not fed. Raise ValueError if consecutive steps of
     this kind have at least as many records as the set.
     """
 

@@ -251,8 +251,9 @@ class Pool:
     def status(self) -> dict[str, Any]:
         """Return the status shown by `dali-mix serve --status`, as plain values.
 
-        Keys: "seconds" since the start, "images_per_second" over the last `RATE_OVER` seconds, "bytes", "capacity" and
-        "chunks" of the cache, the counts of questions, and lists of dicts: "workers", "trainers" and "sets".
+        Keys: "seconds" since the start, "images_per_second" over the last `RATE_OVER` seconds, "bytes" and "capacity"
+        of the cache, "chunks" cached or pending, the counts "asked", "decoded", "shared", "second_asks" and "lost", and
+        lists of dicts: "workers", "trainers" and "sets".
         """
         self._collect()
         now = time.monotonic()
