@@ -1,9 +1,9 @@
-# For machines with an NVIDIA driver and the NVIDIA Container Toolkit; without a GPU it runs as well.
+# For machines with an NVIDIA driver and the NVIDIA Container Toolkit. It also runs without a GPU.
 #
 #   docker build -t dali_mix .
 #   docker run --rm --gpus all dali_mix doctor
 #
-# torch and DALI bring their CUDA libraries, so the base needs none.
+# torch and DALI bring their CUDA libraries, so the base image needs none.
 FROM python:3.11-slim-bookworm
 
 # OpenCV loads libGL and GLib; Triton compiles its launcher with a C compiler.

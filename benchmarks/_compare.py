@@ -48,7 +48,7 @@ def ratios(rates: Rates, name: str, against: str) -> dict[str, float]:
 
 
 def table(rates: Rates, ours: str, unit: str) -> str:
-    """Format a line per contestant: median rate, quartiles, and the ratio of `ours` to it."""
+    """Format a line per contestant: its rate, and the ratio of the rate of `ours` to it, as median and quartiles."""
     width = max(len(name) for name in rates)
     lines = [f"{'':{width}}  {unit:>9}  {'quartiles':>15}  {'ours is':>9}  {'quartiles':>13}"]
     for name, values in rates.items():
@@ -71,7 +71,7 @@ def report(rates: Rates, ours: str) -> dict[str, Any]:
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
-    """Return processor, cores, current load, system, and the versions of those `packages` that are installed."""
+    """Return processor, cores, load, system, and the versions of Python and of those `packages` that are installed."""
     installed = {found.name.lower(): found.version for found in metadata.distributions()}
     versions = {package: installed[package] for package in packages if package in installed}
     return {

@@ -164,7 +164,7 @@ class Meter:
 
 
 def each(what: Callable[[int], Any], count: int, clock: Callable[[], float] = time.process_time) -> float:
-    """Return the median seconds per call."""
+    """Return the median seconds per call, by `clock`."""
     seconds = []
     for number in range(count):
         before = clock()
@@ -197,7 +197,13 @@ def decoding(prefix: Path) -> dict[str, float]:
 
 
 def trainer_steps(pool: Any, prefix: Path) -> dict[str, float]:
-    """Return wall-clock seconds of a trainer's calls to an idle pool, and the CPU seconds of its own thread in them."""
+    """Return the costs of a trainer's steps, with an idle pool.
+
+    Returns:
+        "ask", "get": wall-clock seconds to ask for a chunk and to receive it; "ask_cpu", "get_cpu": CPU seconds of the
+        trainer's thread in these calls; "copy", "normalize": its CPU seconds to cut a batch from a chunk, without and
+        with normalizing; "chunk_bytes": bytes of the chunk's images.
+    """
     workers = pool.open(spec_of(prefix, seed=77)).workers
     rng = np.random.default_rng(1)
     asked = Question(0, rng.permutation(1000)[:POSITIONS])
@@ -228,9 +234,14 @@ def trainer_steps(pool: Any, prefix: Path) -> dict[str, float]:
 
 
 def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
-    """Return CPU seconds of the pool's actor per question, from asking to the worker's answer, with `workers` workers.
+    """Return the costs of the pool's actor with `workers` workers.
 
-    The workers are stubs that answer immediately with 200 KB, which Ray stores in shared memory as it does a chunk.
+    These are stubs that answer immediately with 200 KB, which Ray stores in shared memory as it does a chunk.
+
+    Returns:
+        The costs per question, from asking to the worker's answer (see `Meter.stop`); "list": wall-clock seconds to
+        list the workers; "register": CPU seconds to register up to 14 workers; "asks_per_second": questions per second
+        of the complete measurement.
     """
     import ray
 
@@ -280,7 +291,7 @@ def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
 
 
 def transfer(pool: Any, nodes: list[Serve], prefix: Path) -> dict[str, Any]:
-    """Return wall-clock seconds to fetch a chunk from another idle node, and CPU seconds of both nodes' raylets."""
+    """Return the costs per chunk fetched from another idle node (see `Meter.stop`), and "pull", the median seconds."""
     import ray
 
     spec = spec_of(prefix, seed=78)
@@ -309,7 +320,7 @@ def transfer(pool: Any, nodes: list[Serve], prefix: Path) -> dict[str, Any]:
 
 
 def stretch(pool: Any, nodes: list[Serve], prefix: Path, batches: int, seed: int, **options: Any) -> dict[str, Any]:
-    """Return images per second of a trainer using the pool, over `batches`, and the CPU time of all processes."""
+    """Return a trainer's "images_per_second" with the pool, over `batches`, and the costs per batch (`Meter.stop`)."""
     loader = dali_mix.build_loader(
         "imagenet",
         prefix,

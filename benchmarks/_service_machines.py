@@ -72,7 +72,7 @@ class Cluster:
     restart: float = 4.0  # seconds until a killed worker runs again
     repair: float = 300.0  # seconds until a lost machine runs again
     noticed: float = 0.2  # seconds until Ray reports the questions of a killed worker as lost
-    node_noticed: float = 15.0  # the same for a machine
+    node_noticed: float = 15.0  # seconds until Ray reports the questions and chunks of a lost machine as lost
 
     @property
     def machines(self) -> int:
@@ -179,6 +179,6 @@ class Shared:
 
 
 def limit(busy: dict[str, float], full: float = 0.9) -> str:
-    """Return the most used resource, or "window" if none reaches `full`: the trainers' windows are then the limit."""
+    """Return the most used resource, or "window" if its used share is below `full`: trainers' windows then limit."""
     name = max((each for each in busy if each != "asking"), key=lambda each: busy[each])
     return name if busy[name] >= full else "window"

@@ -30,7 +30,7 @@ from _service_machines import CONCURRENT, MESSAGES, Clock, Cluster, Costs, Done,
 from dali_mix.loading.chunks import POSITIONS
 from dali_mix.loading.remote import FIRST_PATIENCE, LATENCIES, PATIENCE, PAUSES
 
-# Copied from dali_mix/service/{client,pool,workers}.py, which cannot be imported without Ray.
+# Copied from dali_mix/service/client.py, and from pool.py, which cannot be imported without Ray.
 ANSWER, DIRECTLY, REFRESH = 3.0, 5.0, 10.0
 SUSPECTED, SILENT = 5.0, 12.0
 HEARTBEAT = 1.0
@@ -225,7 +225,7 @@ class Trainer:
     # Asking
 
     def _ask(self, piece: Piece, begun: float) -> Steps:
-        """Ask a worker for a chunk. Its latency counts from `begun`, when the step started asking."""
+        """Ask a worker for a chunk. The chunk's latency counts from `begun`, when the step started asking."""
         sim = self.sim
         for avoid in (set(piece.tried), {ticket.answer.worker for ticket in piece.tickets}):
             yield self._work(sim.costs.ask)
@@ -343,7 +343,11 @@ class PoolActor:
 
 
 class Simulation:
-    """A simulated pool. `run(warm, seconds)` returns its rates and the load of all resources after `warm` seconds."""
+    """A simulated pool.
+
+    `run(warm, seconds)` returns rates, loads and the longest wait in `seconds` after the first `warm` seconds; counts
+    include these.
+    """
 
     def __init__(self, costs: Costs, cluster: Cluster, seed: int = 0) -> None:
         self.costs, self.cluster = costs, cluster

@@ -2,7 +2,8 @@
 
     python benchmarks/annotations.py [--images 118287] [--turns 3]
 
-The annotation file is generated: as many images and annotations as in train2017, each with a polygon of 23 corners.
+The annotation file is generated. By default it has about as many images and annotations as train2017. Each annotation
+has a polygon of 23 corners.
 """
 
 from __future__ import annotations

@@ -3,13 +3,15 @@
 usage: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype float32,bfloat16] [--rounds 15]
                                  [--only NAME] [--clock wall|cpu] [--keep-freed-memory] [--out FILE]
 
-Every registered mixer that does not need boxes is included, out of place and, if supported, in place, with its draws
-and one-hot targets. Libraries that are not installed are skipped. In a round, each contestant mixes the same batch once
-(on a GPU ten times, between CUDA events). Prints the median and quartiles of the time per call and of its ratio to
-`clone()` (on a CPU, into memory fresh from the system), and the median ratio to `copy_` (into memory in use), both from
-the same round. On a CPU, torch's idle threads spin only for microseconds, as in the `dali-mix` command; otherwise they
-would occupy cores during the next call for milliseconds. ResizeMixPlus comes last, because the process keeps freed
-memory once kornia's operations have run.
+Every registered mixer is included, except MixChoice and those for boxes: out of place and, if supported, in place, with
+its draws and one-hot targets; on a GPU also as a CUDA graph of `apply` alone. Libraries that are not installed are
+skipped. In a round, each contestant mixes the same batch once (on a GPU ten times, between CUDA events). Prints the
+median and quartiles of the time per call and of its ratio to `clone()` (on a CPU, into memory fresh from the system),
+and the median ratio to `copy_` (into memory in use), both from the same round.
+
+On a CPU, torch's idle threads spin only for microseconds, as in the `dali-mix` command; otherwise they would occupy
+cores during the next call for milliseconds. ResizeMixPlus comes last, because the process keeps freed memory once
+kornia's operations have run.
 
 --keep-freed-memory: keep freed memory, as training on a CPU does, so that `clone()` costs the same as `copy_`.
 --clock cpu: measure CPU time of all threads, for a machine that is in use (set OMP_WAIT_POLICY=passive, so that waiting
@@ -44,7 +46,7 @@ CALLS_ON_A_GPU = 10
 
 
 def registered() -> dict[str, mixers.Mixer[Any]]:
-    """Return every mixer by name, except those for boxes and MixChoice, which only applies another mixer."""
+    """Return every mixer by name, except those for boxes and MixChoice, which only applies other mixers."""
     offered = {"num_classes": CLASSES, "mean": MEAN, "std": STD, "size": 112}
     made = {}
     for name, kind in mixers.MIXERS.items():
@@ -155,7 +157,7 @@ def printed(rates: Rates, count: int) -> dict[str, Any]:
 
 
 def saliency(images: Tensor, rounds: int) -> dict[str, Any] | None:
-    """Return ms per image of OpenCV's saliency and ours on uint8 images, or None if either is missing."""
+    """Return ms per image of OpenCV's saliency and ours on uint8 images, and their ratio; None if either is missing."""
     ours, make = getattr(mixers, "fine_grained_saliency", None), saliency_detector()
     if ours is None or make is None:
         print("saliency: skipped (needs cv2.saliency from opencv-contrib-python, and ours)")

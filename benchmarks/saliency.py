@@ -47,7 +47,7 @@ for _ in sys.stdin:
 
 
 def load(folder: Path | None, count: int) -> list[np.ndarray]:
-    """Return RGB images (H,W,3) uint8."""
+    """Return up to `count` RGB images (H,W,3) uint8."""
     if folder is not None:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
         if not files:
@@ -66,7 +66,7 @@ def as_batch(image: np.ndarray) -> torch.Tensor:
 
 
 def differing(images: list[np.ndarray], maps: list[np.ndarray]) -> dict[str, int]:
-    """Count our pixels that differ from OpenCV's, for both of our versions, and the pixels that wrap in OpenCV."""
+    """Return counts: images, pixels, our pixels that differ from OpenCV's ("compiled", "torch"), and wrapped pixels."""
     counts = {"images": len(images), "pixels": 0, "compiled": 0, "torch": 0, "wrapped": 0}
     for image, found in zip(images, maps, strict=True):
         sums = torch_saliency._sums(as_batch(image))[0].numpy()

@@ -3,8 +3,8 @@
 usage: python benchmarks/service.py [--images FOLDER] [--turns 7] [--workers 2] [--sets original shorter256]
          [--out docs/benchmarks/service.json]
 
-Three measurements on one machine, interleaved (see _compare.py):
-    one      images/s of one trainer: with the pool, and decoding in its own process
+Three measurements on one machine, the first two interleaved (see _compare.py):
+    one      images/s of one trainer: with the pool, decoding in its own process, and with torch's DataLoader
     sharing  total images/s of four trainers that read the same epochs: with the pool, and each decoding in its own
              process; and the number of chunks that the pool decoded per chunk of the epochs. Measured once with
              normalization on the CPU, and once up to the uint8 batch that would be copied to a GPU. A first run, not
@@ -70,7 +70,7 @@ def one(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ray_data(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure long runs one after the other, since Ray Data would prefetch while the other contestant is measured."""
+    """Measure the pool and Ray Data in long runs, one at a time, since Ray Data would prefetch between turns."""
     values = json.loads(settings.read_text())
     rates: dict[str, list[float]] = {"pool": [], "Ray Data": []}
     for turn in range(args.sharing_turns):

@@ -178,7 +178,7 @@ def check(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
 
 
 def check_faults(found: dict[str, Any], seed: int) -> dict[str, float]:
-    """Simulate the longest wait after one of two workers freezes or is killed; service.py measures it on a pool."""
+    """Return the simulated longest wait, in s, after one of two workers is killed or frozen (real: see service.py)."""
     waits = {}
     for name in ("killed", "frozen"):
         costs = Costs(**{**vars(costs_of(found, "original")), "cut": found["trainer"]["normalize"]})

@@ -28,7 +28,7 @@ class Cifar(CachedPipeline):
         image_size: pixels, or (height, width); images of a different size are resized to it when decoded.
         padding: black pixels on each side before the random crop.
         flip: probability of a horizontal flip.
-        mean, std: per channel, 0..1 units; CIFAR-10's by default. `STATISTICS` has CIFAR-100's too.
+        mean, std: per channel, 0..1 units; CIFAR-10's by default. `STATISTICS` also has CIFAR-100's.
     """
 
     name = "cifar"
@@ -98,7 +98,7 @@ def gather_numpy(
 
 
 def gather_torch(cache: torch.Tensor, packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Do the same as `gather_numpy`, on any device, without synchronizing.
+    """Return windows of cached images as a batch like `gather_numpy`, on any device and without synchronizing.
 
     `packed` (B, 4) int64 has id, top, left and mirror of each image.
     """

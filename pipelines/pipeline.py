@@ -39,7 +39,7 @@ class Pipeline:
         mean, std: per channel, in 0..1 units, for `normalize`.
         steps: the active steps.
         conditional: whether `graph` uses `if` on drawn values, which DALI converts to branches.
-        draws_from_boxes: whether loaders call `draw_from_boxes` instead of `draw`.
+        draws_from_boxes: whether loaders call `draw_from_boxes` instead of `draw` for sets with boxes.
         one_orientation: whether loaders should build training batches in which either all images are taller than wide,
             or none is.
         normalizing: whether the operator that resizes on a CPU may also normalize, which is bit-identical and saves a
@@ -83,17 +83,19 @@ class Pipeline:
 
         Returns:
             name → (B, …) array; the same names, dtypes and ranks for every batch. Names of a step's draws are prefixed
-            with its index: "0.anchor".
+            with its index: "0.anchor". If `image_size` is None, "canvas" has the shape (B, height, width, 0) of the
+            padded images.
         """
         return self.draw_from_boxes(rows, random, [np.empty((0, 4))] * len(rows))
 
     def draw_from_boxes(
         self, rows: np.ndarray, random: SampleRandom, boxes: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, depending on each record's boxes: (n, 4) x1, y1, x2, y2 in 0..1 of its size.
+        """Draw like `draw`, depending on each record's boxes: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size.
 
-        Loaders call it if `draws_from_boxes` is True and the set has boxes. Raise ValueError naming the step if draws,
-        windows, boxes or sizes that it returns are invalid.
+        Loaders call it if `draws_from_boxes` is True and the set has boxes. Raise ValueError naming the step if a
+        step's draws, windows or boxes are invalid, and ValueError naming the pipeline if images do not end up with
+        `image_size`.
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)

@@ -38,7 +38,7 @@ def build(name: str, train: bool, options: Mapping[str, Any] | None = None) -> P
 def build_steps(steps: Sequence[Step | Mapping[str, Any]]) -> list[Step]:
     """Return a user's steps, each on its own branch, from `Step` objects or dicts of `type` and options.
 
-    Raise ValueError like `build`.
+    Raise ValueError for an unknown type or option, or an invalid value.
     """
     made = []
     for branch, step in enumerate(steps if isinstance(steps, (list, tuple)) else [steps], 16):

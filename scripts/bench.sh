@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run every benchmark. Libraries to compare with that are not installed are skipped and named. Tables are printed, and
-# JSON is written to docs/benchmarks/.
+# Run every benchmark. Libraries to compare with are skipped if they are not installed. Tables are printed, and JSON is
+# written to docs/benchmarks/, except by cifar.py and gpu_train.py, which need --json or --out for it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for benchmark in benchmarks/[a-z]*.py; do

@@ -11,7 +11,8 @@ cp -r dali_mix build/lint/dali_mix
 cp -r pipelines build/lint/dali_mix/pipelines
 cd build/lint
 mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache -p dali_mix
-# Also type-check code that is not installed: the examples and the documentation's scripts.
+# Also type-check code that is not installed: the examples and the documentation's scripts, except
+# docs/pipelines/pictures.py, since mypy accepts only one module named pictures.
 MYPYPATH=.:../../docs mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache ../../examples \
     ../../docs/mixers/pictures.py ../../docs/site/hooks.py
 PYTHONPATH=. lint-imports --config ../../pyproject.toml --no-cache

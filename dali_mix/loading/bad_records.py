@@ -42,7 +42,7 @@ class BadRecords:
             self.skipped.append((row, reason))
 
     def among(self, rows: np.ndarray) -> list[tuple[int, str, bool]]:
-        """Return the bad records among `rows`, as arguments for `found`."""
+        """Return (record number, reason, decode) of each bad record among `rows`: the arguments of `found`."""
         if not self._decode:
             return []
         reasons = dict(self.skipped)

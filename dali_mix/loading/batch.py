@@ -11,8 +11,9 @@ class Batch(NamedTuple):
     """A batch of images and targets. It owns its memory and stays valid for as long as it is referenced.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalized, or uint8 if the loader was built with dtype="uint8"; channels_last in
-            memory on a GPU. Images of several sizes are padded with zeros on the right and below.
+        images: (B, 3, H, W) float32, normalized, or uint8 if the loader was built with dtype="uint8". Images that are
+            normalized on a GPU are channels_last in memory. Images of several sizes are padded with zeros on the right
+            and below.
         targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B
             dicts with `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image; `labels` (n,) int64; `difficult`
             (n,) bool; `size`, height and width of the image without padding; and `original`, height and width of the
@@ -25,7 +26,7 @@ class Batch(NamedTuple):
     ids: torch.Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with images and targets on `device`; boxes are moved in one copy."""
+        """Return the batch with images and targets on `device`; `ids` stay on the CPU. Boxes are moved in one copy."""
         targets = self.targets
         if isinstance(targets, list):
             targets = boxes_to(targets, device)
@@ -35,7 +36,10 @@ class Batch(NamedTuple):
 
 
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
-    """Return detection targets on `device`; boxes, labels and difficult move in one copy if all targets have them."""
+    """Return detection targets with their tensors on `device`; `targets` itself if they are already there.
+
+    Those of the fields boxes, labels and difficult that every target has are moved together, in one copy.
+    """
     device = torch.device(device)
     tensors = [value for own in targets for value in own.values() if isinstance(value, torch.Tensor)]
     if all(value.device == device for value in tensors):

@@ -57,16 +57,17 @@ def build_loader(
     """Return a loader over a packed set.
 
     Args:
-        pipeline: a name ("imagenet", "cifar", "multilabel", "detection", or one that an installed package registers),
-            or a constructed pipeline.
+        pipeline: a name ("imagenet", "cifar", "multilabel", "detection", one that an installed package registers, or
+            "module:Class"), or a constructed pipeline.
         prefix: prefix of the packed set, or an open `RecordSet`.
         batch_size: records per step on each rank.
-        train: True: shuffle by (seed, epoch) and augment. False: yield each record exactly once, in order, dropping
-            none.
+        train: True: shuffle by (seed, epoch) and augment. False: keep the order of the records and do not augment;
+            every record is yielded exactly once over all ranks, unless `drop_last` or on_bad_record="skip" omits it.
         seed: seed of order and augmentation, 0 to 2^64 - 1.
         device: "auto" (torch's current GPU if available), "cpu", "cuda" or "cuda:N".
         decode: where images are decoded, resized and augmented: "cpu", "gpu" (pixels differ by a few grey levels), or
-            "auto": on `device`. Images decoded on a CPU for a GPU are copied as uint8 and normalized on the GPU.
+            "auto": on `device`, or where the `workers` decode. Images decoded on a CPU for a GPU are copied as uint8
+            and normalized on the GPU. Pipelines that cache the set ("cifar") decode on the CPU.
         dtype: dtype of the images: "float32" (normalized), or "uint8" (not normalized, see
             `dali_mix.pipelines.normalize`).
         rank, world_size: default: from torch.distributed if initialized, else 0 and 1.
@@ -74,11 +75,11 @@ def build_loader(
         on_bad_record: "raise" a ValueError naming file and record, or "skip" the record and list it in
             `loader.skipped`.
         drop_last: drop the last step of an epoch if it is incomplete.
-        prefetch: batches to prepare ahead.
+        prefetch: batches to decode ahead.
         verify_crc: check each record's crc32 against the manifest the first time this loader reads it.
         pipeline_options: keyword arguments for a pipeline passed by name.
         workers: a pool that decodes in other processes, see `dali_mix.service`. `prefix` is then a path on the workers'
-            machines, and the pool determines num_threads and prefetch.
+            machines, prefetch has no effect, and num_threads applies only to the pool's fallback="local".
 
     Raises:
         ValueError, FileNotFoundError: invalid options, or a set that cannot be opened.
@@ -163,7 +164,10 @@ def _local_decoder(
     num_threads: int | None,
     verify_crc: bool,
 ) -> Decoder:
-    """Return a decoder that replaces a worker in this process. Raise ValueError or FileNotFoundError if impossible."""
+    """Return a decoder that answers in this process while there are no workers.
+
+    Raise ValueError or FileNotFoundError if the set here is missing or not the pool's, or a GPU is needed.
+    """
     records = RecordSet(opened.prefix)
     if records.fingerprint != opened.metainfo["fingerprint"]:
         raise ValueError(f"{opened.prefix}: not the set that the pool opened: omit fallback='local'")

@@ -23,15 +23,16 @@ from dali_mix.recordio import RecordSet
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
 
-DRAW_AHEAD = 4096  # records per draw, since drawing for 4,096 takes as long as for one
+DRAW_AHEAD = 4096  # least number of records per draw within an epoch: it takes only 3 times as long as for one
 DECODE_BATCH = 256
 
 
 class CachedSource(Source):
-    """Serves batches of a `CachedPipeline` from memory: on the GPU if the set needs less than half of its free memory.
+    """Serves batches of a `CachedPipeline` from a cache of all images.
 
-    The set is decoded at the first batch. DALI decodes on the CPU for any device, so that pixels do not depend on the
-    device. Raise ValueError if the set does not fit into memory.
+    With a CUDA device, the cache is on the GPU if it takes less than half of the GPU's free memory, else in host
+    memory. The first `fetch` decodes the set, and raises ValueError if it does not fit into host memory. DALI decodes
+    on the CPU for any device, so that pixels do not depend on the device.
     """
 
     def __init__(

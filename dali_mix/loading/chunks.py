@@ -4,8 +4,8 @@
     chunks     number 0      | number 1       | number 2
     steps      0 .... 47 | 48 .... 95 | 96 .... 143 | ...
 
-Every trainer cuts its steps, of any size and for any rank, from the same chunks, so that a chunk is decoded once for
-all trainers with the same order.
+Every trainer cuts its steps, of any size and for any rank, from the same chunks. A chunk that is decoded once therefore
+serves all trainers with the same order.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ class Cut:
 
 
 def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None = None) -> Cut:
-    """Return a copy of the records `rows` (B,) from consecutive `chunks`, in order.
+    """Return a copy of those records of `rows` (B,) that the consecutive `chunks` contain, in order.
 
-    Images keep the chunks' format; with `normalizer`, a pipeline, uint8 images of one size are normalized with its mean
-    and std to float32 in the same pass.
+    Images keep the chunks' dtype; images of several sizes are padded to a batch. With `normalizer`, uint8 images of one
+    size are normalized to float32 with this pipeline's mean and std, in the same pass.
     """
     shares = [(chunk, np.flatnonzero(np.isin(chunk.rows, rows, assume_unique=True))) for chunk in chunks]
     shares = [(chunk, at) for chunk, at in shares if len(at)]
@@ -127,7 +127,7 @@ def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None =
 
 
 def _copied(target: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the arrays of a target, since those of a chunk may be read-only and other steps use them."""
+    """Return a target with copied arrays, since a chunk's arrays may be read-only and shared with other steps."""
     return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in target.items()}
 
 

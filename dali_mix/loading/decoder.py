@@ -35,10 +35,10 @@ from dali_mix.recordio import RecordSet
 
 
 class Decoder:
-    """Decodes steps, `prefetch` batches ahead. It restarts after a fork and after unpickling.
+    """Decodes steps, `prefetch` batches ahead. It restarts after unpickling and, on a CPU, after a fork.
 
-    A fork copies the memory of a DALI pipeline but not its threads. Running or destroying it in the child would wait
-    for them forever, so it is leaked there: its destructor must never run, not even at exit.
+    A fork copies the memory of a DALI pipeline but not its threads. Running or destroying the pipeline in the child
+    would wait for them forever, so it is leaked there: its destructor must never run, not even at exit.
     """
 
     _dali: DaliPipeline | None
@@ -93,7 +93,7 @@ class Decoder:
 
         Raise ValueError naming file and record of a bad record, unless bad records are skipped.
         """
-        # Batches prefetched for another position are dropped; at most `prefetch` are wasted.
+        # Batches prefetched for another position are dropped.
         under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
         if not any((fed.step.epoch, fed.step.start) == (epoch, position) for fed in under_way):
             self._feed.restart(steps(epoch, position))
@@ -207,10 +207,10 @@ class Decoder:
         return dali
 
     def _recover(self, error: RuntimeError) -> None:
-        """Close the pipeline, which is unusable after an error, and note the bad records that caused it.
+        """Close the pipeline, which is unusable after an error, and note the bad records that caused the error.
 
-        These are the bad records of the first pending step that has any. Raise `error` again if none has, since it then
-        has another cause.
+        These are the bad records of the first pending step that has any. If no step has any, the error has another
+        cause and is raised again.
         """
         under_way = list(self._feed.under_way)
         self.close()
@@ -257,10 +257,7 @@ class Decoder:
 
 
 class SingleDecoder:
-    """Decodes one image at a time, on the same device as the pipeline that failed.
-
-    It cannot be used after a RuntimeError.
-    """
+    """Decodes one image at a time on `device`. It cannot be used after a RuntimeError."""
 
     def __init__(self, device: torch.device) -> None:
         self._image = np.empty(0, np.uint8)
@@ -297,7 +294,7 @@ def wrong_size(records: RecordSet, row: int, size: Sequence[int]) -> str:
 
 
 def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tuple[int, str]]:
-    """Return the records of a batch, with messages, whose image size according to DALI differs from the table.
+    """Return (record number, message) of each record whose image size according to DALI differs from the table.
 
     `sizes`: results of `fn.peek_image_shape` for `rows` (B,), in order. Crops and resized sizes are drawn from the
     table's sizes, so an image of another size would silently be distorted or cut.

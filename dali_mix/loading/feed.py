@@ -29,7 +29,7 @@ class Fed:
 class Feed:
     """The callable of `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
 
-    Labels do not pass through DALI: they stay in `under_way`, which is matched with DALI's outputs, in the same order.
+    Labels do not pass through DALI: they are read for the steps in `under_way`, which has the order of DALI's outputs.
     A step with only bad records is entered there without rows and is not fed. Raise ValueError if consecutive steps of
     this kind have at least as many records as the set.
     """

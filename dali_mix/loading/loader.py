@@ -1,6 +1,7 @@
 """`Loader`: epochs of batches from a packed set.
 
-The order of records depends only on the seed and the epoch, even after a resume.
+The order of a set's records depends only on the seed and the epoch, even after a resume. In pipelines with batches of
+one orientation, it also depends on the global batch size.
 
 More than 300 lines: one class; iterating, the position and resuming share its state.
 """
@@ -43,9 +44,10 @@ class Loader:
     """An iterable of `Batch` objects over a packed set. Every `iter()` covers one epoch.
 
     In training the first `iter()` is epoch 0, and the `iter()` after a completed epoch starts the next one. An epoch is
-    complete once its last batch has been yielded, that is after `len(loader)` batches. An interrupted epoch starts
-    over, with the same records and crops, so `next(iter(loader))` does not change the order. In evaluation every
-    `iter()` starts at the first record. After `load_state_dict`, the next `iter()` starts at the restored position.
+    complete once its last batch has been yielded: after `len(loader)` batches, or fewer if on_bad_record="skip" leaves
+    steps without records. An interrupted epoch starts over, with the same records and crops, so `next(iter(loader))`
+    does not change the order. In evaluation every `iter()` starts at the first record. After `load_state_dict`, the
+    next `iter()` starts at the restored position.
 
     Only one iterator is active: a new `iter()` invalidates the previous one, whose `next()` then raises RuntimeError.
     Calling `set_epoch` or `load_state_dict` in the loop body ends that loop.
@@ -53,14 +55,14 @@ class Loader:
     `state_dict()` is the position after the last batch yielded, not counting prefetched ones: in the loop body it
     includes the current batch.
 
-    A loader can be pickled, or used in a forked process, where it restarts at its position; with a GPU or
-    a pool of workers, use after a fork raises RuntimeError.
+    A loader can be pickled, or used in a forked process, where it restarts at its position. With a GPU or a pool of
+    workers, using it after a fork raises RuntimeError.
 
     Attributes:
         dataset: the dataset, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).
         epoch, samples_seen: the position; samples_seen counts this epoch's samples over all ranks.
-        global_size: planned number of records in the last batch, summed over ranks (including skipped records).
-        dropped_boxes: boxes of the batches yielded so far that were dropped because a crop or step left them no area.
+        global_size: planned number of records in the batch yielded last, summed over ranks (including skipped records).
+        dropped_boxes: number of boxes on this rank so far that were dropped because a crop or step left them no area.
         skipped: (record number, reason) pairs of bad records, with on_bad_record="skip".
     """
 
@@ -121,7 +123,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Return an iterator over the next epoch (see the class).
 
-        Its `next()` raises RuntimeError after another `iter()` of this loader, and ValueError for a bad record.
+        Its `next()` raises RuntimeError after another `iter()` of this loader, and ValueError for a bad record unless
+        bad records are skipped.
         """
         if not self._resuming:
             self._note_restart()
@@ -166,7 +169,7 @@ class Loader:
     def _fetch(self, epoch: int, position: int) -> Fetched | None:
         """Return the first step from `position` on that has a readable record; None at the end of the epoch.
 
-        Raise ValueError for a step without one if there are several ranks, since the others would wait for it.
+        With several ranks, raise ValueError for a step without a readable record, since the other ranks would wait.
         """
         self._source.check_process()
         while self._source.steps_left(position):
@@ -185,7 +188,7 @@ class Loader:
             )
 
     def _note_restart(self) -> None:
-        """Log once that an epoch was interrupted after several batches, since it would repeat the same records."""
+        """Warn once, in training, if an epoch restarts after more than one batch, since it repeats the same records."""
         if self.train and self.samples_seen > self.global_batch_size and not self._restarted:
             self._restarted = True
             logging.getLogger(__name__).warning(
@@ -239,7 +242,11 @@ class Loader:
         self.epoch, self.samples_seen, self._running = epoch, samples_seen, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position as plain values, equal on all ranks."""
+        """Return the position as plain values, equal on all ranks.
+
+        Keys: epoch and samples_seen, the position; seed, fingerprint (of the set), global_batch_size and train, which
+        `load_state_dict` compares; and group_step, the size of blocks of one orientation, if there are such blocks.
+        """
         grouped = self._source.group_step
         return {
             "epoch": self.epoch,
@@ -259,7 +266,7 @@ class Loader:
                 orientation differ. The remaining records may then differ too.
 
         Raises:
-            ValueError: a difference, if `strict`, naming both values; or a position that the set does not have.
+            ValueError: a state that lacks keys, a position that the set does not have, or, if `strict`, a difference.
         """
         mine = self.state_dict()
         missing = [key for key in mine if key not in state and key != "group_step"]
@@ -272,7 +279,7 @@ class Loader:
                         f"the state was taken with {key} {state.get(key)!r}, this loader has {mine.get(key)!r}: use the"
                         " same, or strict=False to continue anyway"
                     )
-            # Its value may differ: the epoch continues with the blocks it started with.
+            # The value of group_step may differ: the epoch continues with the blocks it started with.
             grouped, now = "group_step" in state, "group_step" in mine
             if grouped != now:
                 raise ValueError(
@@ -301,7 +308,7 @@ class Loader:
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
         """Have `next()` raise InterruptedError while it waits for a pool of workers, once `asked()` returns True.
 
-        The loader's position is then unchanged. Loaders that decode in this process never wait for long.
+        The loader's position is then unchanged. Loaders that decode in this process never call `asked`.
         """
         self._source.interrupted = asked
 

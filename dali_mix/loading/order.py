@@ -1,8 +1,8 @@
 """The order of records and their split among ranks, as pure functions without state.
 
 An epoch's order is a permutation of the record numbers. Each step takes the next slice of it, which is divided among
-the ranks. The plan depends only on (records left, batch size, ranks), so a run may stop after any step and continue on
-a different number of ranks: the remaining records are divided again.
+the ranks. The plan depends only on (records left, batch size, ranks, train, drop_last), so a run may stop after any
+step and continue on a different number of ranks: the remaining records are divided again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Plan:
     Attributes:
         steps: number of full steps.
         step_size: records per full step, over all ranks.
-        tail: sizes of the last steps, up to two.
+        tail: sizes of the up to two steps after the full ones, over all ranks.
     """
 
     steps: int
@@ -118,7 +118,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The steps of one rank over all epochs. Fields are arguments of `plan`, `epoch_order` and `grouped_order`."""
+    """The steps of one rank over all epochs. Fields: see `plan`, `share`, `epoch_order` and `grouped_order`."""
 
     count: int
     seed: int

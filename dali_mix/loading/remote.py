@@ -31,11 +31,11 @@ from dali_mix.loading.source import Fetched, Source
 from dali_mix.loading.workers import NoWorkers, WorkerDied, WorkerLost, Workers
 from dali_mix.pipelines import Pipeline
 
-WINDOW = 4  # chunks in flight beyond those of the current step; at least as many as a step has
+WINDOW = 4  # chunks requested or received beyond those of the current step; raised to the number that a step needs
 PATIENCE = 1.0, 4.0  # a chunk is late after 1 s or 4 times the median latency, whichever is longer
 FIRST_PATIENCE = 15.0  # seconds until the first chunk is late: workers start their pipelines
 DEATHS = 4  # worker deaths per chunk until an error; after half as many, the chunk is a suspect
-PAUSES = 0.1, 5.0  # minimum and maximum delay in seconds before a question is repeated
+PAUSES = 0.1, 5.0  # shortest and longest delay in seconds before a question is repeated; none after its first loss
 SILENCE = 30.0  # seconds without any chunk until a warning
 ALONE = 10.0  # seconds without any chunk until this process decodes, if allowed
 PROBE = 10.0  # seconds, while this process decodes, until another worker is probed
@@ -74,8 +74,8 @@ class RemoteSource(Source):
         normalizing: normalize to float32 on the CPU while a step is cut from its chunks.
         window: `WINDOW` by default, and at least as many as a step needs.
         timeout: seconds without a new chunk after which `fetch` raises RuntimeError.
-        local: answers questions in this process, one chunk at a time, while there are no workers.
-        clock: a function that returns seconds; for tests.
+        local: answers questions in this process, one chunk at a time, while no worker answers.
+        clock: returns the time in seconds; tests replace it.
 
     Attributes:
         second_asks: number of questions sent to workers more than once.
@@ -117,7 +117,7 @@ class RemoteSource(Source):
         self._wanted: deque[tuple[int, int]] = deque()
         self._pieces: dict[tuple[int, int], _Piece] = {}  # by key, within the window
         self._looked = 0.0  # when answers were last collected
-        self._probe: tuple[Any, float, _Piece] | None = None  # while alone: the only question sent to workers
+        self._probe: tuple[Any, float, _Piece] | None = None  # while alone: the question sent to a worker
 
     def fetch(self, epoch: int, position: int) -> Fetched:
         moved, self._next = self._next != (epoch, position), None  # None, in case of an interrupt
@@ -176,7 +176,7 @@ class RemoteSource(Source):
                     self._ask(piece, now)
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
-        """Yield the keys of chunks from a position on, in order: to the end in evaluation, forever in training."""
+        """Yield the keys of chunks from a position on, in order; only evaluation ends, with the epoch."""
         while True:
             last = -1
             while self._schedule.steps_left(position):
@@ -204,7 +204,7 @@ class RemoteSource(Source):
     # Asking and waiting
 
     def _ask(self, piece: _Piece, now: float) -> bool:
-        """Send a question to a worker that has not received it, else to one that lost it. Return False if none has it.
+        """Send a question to a worker that was not asked, else to one that lost it. Return False if no worker has it.
 
         A worker that still has the question is not asked again: a single slow worker would have to decode everything
         twice. Suspects are sent one at a time, because a crash also loses the worker's other questions.

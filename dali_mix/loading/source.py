@@ -21,7 +21,7 @@ class Fetched:
     """The data of a step.
 
     Attributes:
-        rows: (B,) int64, the step's records without bad ones; if there are none, the other fields are None.
+        rows: (B,) int64, the step's records without bad ones; if it is empty, images, targets and sizes are None.
         images: (B, 3, H, W) uint8, or float32 if already normalized.
         targets: see `targets.targets_of`.
         sizes: (B, 2) height and width of each image, if the batch is padded.
@@ -35,14 +35,15 @@ class Fetched:
 
 
 class Source(ABC):
-    """Base class of the sources: a schedule, and the threads or processes that serve it.
+    """Base class of the sources, which return a schedule's steps with their images and targets.
 
-    `close`, pickling and forking stop these; the next fetch restarts them.
+    `close` drops what runs or was prepared ahead, and a pickled or forked copy starts without it. The next fetch starts
+    again.
 
     Attributes:
-        threads: number of DALI threads in this process.
-        interrupted: called about once a second while `fetch` waits for other processes; once it returns True, `fetch`
-            raises InterruptedError.
+        threads: number of DALI threads in this process; 0 if batches come from a pool or from a cache.
+        interrupted: called at least once a second while `fetch` waits for workers; once it returns True, `fetch` raises
+            InterruptedError.
     """
 
     threads: int = 0

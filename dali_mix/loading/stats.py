@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 LOADING = ("reading", "checking", "drawing", "dali", "service", "finishing", "other")
-STARTING = "starting"  # DALI's start-up: timed, but not part of loading
+STARTING = "starting"  # start-up of DALI, and decoding a set to be cached: timed, but not part of loading
 READY = 0.05  # if the loop waits for batches at most this share of the time, the loop is the limit
 BUSY = 0.7  # with fewer busy cores per DALI thread, the disk or other processes are the limit
 
@@ -60,14 +60,16 @@ class Clock:
 
 
 def _usage() -> tuple[float, int]:
-    """Return the CPU seconds of all threads of this process so far, and the pages that had to be read from disk."""
+    """Return the CPU seconds of all threads of this process so far, and its page faults that had to read from disk."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime, used.ru_majflt
 
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """How a loader spent its time, in seconds of the iterating thread, excluding DALI's start-up.
+    """How a loader spent its time, in seconds of the iterating thread.
+
+    DALI's start-up, and decoding a set that is then cached, are excluded.
 
     Attributes:
         batches, images: numbers of batches and images yielded.
@@ -80,8 +82,8 @@ class Stats:
         other: the loader's own Python.
         outside: between batches, in the consuming loop.
         cores: average number of cores the process kept busy, over all threads.
-        threads: number of DALI threads, 0 with a pool.
-        page_reads: memory pages that were read from disk.
+        threads: number of DALI threads; 0 if batches come from a pool or from a cache.
+        page_reads: number of page faults that had to read from disk.
     """
 
     batches: int

@@ -21,7 +21,7 @@ class WorkerDied(WorkerLost):
 
 
 class NoWorkers(Exception):
-    """No worker can be asked a question."""
+    """No worker is available for a question."""
 
 
 class Ticket(Protocol):
@@ -38,14 +38,15 @@ class Workers(Protocol):
     def ask(self, question: Question, avoid: Collection[Hashable]) -> Ticket:
         """Send a question to a worker that is not in `avoid`, without waiting. Raise NoWorkers if there is none.
 
-        `avoid`: workers that were late with this question, or were lost; others should be preferred for a while.
+        `avoid`: workers that were late with this question or lost it. For a while, the pool should also send them other
+        questions last.
         """
 
     def wait(self, timeout: float) -> list[tuple[Any, Chunk | Exception]]:
-        """Return the tickets answered since the last call, each once, waiting up to `timeout` seconds for the first.
+        """Return (ticket, answer) pairs since the last call; wait up to `timeout` seconds for the first one.
 
-        An answer is a chunk, WorkerLost, WorkerDied, or another exception that every worker would raise. Without
-        pending tickets the call waits the full `timeout`.
+        Each ticket is returned once. An answer is a chunk, WorkerLost, WorkerDied, or another exception that every
+        worker would raise. Without pending tickets the call waits the full `timeout`.
         """
 
     def drop(self, ticket: Any) -> None:

@@ -32,13 +32,15 @@ RESTART = 25.0  # seconds for the pool's actor to start again
 
 
 def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
-    """Return the pool at `address`, HOST:PORT, or the one on this machine.
+    """Connect to the pool at `address`: HOST[:PORT], or "auto" for one on this machine (see `cluster.split_address`).
 
-    Signal handlers are left unchanged. Raise ValueError, with advice, if there is no pool or the connection is refused.
+    Signal handlers are left unchanged. Raise ValueError, with advice, if Ray, the token or the pool is missing, or the
+    connection fails.
 
     Args:
-        fallback: what loaders do while there are no workers: "wait" up to ten minutes for one, or "local": decode in
-            their own process, with bit-identical results, if the set is at the same path.
+        fallback: what loaders do while there are no workers. "wait": wait for one, up to ten minutes, or 20 seconds
+            when a loader is built. "local": decode in their own process, with bit-identical results if the workers
+            decode on CPUs. This needs the set at the same path, and a GPU if the workers decode on GPUs.
     """
     choice("fallback", fallback, ("wait", "local"))
     ray, where = cluster.join(address)
@@ -49,7 +51,7 @@ def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
 
 @functools.cache
 def _pool(ray: Any, address: str, connection: str) -> RayPool:
-    """Return the pool of a connection, cached: each pool starts a `Watch`."""
+    """Return the pool of a connection; cached, since each pool starts a `Watch`."""
     return RayPool(ray, address)
 
 
@@ -209,7 +211,7 @@ class RayWorkers:
         return handle.answer.options(num_returns=2).remote(*self._spec, question)[0], name
 
     def wait(self, timeout: float) -> list[tuple[_Ticket, Chunk | Exception]]:
-        """Return the tickets answered, with their answers."""
+        """Return (ticket, answer) pairs: see `loading.workers.Workers`."""
         self._watch.check()
         self._watch.check_head()
         references = list(self._tickets)

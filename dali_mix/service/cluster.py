@@ -43,7 +43,7 @@ GREETING = 8.0  # seconds to wait for the reply
 
 
 class PoolGone(ConnectionError, RuntimeError):
-    """The pool has ended under a client of it. The command line prints a ConnectionError without a traceback."""
+    """The pool of this client has ended. The command line prints a ConnectionError without a traceback."""
 
 
 @dataclasses.dataclass
@@ -85,7 +85,10 @@ def token_file() -> Path:
 
 
 def make_token() -> Path:
-    """Return the path of the token file; create it, readable only by this user, if it does not exist."""
+    """Return the path of the token file; create it, readable only by this user, if it does not exist.
+
+    Raise ValueError if `home()` is not writable or the token is empty.
+    """
     make_home()
     path = token_file()
     if not path.exists():
@@ -99,7 +102,7 @@ def make_token() -> Path:
 
 
 def find_token() -> Path:
-    """Return the path of the token file. Raise ValueError if it does not exist."""
+    """Return the path of the token file. Raise ValueError if it does not exist or is empty."""
     path = token_file()
     if not path.is_file():
         raise ValueError(f"{path}: no token; copy the one that `dali-mix serve` names on the pool's machine")
@@ -191,9 +194,10 @@ def _answers(address: str) -> bool:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of HOST, HOST:PORT, or "auto": the first listed pool of this machine that answers.
+    """Return host and port of HOST, HOST:PORT or "auto".
 
-    Raise ValueError for an invalid address.
+    "auto" is the first pool in this machine's list that answers, or the last one if none does. Raise ValueError for an
+    invalid address, or if the list is empty.
     """
     wrong = f"{address!r} is not an address: give HOST:PORT as printed by `dali-mix serve`, or auto"
     if not isinstance(address, str):
@@ -246,7 +250,7 @@ def nothing_at(address: str) -> str:
 
 
 def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
-    """Return True if the address accepts connections."""
+    """Return True if the address accepts a connection within `seconds`."""
     try:
         socket.create_connection((host, port), seconds).close()
     except OSError:
@@ -255,7 +259,7 @@ def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
 
 
 def check_pool(host: str, port: int) -> None:
-    """Raise ValueError unless the server there speaks HTTP/2, as pools do: Ray would wait for it silently."""
+    """Raise ValueError unless the server there speaks HTTP/2, as pools do. Ray would silently wait for any other."""
     where = f"{host}:{port}"
     if not reachable(host, port):
         raise ValueError(nothing_at(where))
@@ -449,7 +453,7 @@ def _kept_handlers(utils: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_tries(constants: Any) -> Iterator[None]:
-    """Let `ray.init` fail after 3 s: it would try 20 times, 1 s apart, also with a wrong token."""
+    """Let `ray.init` fail after 3 s in the block. It would try 20 times, 1 s apart, even with a wrong token."""
     kept, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, 3
     try:
         yield

@@ -82,7 +82,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def metrics(status: Mapping[str, Any]) -> str:
-    """Return the figures of `pool.Pool.status` as metrics in Prometheus's text format."""
+    """Return figures of `pool.Pool.status` as metrics in Prometheus's text format."""
     counters = ("asked", "decoded", "shared", "second_asks", "lost")
     lines = []
     for name in counters:
@@ -102,14 +102,14 @@ def metrics(status: Mapping[str, Any]) -> str:
 
 
 class Dashboard:
-    """Serve `/`, `/metrics` and `/status.json` on a separate thread, until `close`.
+    """Serves `/`, `/metrics` and `/status.json` on a separate thread, until `close`.
 
     Args:
         host, port: address to listen on; ValueError if it cannot be used. Port 0 selects a free port, see the attribute
             `port`.
         address: address of the pool.
-        status: called for each request; returns the result of `pool.Pool.status`. If it raises, because the pool does
-            not answer, the request gets HTTP status 503.
+        status: called for each request; returns the result of `pool.Pool.status`. If it raises, for example because the
+            pool does not answer, the request gets HTTP status 503.
     """
 
     def __init__(self, host: str, port: int, address: str, status: Callable[[], Mapping[str, Any]]) -> None:

@@ -35,6 +35,7 @@ HEAD_GONE = 12.0  # seconds without the head until this node ends; its trainers 
 class Node:
     """This machine's part of a pool. Use it as a context manager; inside, call `heartbeat` about once a second.
 
+    The constructor raises ValueError for an invalid address, or for a `store` that is too small or does not fit.
     `__enter__` raises ValueError, with advice, if the pool cannot be started or joined.
 
     Args:
@@ -42,9 +43,9 @@ class Node:
         threads: DALI threads for each of the two questions a worker processes concurrently.
         decode: "cpu" or "gpu"; with "gpu" each worker uses one GPU.
         address: address of the pool to join; None to start one.
-        listen: the address at which others reach this machine; None for the loopback device.
+        listen: the address by which other machines reach this one; None for the loopback device.
         port: the port of the pool to start.
-        store: bytes of shared memory for images; None for an automatic size.
+        store: bytes of shared memory for images; None for the default of `store_bytes`.
     """
 
     def __init__(

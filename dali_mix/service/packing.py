@@ -6,7 +6,7 @@ process, not by Ray:
 
     waiting ── start ──▶ under way ── result ──▶ yielded, in order
        ▲                     │
-       └── lost with its process or machine, at most TRIES times
+       └── lost with its process or machine; after TRIES losses, an error
 
 A try that takes much longer than others is duplicated if a machine is free; the first result counts. A try without a
 heartbeat for `FROZEN` seconds is lost. Each try writes its own files, so one that was considered lost but still runs
@@ -38,10 +38,10 @@ from dali_mix.service.spec import differences, versions
 TRIES = 4  # per shard
 REFRESH = 5.0  # seconds between updates of the list of machines
 AVOID = 2.0  # seconds for which a machine that lost a try gets no new one
-LATE, LATE_AT_LEAST = 4, 5.0  # duplicate a try after 4 times the longest so far, and at least 5 s
-LATE_AT_FIRST = 60.0  # the same in seconds while no shard is done: the first try may be frozen
+LATE, LATE_AT_LEAST = 4, 5.0  # duplicate a try after 4 times the longest so far, but at least 5 s
+LATE_AT_FIRST = 60.0  # while no shard is done, duplicate a try after this many seconds: the first try may be frozen
 FROZEN = 120.0  # seconds without a heartbeat (two per second) until a try counts as lost
-SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine until a warning, and until an error
+SILENCE, TIMEOUT = 30.0, 600.0  # once tries have started: seconds without any machine until a warning, and an error
 START = 5.0  # seconds to wait for all machines at first; then use those that answered
 CANCEL = 3.0  # seconds to wait for tasks to end
 FETCH = 60.0  # seconds to transfer a result that is ready
@@ -286,7 +286,7 @@ class _Mapping:
             self._begun = True
 
     def _late(self, now: float) -> int | None:
-        """Return the index of the longest-running try to duplicate, or None."""
+        """Return the index of the shard whose only try has run longest, if that is too long; else None."""
         count = Counter(attempt.index for attempt in self.tries)
         allowed = max(LATE * self._longest, LATE_AT_LEAST) if self._longest else LATE_AT_FIRST
         late = [attempt for attempt in self.tries if now - attempt.begun > allowed and count[attempt.index] == 1]
@@ -322,7 +322,7 @@ class _Mapping:
             self.cancel([other for other in self.tries if other.index == attempt.index], wait=False)
 
     def _lose(self, attempt: _Try, error: BaseException) -> None:
-        """Retry the shard of a lost try."""
+        """Retry the shard of a lost try, or fail it after `TRIES` losses."""
         self.cancel([attempt], wait=False)  # already ended, unless only its result was lost
         self._machines.lost += 1
         self._losses[attempt.index] += 1
@@ -352,7 +352,7 @@ class _Mapping:
         self.cancel([attempt for attempt in self.tries if attempt.index >= index])
 
     def cancel(self, tries: Sequence[_Try], *, wait: bool = True) -> None:
-        """Cancel tries and wait for them to end, so that they write no file after the packer has cleaned up."""
+        """Cancel tries. With `wait`, wait for their end, so that they write no file after the packer has cleaned up."""
         ending = list(tries)
         self.tries = [attempt for attempt in self.tries if attempt not in ending]
         if not ending or self._pool.watch.ended:

@@ -119,8 +119,8 @@ class Pool:
     def live_workers(self) -> dict[str, dict[str, Any]]:
         """Return `workers()` without those whose machine Ray knows to be dead.
 
-        For packing, which would lose tries on it. Packers do not ask Ray themselves: `ray.nodes()` ends the process
-        that calls it if the head ends during the call.
+        For packing, which would lose tries on such machines. Packers do not ask Ray themselves: `ray.nodes()` ends the
+        process that calls it if the head ends during the call.
         """
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         return {name: details for name, details in self.workers().items() if details["node"] in alive}
@@ -132,8 +132,8 @@ class Pool:
     ) -> tuple[Any, str] | None:
         """Send a question to the least loaded worker, unless its answer is cached or pending.
 
-        Return ([reference to the answer], name of the worker), or None if all workers are in `avoid`. Workers in
-        `avoid` were late or lost.
+        Return ([reference to the answer], name of the worker), or None if there is no worker outside `avoid`. Workers
+        in `avoid` were late or lost.
         """
         if time.monotonic() - self._looked > LOOK:
             self._collect()
@@ -249,7 +249,12 @@ class Pool:
         seen.seen = time.time()
 
     def status(self) -> dict[str, Any]:
-        """Return the status shown by `dali-mix serve --status`, as plain values."""
+        """Return the status shown by `dali-mix serve --status`, as plain values.
+
+        Keys: "seconds" since the start, "images_per_second" over the last `RATE_OVER` seconds, "bytes" and "capacity"
+        of the cache, "chunks" cached or pending, the counts "asked", "decoded", "shared", "second_asks" and "lost", and
+        lists of dicts: "workers", "trainers" and "sets".
+        """
         self._collect()
         now = time.monotonic()
         trainers: dict[str, list[_Reader]] = {}

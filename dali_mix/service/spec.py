@@ -27,7 +27,7 @@ CODE = (
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages, and digests of our own code, that affect decoded pixels."""
+    """Return name → version of the packages, and name → digest of our own code, that affect decoded pixels."""
     found = {"dali_mix": __version__} | {name: code_digest(name) for name in CODE}
     for name in PACKAGES:
         try:
@@ -50,7 +50,7 @@ _digests: dict[str, tuple[ModuleSpec | None, str]] = {}  # module → (its spec,
 
 
 def code_of(pipeline: Pipeline) -> Code:
-    """Return the files of the user-defined classes of a pipeline and its steps, including base classes, by class."""
+    """Return the `Code` of the user-defined classes of a pipeline and its steps, including base classes."""
     kinds = {base for part in (pipeline, *pipeline.steps) for base in type(part).__mro__[:-1]}
     own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("dali_mix", *sys.stdlib_module_names)]
     return {f"{kind.__module__}.{kind.__qualname__}": _source(kind.__module__) for kind in own}

@@ -42,7 +42,7 @@ class Worker:
         }
 
     def describe_set(self, spec: Spec) -> dict[str, Any]:
-        """Return count, metainfo and taller of a set, and the user-defined code of its pipeline.
+        """Return "count", "metainfo" and "taller" of a set, and "code", the user-defined code of its pipeline.
 
         Raise ValueError or FileNotFoundError naming the machine.
         """
@@ -51,7 +51,7 @@ class Worker:
         return {"count": len(records), "metainfo": records.metainfo, "taller": records.taller, "code": code}
 
     def _pipeline(self, spec: Spec) -> pipelines.Pipeline:
-        """Build the pipeline. The trainer has already built it, so a failure means that a package is missing here.
+        """Build the pipeline. The trainer has already built it, so a failure is likely due to a package missing here.
 
         Raise ValueError with advice.
         """
@@ -76,7 +76,8 @@ class Worker:
     def answer(self, key: str, spec: Spec, fingerprint: str, question: Question) -> tuple[Chunk, dict[str, Any]]:
         """Decode the records of a question.
 
-        Return the chunk, and a dict of its bytes, the seconds taken, its number of images and this process's pid.
+        Return the chunk, and a dict of its "bytes", the "seconds" taken, its number of "images" and this process's
+        "pid".
 
         Raise ValueError if the set, the versions or the pipeline's code differ from those in `key` and `fingerprint`.
         """

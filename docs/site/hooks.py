@@ -2,10 +2,10 @@
 
 README.md, CHANGELOG.md and CONTRIBUTING.md, which are outside docs/, become pages here, so that each text exists once.
 The API section has a page for each package of dali_mix with public names, and several for dali_mix itself. The build
-fails if such a name has no docstring, or if a page would fetch anything from the network.
+fails if a public name has no docstring, or if a page would fetch anything from the network.
 
-Links in the sources work on a plain git host. Those to files outside docs/ that are not pages are replaced by their
-text.
+Links in the sources work on a plain git host. On the site, a link to a file outside docs/ that is not a page is
+replaced by its text.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FRONT_DOOR = {
     "Predict": ["Predictor"],
 }
 
-_rooms: dict[str, list[str]] = {}  # module → its public names
+_packages: dict[str, list[str]] = {}  # module → its public names
 _summaries: dict[str, str] = {}  # public name of dali_mix itself → summary of its docstring
 
 
@@ -58,26 +58,29 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Read the package, check its docstrings, and put the API pages into the navigation."""
     package = griffe.load("dali_mix", search_paths=[COPY], try_relative_path=False, resolve_aliases=True)
     assert isinstance(package, griffe.Module)
-    _rooms.clear()
-    _rooms.update(rooms(package))
-    if missing := sorted(undocumented(package, _rooms)):
+    _packages.clear()
+    _packages.update(packages(package))
+    if missing := sorted(undocumented(package, _packages)):
         raise PluginError("public names without a docstring:\n  " + "\n  ".join(missing))
-    if sorted(name for names in FRONT_DOOR.values() for name in names) != sorted(_rooms[package.path]):
-        raise PluginError(f"FRONT_DOOR of docs/site/hooks.py has to list {', '.join(_rooms[package.path])}")
-    for name in _rooms[package.path]:
+    if sorted(name for names in FRONT_DOOR.values() for name in names) != sorted(_packages[package.path]):
+        raise PluginError(f"FRONT_DOOR of docs/site/hooks.py has to list {', '.join(_packages[package.path])}")
+    for name in _packages[package.path]:
         docstring = package[name].final_target.docstring
         _summaries[name] = docstring.value.partition("\n\n")[0].replace("\n", " ")
     assert config.nav is not None
     for section in config.nav:
         if "API" in section:
             parts = [{title: page_of(title)} for title in FRONT_DOOR]
-            others = [{name: page_of(name)} for name in _rooms if name != package.path]
+            others = [{name: page_of(name)} for name in _packages if name != package.path]
             section["API"] = [{package.path: [{"Overview": page_of(package.path)}, *parts]}, *others]
     return config
 
 
-def rooms(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
-    """Yield the package, its subpackages and `tasks` with public names: `__all__`, or the imports of `__init__`."""
+def packages(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
+    """Yield (module, public names) of the package, its subpackages and `tasks`, unless there are none.
+
+    Public names are `__all__`; without it, the imports of `__init__`, or the capitalized definitions of `tasks`.
+    """
     modules = [package, *(module for name, module in sorted(package.modules.items()) if not name.startswith("_"))]
     for module in modules:
         if module.exports is not None:
@@ -93,7 +96,7 @@ def rooms(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
 
 
 def undocumented(package: griffe.Module, offered: dict[str, list[str]]) -> Iterator[str]:
-    """Yield each name in `offered` (module → names) that has no docstring or does not exist in the package."""
+    """Yield the path of each name in `offered` (module → names) without a docstring, or with " (not found)"."""
     for module, names in offered.items():
         for name in names:
             path = f"{module}.{name}".removeprefix(f"{package.path}.")
@@ -116,7 +119,7 @@ def reference(module: str) -> str:
     """Return the source of a module's API page, with a directive for mkdocstrings."""
     lines = [f"# {module}", "", f"::: {module}"]
     lines += ["    options:", "      show_root_heading: false", "      show_root_toc_entry: false"]
-    lines += ["      members:", *(f"        - {name}" for name in _rooms[module])]
+    lines += ["      members:", *(f"        - {name}" for name in _packages[module])]
     return "\n".join(lines) + "\n"
 
 
@@ -131,7 +134,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in docs/."""
     for name, page in ABOVE.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
-    front, *others = _rooms
+    front, *others = _packages
     pages = {front: overview(), **{module: reference(module) for module in others}}
     for title, names in FRONT_DOOR.items():
         pages[title] = "\n\n".join([f"# {title}", *(f"::: {front}.{name}" for name in names)]) + "\n"
@@ -169,7 +172,7 @@ def relink(link: re.Match[str], source: str, page: str) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Let long code in tables break after slashes, colons and underscores, to leave room for other columns."""
+    """Let long code in tables break after slashes, double colons and underscores, so that other columns fit."""
     return CELL.sub(lambda cell: LONG.sub(lambda code: re.sub(r"(/|::|_)(?=\w)", r"\1<wbr>", code[0]), cell[0]), html)
 
 
@@ -207,7 +210,7 @@ def of_style(text: str) -> list[str]:
 
 
 def on_post_build(config: MkDocsConfig, **_: Any) -> None:
-    """Fail if a page or style sheet loads anything from the network."""
+    """Fail if a page, style sheet or SVG file loads anything from the network."""
     for file in sorted(Path(config.site_dir).rglob("*")):
         found: list[str] = []
         if file.suffix in (".html", ".svg"):

@@ -37,9 +37,9 @@ WEIGHT_BITS = 14, 16  # fractional bits of weights: the largest weight must fit 
 ROW_BLOCK = 64  # numbers per call of `_sum_rows`
 BLOCK = 16  # pixels per call of `_sixteen_pixels`
 
-# Arguments of DALI's operator (see nvidia.dali.plugin.numba), for outputs and for inputs: addresses of the tables of
-# data pointers, shapes and numbers of dimensions, and their count. The setup function gets no data pointers, but the
-# number of samples.
+# Arguments of DALI's operator (see nvidia.dali.plugin.numba), first for outputs, then for inputs: addresses of the
+# tables of data pointers, shapes and numbers of dimensions, and the number of outputs or inputs. The setup function
+# gets no data pointers, and in addition the number of samples.
 RUN_SIGNATURE = types.void(*(types.uint64, types.uint64, types.uint64, types.int32) * 2)
 SETUP_SIGNATURE = types.void(*(types.uint64, types.uint64, types.int32) * 2, types.int32)
 

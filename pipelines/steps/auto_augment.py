@@ -31,8 +31,8 @@ class AutoAugment(Step):
         kind: "randaugment" (arXiv 1909.13719): `count` operations of magnitude bin `magnitude` (0 to 30);
             "trivialaugment" (arXiv 2103.10158, wide): one operation of any magnitude; "autoaugment" (arXiv 1805.09501):
             the ImageNet policy; None or "" disables the step.
-        size: (height, width) of the images, which limits the translations to 100/224 of it, 32 pixels, or 150/331 of it
-            for the three kinds.
+        size: (height, width) of the images. Translations are at most 100/224 of it for "randaugment", 150/331 of it for
+            "autoaugment", and 32 pixels for "trivialaugment".
         count, magnitude: for "randaugment" only.
 
     The sign of a signed operation is flipped with probability ½.

@@ -25,7 +25,6 @@ YIQ = np.array([GREY, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
-
 # Ranges for `PhotometricDistort`: brightness, contrast, saturation, hue, and contrast if it comes last.
 DISTORTIONS = np.array([[0.875, 1.125], [0.5, 1.5], [0.5, 1.5], [-0.05, 0.05], [0.5, 1.5]])
 
@@ -84,11 +83,11 @@ class Color(Step):
 
 
 class PhotometricDistort(Color):
-    """Change colours as in SSD (arXiv 1512.02325); if the step is applied, each part has probability ½.
+    """Change colours as in SSD (arXiv 1512.02325), with probability `prob`; each part then has probability ½.
 
-    Brightness by a factor of 0.875 to 1.125, contrast by 0.5 to 1.5 before or after the others, saturation by 0.5 to
-    1.5, hue by -0.05 to 0.05 of a full turn, and a permutation of the channels, as in torchvision's
-    RandomPhotometricDistort (hue and clipping: see `Color`). `prob` is the share of images that are changed.
+    Brightness by a factor of 0.875 to 1.125, contrast by 0.5 to 1.5 before or after saturation and hue, saturation by
+    0.5 to 1.5, hue by -0.05 to 0.05 of a full turn, and a permutation of the channels, as in torchvision's
+    RandomPhotometricDistort (hue and clipping: see `Color`).
     """
 
     def __init__(self, prob: float) -> None:

@@ -123,7 +123,7 @@ class Resize(Step):
         min_filter, mag_filter: filters for an axis that shrinks, and for one that grows.
         antialias: widen the filter by the scale factor when shrinking.
         fuse: whether `kernels.fused` may be used, which needs linear filters, a CPU, and this step at the end of the
-            list.
+            list or followed only by a `Flip`.
     """
 
     def __init__(
@@ -162,8 +162,8 @@ class Resize(Step):
 class CentreCrop(Resize):
     """Resize to just cover `ratio` × `size`, keeping proportions, then crop `size` from the centre.
 
-    Rounding is torchvision's. One side of the resized image is that of `ratio` × `size`; the other is rounded down, as
-    by Resize. The offset of the crop is rounded to the nearest integer, ties to even, as by CenterCrop.
+    Rounding is that of torchvision's Resize and CenterCrop. One side of the resized image is that of `ratio` × `size`;
+    the other is rounded down. The offset of the crop is rounded to the nearest integer, ties to even.
 
     Args:
         size: size of the crop, a number of pixels or (height, width).
@@ -171,7 +171,7 @@ class CentreCrop(Resize):
         min_filter, mag_filter, antialias, fuse: as for `Resize`.
 
     Raises:
-        ValueError: `ratio` out of range, or an unknown filter.
+        ValueError: `size` or `ratio` out of range, or an unknown filter.
     """
 
     def __init__(

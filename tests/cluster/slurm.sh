@@ -191,7 +191,7 @@ error_once() { # a wrong option on two nodes of two processes: one line, not req
     expect "messages of an error" "$(grep -c 'error: /nowhere' error_once.txt)" 1
     grep -v '^srun\|^slurmstepd' error_once.txt | sed 's/^/       /'
 }
-startup() { # SIGTERM at any moment of the first seconds: requeued every time, a launcher a node and a task a rank
+startup() { # SIGTERM at any moment of the first 8 seconds: always requeued; in turn one task per node and one per rank
     local job try delay
     for try in {0..9}; do
         job=$(submit "startup_$try" --nodes=2 --ntasks=$((2 + try % 2 * 2)) -- --work-dir "work/startup_$try" \
@@ -205,12 +205,12 @@ startup() { # SIGTERM at any moment of the first seconds: requeued every time, a
             sleep 1
         done
         expect "restarts by SIGTERM after $delay s" "$(field "$job" Restarts)" 1
-        # Nothing may be left: of the first moment the log holds only Slurm's lines.
+        # This may print nothing: after an early SIGTERM, the log has only Slurm's lines.
         { grep -v '^srun\|^slurmstepd\|  loss \|img/s' "startup_$try.log" || true; } | tail -1 | sed 's/^/       /'
         scancel "$job"
     done
 }
-error_on_one_node() { # while the other one starts, or waits for it: its status and one message, not requeued
+error_on_one_node() { # while the other node starts or waits: the job has the error's status and message, not requeued
     local job try delay wrong status
     cat >error_on_one_node.sh <<END
 #!/usr/bin/env bash

@@ -24,28 +24,28 @@ def hooks():
 
 
 def test_names_without_docstring_are_found(hooks, tmp_path):
-    room = tmp_path / "package/room"
-    room.mkdir(parents=True)
+    part = tmp_path / "package/part"
+    part.mkdir(parents=True)
     (tmp_path / "package/__init__.py").write_text('"""A package."""\n__all__ = ["__version__"]\n__version__ = "1"\n')
-    names = '__all__ = ["LIMIT", "Plain", "lost", "told"]'
-    (room / "__init__.py").write_text(
-        f'from package.room.part import Plain, told\n{names}\nLIMIT = 3\n"""A limit."""\n'
+    names = '__all__ = ["LIMIT", "Plain", "lost", "named"]'
+    (part / "__init__.py").write_text(
+        f'from package.part.module import Plain, named\n{names}\nLIMIT = 3\n"""A limit."""\n'
     )
-    (room / "part.py").write_text('class Plain: ...\n\n\ndef told():\n    """Return nothing."""\n')
+    (part / "module.py").write_text('class Plain: ...\n\n\ndef named():\n    """Return nothing."""\n')
     package = griffe.load("package", search_paths=[tmp_path], try_relative_path=False, resolve_aliases=True)
-    offered = dict(hooks.rooms(package))
-    assert offered == {"package.room": ["LIMIT", "Plain", "lost", "told"]}
-    assert list(hooks.undocumented(package, offered)) == ["package.room.Plain", "package.room.lost (not found)"]
+    offered = dict(hooks.packages(package))
+    assert offered == {"package.part": ["LIMIT", "Plain", "lost", "named"]}
+    assert list(hooks.undocumented(package, offered)) == ["package.part.Plain", "package.part.lost (not found)"]
 
 
-def test_rooms_without_all_offer_what_they_import(hooks, tmp_path):
-    room = tmp_path / "other/room"
-    room.mkdir(parents=True)
+def test_public_names_of_a_package_without_all_are_its_imports(hooks, tmp_path):
+    part = tmp_path / "other/part"
+    part.mkdir(parents=True)
     (tmp_path / "other/__init__.py").write_text("")
-    (room / "__init__.py").write_text("from other.room.part import Plain, _hidden\n")
-    (room / "part.py").write_text("class Plain: ...\n\n\ndef _hidden(): ...\n")
+    (part / "__init__.py").write_text("from other.part.module import Plain, _hidden\n")
+    (part / "module.py").write_text("class Plain: ...\n\n\ndef _hidden(): ...\n")
     package = griffe.load("other", search_paths=[tmp_path], try_relative_path=False, resolve_aliases=True)
-    assert dict(hooks.rooms(package)) == {"other.room": ["Plain"]}
+    assert dict(hooks.packages(package)) == {"other.part": ["Plain"]}
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_every_public_name_is_on_an_api_page(hooks, tmp_path, monkeypatch):
     pages = {file.src_uri: file.content_string for file in hooks.on_files(Files([]), config)}
     named = re.findall(r"'(api/\w+\.md)'", str(config.nav))
     assert {*named} == {page for page in pages if page.startswith("api/")} and len(named) == len({*named})
-    assert len(hooks._rooms) > 10
-    for module, names in hooks._rooms.items():
+    assert len(hooks._packages) > 10
+    for module, names in hooks._packages.items():
         for name in names:
             if module == "dali_mix":
                 (page,) = (page for page, text in pages.items() if f"::: dali_mix.{name}\n" in text)
