@@ -35,7 +35,7 @@ class WeightFile:
         wrapper: the keys under which the state dict was stored, joined by dots.
         prefix: the prefix removed from the first key that had one; "" if none had.
         others: names of entries that are not weights of this state dict.
-        unread: those of `others` that are other sets of weights.
+        unread: those of `others` that are sets of weights of a similar size, such as averages.
         names: key → name in the file.
     """
 
@@ -60,7 +60,7 @@ def follow_pointer(path: str | Path) -> Path:
 def find_weights(path: str | Path) -> Path:
     """Return `path`, or the checkpoint it points to if it is a run's `latest`.
 
-    Raise FileNotFoundError for a missing file, with similar names, and for a folder, with the weight files in it.
+    Raise FileNotFoundError for a missing file, suggesting similar names, and for a folder, naming weight files in it.
     """
     path = follow_pointer(path)
     if path.is_dir():
@@ -83,7 +83,10 @@ def _is_weights(name: str) -> bool:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Return the state dict in a weight file, key → tensor on the CPU, without torch's wrappers in the keys.
 
-    Files and errors are those of `load_weights`.
+    The path is as for `load_weights`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_weight_file`.
     """
     return read_weight_file(path).state
 
