@@ -46,7 +46,7 @@ def copied(value: Any) -> Any:
 
 
 def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
-    """Raise ValueError unless `value` is an instance of `kind`, which messages describe as `wanted`."""
+    """Raise ValueError for a class, or unless `value` is an instance of `kind`; messages describe it as `wanted`."""
     if isinstance(value, type):
         raise ValueError(f"{name} is the class {value.__qualname__}: pass an instance, {value.__qualname__}(…)")
     if not isinstance(value, kind):

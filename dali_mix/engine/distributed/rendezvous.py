@@ -10,8 +10,8 @@ dali_mix/ATTEMPT/ since torchrun's store outlives a restart of the ranks:
     failed         [rank, message] of the first rank that failed: set once, by compare_set
     seen/RANK      set once this rank has read the outcome
 
-Every wait also checks `failed` and the deadline. The server is a thread of rank 0 and ends with it, so after a failure
-rank 0 keeps the store open (`_linger`) until all others have read the reason.
+`exchange` checks `failed` and the deadline while it waits. The server is a thread of rank 0 and ends with it, so after
+a failure rank 0 keeps the store open (`_linger`) until all other ranks have read the reason, for at most 10 s.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _expected(
     found: Recognized, layout: Layout, given: Mapping[str, Tensor], positions: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return the state dict of the model `found` with the release's names, as spelled in `given`, on the meta device."""
+    """Return the state dict of model `found` with the release's names, spelled as in `given`, on the meta device."""
     grid = (positions.shape[2], positions.shape[3]) if positions is not None and positions.ndim == 4 else None
     expected = _names(found.state(), layout, back=True, grid=grid)
     # Versions of a release may name the same layer differently.
