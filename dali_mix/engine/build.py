@@ -393,7 +393,7 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
 def build_parts(
     config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
 ) -> Parts:
-    """Build the other parts of a run, and return them with these loaders. Raise ValueError if one cannot be built.
+    """Build the model, loss, optimizer and mixer of a run for these loaders. Raise ValueError if one cannot be built.
 
     Args:
         pretrained: load the recipe's weight files; False if a checkpoint will be loaded into the model.

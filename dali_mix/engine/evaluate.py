@@ -53,7 +53,8 @@ def evaluate(
         each: called after each batch with the number of batches done.
 
     Raises:
-        NonFiniteScores: see there; raised on every rank, naming the first such records.
+        NonFiniteScores: logits contain NaN, or a detector's outputs NaN or infinity; raised on every rank, naming the
+            first such records.
         ValueError: the model does not return one tensor of logits, or the loss no scalar tensor.
         Preempted: see `stop`; also if the loader was interrupted while waiting for a worker pool.
     """

@@ -40,7 +40,7 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
 
 
 def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return (line, parsed record) pairs of a .jsonl file, without empty lines and a truncated last line.
+    """Return (line, parsed record) pairs of a .jsonl file, without empty lines or a truncated last line.
 
     Raises:
         ValueError: a line is not a JSON object with a step; the message has its number.

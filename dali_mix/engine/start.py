@@ -153,7 +153,8 @@ _REPLACED = {"train": {"train_set", "loader.drop_last"}, "val": {"val_set", "val
 def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: Any) -> list[tuple[str, Any]]:
     """Return the loaders that were passed, as pairs with the keys "train_set" and "val_set".
 
-    Raise ValueError for one that is not an object, such as a path or a list, and if `changes` set a key it replaces.
+    Raise ValueError for a loader that is not an object, such as a path or a list, and for a key in `changes` that a
+    loader replaces.
     """
     given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
     asked = {name for name, _ in changes}

@@ -186,7 +186,7 @@ def build_detector(
             torchvision's detection weights `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce
             torchvision's outputs only with 0.
         anchors: sides of the square anchors in pixels: one per level of the pyramid (five), or all of them for the
-            single map. Anchors of other shapes have the same areas.
+            single map. The anchors with height / width 0.5 and 2 have the same areas.
         channels: channels of the pyramid.
         hidden: width of the two layers of the box head.
         rois: regions sampled per image in training.
@@ -200,8 +200,8 @@ def build_detector(
 
     Raises:
         FileNotFoundError: a weight file is missing.
-        ValueError: an unknown name or option, a value out of range, a backbone without such maps, an unknown part in
-            `freeze`, or a weight file that does not match.
+        ValueError: an unknown name or option, a value out of range, a backbone without maps at these strides, an
+            unknown part in `freeze`, or a weight file that does not match.
     """
     options, weights = dict(backbone_options or {}), None
     if isinstance(backbone, Mapping):

@@ -78,7 +78,7 @@ class Trained:
         """Load the weights into `model`.
 
         Args:
-            given: whether the user passed the model, instead of the recipe naming it.
+            given: True if the user passed the model, False if it was built from the recipe; for messages.
 
         Returns:
             notes on how a plain weight file was read, see `MatchReport.notes`.

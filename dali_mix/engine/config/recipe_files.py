@@ -176,8 +176,8 @@ def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
 def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **parts: Any) -> list[tuple[str, Any]]:
     """Return (dotted key, value) pairs from `options`, then `values`, then those `parts` that are not None.
 
-    For keys with a type ("model", "mixer", …), a name or an object in `values` or `parts` becomes the "type". All paths
-    become strings.
+    For keys with a type ("model", "mixer", …), a name or an object in `values` or `parts` becomes the "type". Values
+    that are paths become strings.
 
     Args:
         options: see `Options`.

@@ -97,8 +97,9 @@ def load_evaluated(recipe: str | Path, checkpoint: Path, options: Options = ()) 
     """Return (config for evaluating `checkpoint`, file that the run's values were read from, or None).
 
     If the checkpoint lies in the work directory of a run of this recipe, all values of the run's config.json are used,
-    as in `load_resumed`. Elsewhere, the values that affect scores (`EVALUATED`) are read from the checkpoint, if it
-    stores a recipe of the same name. Otherwise the values of the recipe file are used. `options` override all of these.
+    as in `load_resumed`. Elsewhere, the values that affect scores (`EVALUATED`) are read from the checkpoint, unless it
+    has none or names a different recipe. Otherwise the values of the recipe file are used. `options` override all of
+    these.
 
     Raises:
         FileNotFoundError, ValueError: as `load_resumed`.

@@ -223,7 +223,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-    """Raise ValueError for an unknown top-level key that exists inside another one, such as "lr" for optimizer.lr."""
+    """Raise ValueError for an unknown top-level key that exists in a dict of the recipe: "lr" for optimizer.lr."""
     groups: dict[str, Any] = {"loader": LoaderOptions, "checkpoint": CheckpointOptions, "early_stopping": EarlyStopping}
     for key in values if isinstance(values, Mapping) else ():
         if key in FIELDS:

@@ -30,7 +30,7 @@ class StepNumbers(NamedTuple):
         step: the step's number.
         loss: mean loss over the global batch.
         stop: whether any rank must stop.
-        measured: means over ranks of the other numbers.
+        measured: the means over ranks of the scalars passed to `exchange` as `measured`.
         finite: True if loss and measured numbers are finite.
     """
 
@@ -62,7 +62,7 @@ class LossMonitor:
         self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:
-        """Send this step's numbers; return them or, if `late`, those of the previous step (None at first).
+        """Sum this step's numbers over ranks; return them or, if `late`, the previous step's (None at first).
 
         Args:
             step: number of the current step.

@@ -335,9 +335,9 @@ class Trainer:
         return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
-        """Check that every parameter got a gradient in the first step; if not, warn.
+        """Warn if a trainable parameter got no gradient in the first step; with several ranks, raise ValueError.
 
-        With several ranks, raise ValueError instead.
+        Nothing is checked with `find_unused_parameters`.
         """
         self._first = False
         if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
@@ -494,7 +494,7 @@ class Trainer:
         return {**self.config.resolved(), "amp": self.precision.name}
 
     def trained_on(self) -> dict[str, Any]:
-        """Return "task", "classes", "recipe" and "recipe_name", to store in checkpoints for evaluation and prediction."""
+        """Return "task", "classes", "recipe" and "recipe_name", stored in checkpoints for evaluation and prediction."""
         return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Check that a run's model has gradients, and finite numbers at the start, at each step and in checkpoints.
 
 A single NaN spreads to every weight within one step. Therefore loss, gradient norm (or loss scale) and the norm of the
-model's statistics are checked at every step, before they can change a weight (see `loss_monitor`), and the state is
+model's statistics are checked at every step, before a NaN can reach a weight (see `loss_monitor`), and the state is
 checked again before it is saved.
 """
 

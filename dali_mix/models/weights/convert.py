@@ -192,9 +192,9 @@ def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
 
 
 def advice(state: Mapping[str, Tensor], release: str) -> str:
-    """Return advice that names the releases, or our own models, whose keys the file has.
+    """Return advice for a message, naming the releases, or else our multi-label models, whose keys `state` has.
 
-    "" if `release` is among them, or if there are none.
+    Return "" if `release` is one of these releases, or if no keys match.
     """
     found = [name for name, layouts in LAYOUTS.items() if any(layout.marked(state) for layout in layouts)]
     if release in found:

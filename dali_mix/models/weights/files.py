@@ -133,7 +133,9 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str]]:
-    """Return the key of `content` that holds the weights (None: `content` itself), and other keys with weights.
+    """Return the key of `content` that holds the weights (None: `content` itself), and the keys of its rivals.
+
+    A rival holds at least half as many tensors.
 
     Raise ValueError if it is unclear which key to use.
     """

@@ -14,8 +14,8 @@ class Layout:
     """One kind of checkpoint of a release.
 
     Attributes:
-        marks: keys that identify it; none if the model is given by name.
-        families: kinds of backbone it supports, as returned by `recognize`; "named" means those given by --model.
+        marks: keys that identify the layout; empty if the user names the model (--model).
+        families: supported values of `Recognized.family`; "named" is for models that the user names.
         head: kind of head of our multi-label model; "" for a classifier.
         pairs: (prefix of the release's key, prefix of our key); # matches a number; the first match is used.
         wrapper: the key under which the release saves the state dict; "" for none.
