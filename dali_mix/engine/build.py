@@ -90,7 +90,7 @@ def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
 
     Raises:
         FileNotFoundError: a set does not exist.
-        ValueError: a set is damaged.
+        ValueError: a set is damaged, or a user's loader lacks attributes that a run needs.
     """
     sets = {"train_set": open_set(config, train=True)} if train else {}
     return sets if config.val_set is None else {**sets, "val_set": open_set(config, train=False)}

@@ -53,8 +53,8 @@ class MultiLabelModel(nn.Module):
             spliced: (n, rows, columns): the last n images were appended by SpliceMix, with this grid.
 
         Returns:
-            logits (B,K); for SGRE in training, see `SGREHead`; with `spliced` (logits, cell logits
-            (n, rows · columns, K)) for `SpliceMixConsistencyLoss`.
+            logits (B,K); for SGRE in training (logits, auxiliary logits), see `SGREHead.forward`; with `spliced`
+            (logits, cell logits (n, rows · columns, K)) for `SpliceMixConsistencyLoss`.
 
         Raises:
             ValueError: `spliced` with a head other than MaxPoolHead, or with a number n or a grid that does not fit.

@@ -65,7 +65,8 @@ class CheckpointOptions:
     """When checkpoints are written, how many are kept, and the score that selects the best model.
 
     Attributes:
-        interval_epochs, interval_steps: write a checkpoint every so many epochs or steps; None for never.
+        interval_epochs, interval_steps: write a checkpoint every so many epochs or steps; None to disable this. The
+            last step of a run is always saved.
         keep: number of newest checkpoints to keep.
         best: name of a score, "auto" for the task's first, or None for no best.pt.
     """

@@ -21,7 +21,7 @@ def is_object(value: Any) -> bool:
 
 
 def recorded(value: Any) -> Any:
-    """Convert a config value to plain values: an object to "object module.Class", a loader to its set's prefix."""
+    """Convert a config value to plain values: a loader to its set's prefix, other objects to "object module.Class"."""
     if isinstance(value, dict):
         return {key: recorded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -500,7 +500,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return the run's state between two optimizer steps, as tensors and plain values.
 
-        It is equal on all ranks, except for BatchNorm statistics.
+        It is equal on all ranks, except for BatchNorm statistics and the states of callbacks.
         """
         parts = self.parts
         return {
