@@ -90,7 +90,7 @@ def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
 
     Raises:
         FileNotFoundError: a set does not exist.
-        ValueError: a set is damaged.
+        ValueError: a set is damaged, or a user's loader lacks attributes that a run needs.
     """
     sets = {"train_set": open_set(config, train=True)} if train else {}
     return sets if config.val_set is None else {**sets, "val_set": open_set(config, train=False)}
@@ -99,8 +99,8 @@ def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
 def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, int]:
     """Return the task and the number of classes of `sets`, as returned by `open_sets`.
 
-    Raise ValueError if there are none, if one is empty or has a task that cannot be trained, or if tasks or classes
-    differ.
+    Raise ValueError if there are none, if one is empty or has a task that cannot be trained, if tasks or classes
+    differ, or if the recipe's `num_classes` differs.
     """
     found = {}
     for name, dataset in sets.items():
@@ -188,8 +188,8 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
         task: task of the training set.
 
     Raises:
-        ValueError: an unknown name or option, a parameter rule without a match, or a mixer or loss that does not fit
-            the targets.
+        ValueError: an unknown name or option, a rule of `paramwise` that matches no parameter, a `checkpoint.best` that
+            is not measured, or a mixer, loss or objective that does not fit the targets or the model.
     """
     for train in (True, False):
         build_pipeline(config, train)
@@ -234,7 +234,10 @@ def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | Non
 
 
 def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
-    """Return the loader of the recipe's `train_set`, or of its `val_set`, which never drops a record."""
+    """Return the loader of the recipe's `train_set`, or of its `val_set`, where an incomplete last batch is kept.
+
+    A user's loader is returned unchanged. Raise ValueError if it does not fit the run, see `check_share`.
+    """
     given: Any = config.train_set if train else config.val_set
     if is_object(given):
         check_share("train_loader" if train else "val_loader", given, config, ranks, train)
@@ -261,7 +264,10 @@ def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
 
 
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """Return the recipe's model on the CPU, with the same initial weights on every rank."""
+    """Return the recipe's model on the CPU, with the same initial weights on every rank.
+
+    A user's module is returned unchanged. Raise ValueError for an unknown name or option.
+    """
     torch.manual_seed(derive_seed(INIT, config.seed))
     options = dict(config.model)
     model = options.pop("type")
@@ -370,7 +376,7 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
     """Move the model to the rank's device, apply channels_last (GPU only), SyncBN and compilation, and return it.
 
     Raises:
-        ValueError: sync_bn on a CPU, which torch does not support.
+        ValueError: sync_bn with several ranks on a CPU, which torch does not support.
     """
     if config.sync_bn and ranks.world_size > 1:
         if ranks.device.type != "cuda":
@@ -387,7 +393,7 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
 def build_parts(
     config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
 ) -> Parts:
-    """Build the other parts of a run, and return them with these loaders. Raise ValueError if one cannot be built.
+    """Build the model, loss, optimizer and mixer of a run for these loaders. Raise ValueError if one cannot be built.
 
     Args:
         pretrained: load the recipe's weight files; False if a checkpoint will be loaded into the model.
@@ -417,8 +423,8 @@ def build_parts(
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
     """Load the weight files named in the recipe into `model`, and return their reports.
 
-    All tensors of the model must be found in its file; of a backbone at least 95%. Raise FileNotFoundError or
-    ValueError as `load_weights`.
+    All tensors of the model must be found in its file, except a head for a different number of classes; of a backbone
+    at least 95%. Raise FileNotFoundError or ValueError as `load_weights`.
     """
     found = []
     for part, path in weight_files(config).items():

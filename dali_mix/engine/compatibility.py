@@ -35,13 +35,13 @@ def accepted(loss: nn.Module) -> Collection[TargetKind] | None:
 
 
 def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, evaluates: bool = True) -> None:
-    """Raise ValueError, suggesting alternatives, if the loss does not accept the targets of `task` or of the mixer.
+    """Raise ValueError, suggesting alternatives, if `task`, `mixer` and `loss` do not agree on the targets.
 
     Args:
         task: task of the sets.
-        mixer: the mixer, or None.
-        loss: None for objective Detection. A loss lists the kinds of targets it accepts in `accepts`
-            (`ops.targets.TargetKind`); those of torch's losses are known. Any other loss is not checked.
+        mixer: the mixer, or None. It must support boxes if the task has boxes, and only then.
+        loss: None for objective Detection, and only for a task with boxes. A loss lists the kinds of targets it accepts
+            in `accepts` (`ops.targets.TargetKind`); five of torch's losses are known. Any other loss is not checked.
         evaluates: whether the loss is also computed on unmixed targets, in evaluation.
     """
     if task.boxes != (loss is None):

@@ -1,4 +1,7 @@
-"""Evaluate a model on each sample exactly once over all ranks, with one device synchronization at the end."""
+"""Evaluate a model on each sample exactly once over all ranks.
+
+Host and device synchronize only after the last batch, except for detectors, whose boxes are copied after each batch.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from dali_mix.engine.train.objectives import check_loss, counted, is_summed, log
 
 
 class NonFiniteScores(NonFinite):
-    """Raised if a model returned NaN in an evaluation."""
+    """Raised if a model's logits contain NaN in an evaluation, or a detector's outputs NaN or infinity."""
 
 
 class Preempted(Exception):
-    """Raised inside a run that has received a stop signal; the run saves and ends."""
+    """Raised inside a run that has received a stop signal, to end it (see `Trainer.fit`)."""
 
 
 def evaluate(
@@ -40,8 +43,9 @@ def evaluate(
     Args:
         model: not wrapped in DDP, since ranks may have different numbers of batches. Its train/eval mode is restored.
         loader: an evaluation loader; one full epoch is read.
-        loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if its `reduction` is "sum". None for
-            a detector, which is called with images and targets (it reads only their sizes) and returns predictions.
+        loss: (logits (B,K) float32, targets) → mean over the batch, or the sum over it if the loss has `reduction`
+            "sum". None for a detector, which is called with images and targets (it reads only the `size` of each) and
+            returns predictions.
         scores: the scores to compute.
         autocast: returns the context manager the model runs in.
         stop: called between batches; once it returns True on any rank, every rank raises `Preempted`, so that none
@@ -49,7 +53,9 @@ def evaluate(
         each: called after each batch with the number of batches done.
 
     Raises:
-        NonFiniteScores: the model returned NaN; raised on every rank, naming the first such records.
+        NonFiniteScores: logits contain NaN, or a detector's outputs NaN or infinity; raised on every rank, naming the
+            first such records.
+        ValueError: the model does not return one tensor of logits, or the loss no scalar tensor.
         Preempted: see `stop`; also if the loader was interrupted while waiting for a worker pool.
     """
     rows = counted(loss)

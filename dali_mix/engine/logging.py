@@ -40,7 +40,7 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
 
 
 def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the lines of a .jsonl file and their parsed records, without a truncated last line.
+    """Return (line, parsed record) pairs of a .jsonl file, without empty lines or a truncated last line.
 
     Raises:
         ValueError: a line is not a JSON object with a step; the message has its number.
@@ -96,8 +96,8 @@ class Report:
     """Write a run's log on the main rank; on other ranks only `warn` and `ids` have an effect.
 
     metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
-    "wait_share"} per log interval, where epoch is fractional, and {"kind": "val", "step", "epoch", "top1", …} per
-    evaluation. NaN and infinite values are null.
+    "wait_share"} per log interval, where epoch is fractional and a detector's losses are added, and {"kind": "val",
+    "step", "epoch", "top1", …} per evaluation. NaN and infinite values are null.
 
     Args:
         work_dir: folder for the files.

@@ -1,4 +1,4 @@
-"""Simulate a step on the meta device before the run: shapes only, without computation or memory.
+"""Simulate a step or an evaluation batch on the meta device before the run: shapes only, without computation or memory.
 
 This detects a batch that does not fit into a machine's memory, for which Linux would kill the process, and a step with
 a single record, which BatchNorm cannot normalize. A model that does not run on the meta device is not checked.
@@ -31,8 +31,8 @@ _SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # optimizer 
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
     """Raise ValueError if a training step of the recipe cannot work.
 
-    This is the case if a process gets a single record in a step and the model cannot train on one record; or, on a CPU,
-    if the step needs more than the free memory, which the processes of a machine share.
+    This is the case if a process gets a single record in a step and the model cannot train on one record; or, on a CPU
+    and without `compile`, if the step needs more than the free memory, which the processes of a machine share.
 
     Args:
         records: number of records in the training set.
@@ -115,7 +115,7 @@ def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes available without swapping, within the cgroup limit; None if Linux does not report it."""
+    """Return the bytes available without swapping, within the cgroup limit; None if the system reports neither."""
     free = available_memory()
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),

@@ -1,4 +1,4 @@
-"""Execute a run from its config: everything is checked before any process group or pipeline starts.
+"""Execute a run from its config: settings, sets and files are checked before any process group or pipeline starts.
 
 All ranks run the same steps. A rank that fails reports it to the others, which then exit too:
 
@@ -102,7 +102,7 @@ def train(
         FileNotFoundError: a set, a weight file or, with "must", any checkpoint is missing.
         ValueError: config, sets, checkpoint and machine are incompatible; as `NonFinite`, a loss, gradient or weight is
             not finite.
-        OSError: a file could not be written, or another rank failed.
+        OSError: a file could not be written, another run is writing to `work_dir`, or another rank failed.
     """
     callbacks = user_callbacks(callbacks)
     work_dir = Path(work_dir)
@@ -335,14 +335,14 @@ class Evaluation:
     """Result of an evaluation, identical on every rank except for `main`.
 
     Attributes:
-        values: the scores in percent, and "loss".
+        values: the scores in percent by name, and "loss" except for detectors.
         scores: the `Scores` object, for per-class scores.
         classes: class names.
         main: True if this rank writes files.
-        notes: remarks on the weight file (see `MatchReport.notes`), classes without positive examples, and skipped
-            records.
-        skipped: number of skipped records.
-        val_set: the packed set that was evaluated; None for a loader of your own.
+        notes: remarks on the weight file (see `MatchReport.notes`), on classes without positive examples, and on
+            skipped records.
+        skipped: number of skipped records, over all ranks.
+        val_set: prefix of the packed set that was evaluated; None if the loader's dataset has no `prefix`.
     """
 
     values: dict[str, float]
@@ -371,8 +371,8 @@ def evaluate_checkpoint(
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; in addition, a checkpoint whose classes differ from the `val_set`'s,
-            or that has no averaged weights although `ema` is set.
+        FileNotFoundError, ValueError, OSError: as `train`; ValueError also for a checkpoint whose task or classes
+            differ from the `val_set`'s, or that has no averaged weights although `ema` is set.
     """
     trained: Trained
     if is_object(model := config.model["type"]):

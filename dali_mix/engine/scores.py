@@ -19,15 +19,15 @@ _SHOWN = 6
 
 
 class Scores(Protocol):
-    """Accumulate model outputs batch by batch, then compute scores. Call `compute` before the other methods.
+    """Accumulate model outputs batch by batch, then compute scores. Call `compute` before `by_class` and `notes`.
 
     `update` takes the model's outputs, the targets and the record numbers (B,) of a batch. `compute` combines all ranks
-    and returns score by name, equal on every rank. `by_class` returns a chart title; columns by name, K values each, of
-    which the first is plotted; and K `ClassReport`s with precision-recall curves, or none. `notes` returns remarks on
+    and returns score by name, equal on every rank. `by_class` returns a chart title, columns by name (K values each;
+    the first column is plotted), and K `ClassReport`s with precision-recall curves, or none. `notes` returns remarks on
     the set for the user.
 
     Attributes:
-        names: names of the scores; empty for all scores that the task measures.
+        names: names of the scores; empty if they are all those of `Task.measured`.
         lower_is_better: names of scores for which lower is better; for all others higher is better.
     """
 
@@ -155,7 +155,7 @@ def _absent(classes: Sequence[str], values: Sequence[float], what: str, mean: st
     return [f"{len(absent):,} of {len(classes):,} classes have no {what} in the val_set ({which}): {left}"]
 
 
-# They are called with the number of classes, a device and the recipe's `metrics`.
+# The classes are called with the number of classes, a device and the recipe's `metrics`.
 SCORES: dict[str, type[Scores]] = {
     "accuracy": ClassificationScores,
     "average precision": MultiLabelScores,

@@ -61,9 +61,9 @@ def train(
         loss: a module or function (outputs, targets) → mean over the batch.
         mixer: by default the recipe's; None disables mixing.
         train_loader, val_loader: loaders from `dali_mix.build_loader`, in place of the recipe's `train_set` and
-            `val_set`; the first also determines `batch_size`. The other set, the mixer's mean and std, and `Predictor`
-            still follow the recipe: with `train_loader` alone, the recipe's `val_set` is evaluated with the recipe's
-            pipeline.
+            `val_set`. `train_loader` also determines `batch_size`, unless you set it. The mixer's mean and std,
+            `Predictor`, and a set without a loader still follow the recipe: with `train_loader` alone, the recipe's
+            `val_set` is evaluated with the recipe's pipeline.
         callbacks: an object with methods of `dali_mix.engine.Callback`, a function to call after each step, or a list
             of these.
         options: recipe values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
@@ -79,7 +79,7 @@ def train(
         FileNotFoundError: the recipe, a set, a weight file or a checkpoint to resume from is missing.
         ValueError: recipe, objects, sets, checkpoint and machine are incompatible; an option has no effect because of
             another one; or, as `NonFinite`, a loss, gradient or weight is not finite.
-        OSError: a file could not be written, or another rank failed.
+        OSError: a file could not be written, another run is writing to `work_dir`, or another rank failed.
     """
     how = choice("resume", _RESUME.get(resume, resume) if isinstance(resume, bool) else resume, ("no", "must", "auto"))
     work_dir = as_path("work_dir", work_dir)
@@ -126,11 +126,11 @@ def evaluate(
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Returns:
-        an `Evaluation`: `values` (scores in percent, and "loss", by name), `notes` and more.
+        an `Evaluation`: `values` (scores in percent by name, and "loss" except for detectors), `notes` and more.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; in addition, a checkpoint whose classes differ from the `val_set`'s,
-            or that has no averaged weights although `ema` is set.
+        FileNotFoundError, ValueError, OSError: as `train`; ValueError also for a checkpoint whose task or classes
+            differ from the `val_set`'s, or that has no averaged weights although `ema` is set.
     """
     checkpoint = as_path("checkpoint", checkpoint)
     changes = to_pairs(options, values, model=model, loss=loss)
@@ -153,7 +153,8 @@ _REPLACED = {"train": {"train_set", "loader.drop_last"}, "val": {"val_set", "val
 def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: Any) -> list[tuple[str, Any]]:
     """Return the loaders that were passed, as pairs with the keys "train_set" and "val_set".
 
-    Raise ValueError for one that is not an object, such as a path or a list, and if `changes` set a key it replaces.
+    Raise ValueError for a loader that is not an object, such as a path or a list, and for a key in `changes` that a
+    loader replaces.
     """
     given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
     asked = {name for name, _ in changes}

@@ -18,7 +18,7 @@ _TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_st
 
 
 def check_loader(name: str, loader: Any, train: bool) -> None:
-    """Raise ValueError if a user's loader lacks what a run needs, or was built for the other use (`train`)."""
+    """Raise ValueError if a user's loader lacks attributes that a run needs, or was not built with this `train`."""
     if hasattr(loader, "__getitem__") and not hasattr(loader, "dataset"):
         which, prefix = name.replace("loader", "set"), getattr(loader, "prefix", None)
         how = "pack it: dali_mix.Writer.from_dataset(dataset, PREFIX), then pass"

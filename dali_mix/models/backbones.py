@@ -1,4 +1,4 @@
-"""Backbones: any model by name, without its classifier, returning its last feature map as (B,C,h,w)."""
+"""Backbones: models by name, without their classifiers, that return the last feature map as (B,C,h,w)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dali_mix.models.build import build_model
 from dali_mix.models.weights.load import head_name
 
 Features = Callable[[nn.Module, Tensor], Tensor]
-# Options with which timm's Swins, ViTs and other models accept images of any size. The order matters: ViTs refuse the
-# first, but before timm 1.0.31 Swins silently ignore the second.
+# Options with which images of any size are accepted by timm's Swins, its ViTs, and its other models. The order matters:
+# ViTs refuse the first, but before timm 1.0.31 Swins silently ignore the second.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 

@@ -17,7 +17,7 @@ from dali_mix.models.zoo.shakeshake import ShakeShake
 from dali_mix.models.zoo.wide_resnet import WideResNet
 from dali_mix.options import did_you_mean, whole
 
-# Name pattern → class; the pattern's groups are its positional arguments.
+# Form of the name → (pattern, class); the pattern's groups are the first arguments of the class.
 _OWN: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "wrn-DEPTH-WIDEN": (r"wrn-(\d+)-(\d+)", WideResNet),
     "cifar_resnetDEPTH": (r"cifar_resnet(\d+)", CifarResNet),

@@ -1,6 +1,8 @@
-"""Faster R-CNN (arXiv 1506.01497) from torchvision's components, for padded batches and any of our backbones.
+"""Faster R-CNN (arXiv 1506.01497) from torchvision's components, for padded batches.
 
-More than 300 lines: the model, and checks of its options, which depend on torchvision's components.
+Backbones are torchvision's ResNets, and timm models with maps at the strides of a ResNet.
+
+More than 300 lines: the model, its backbone, and the checks of its options.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from dali_mix.options import choice, number, whole
 STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 DEFAULT_FREEZE = ("stem", "stage1", "norm")
-POOLED = 7  # side of a pooled region in pixels
+POOLED = 7  # side of a pooled region in cells
 
 
 class Detector(FasterRCNN):
@@ -52,13 +54,13 @@ class Detector(FasterRCNN):
         Args:
             images: (B, 3, H, W), padded at the right and the bottom.
             targets: for each image `size`, its height and width without padding; for training also `boxes` (n, 4) x1,
-                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. In evaluation, images without targets
-                are assumed to have no padding.
+                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. None, in evaluation only, means that
+                no image is padded.
 
         Returns:
             in training the four losses by name, scalars; in evaluation a dict for each image: `boxes` (n, 4) in pixels,
-            `scores` (n,) in descending order, `labels` (n,), and `finite` (): False if the heads' outputs for the image
-            contain NaN or infinity, in which case there are no boxes.
+            `scores` (n,) in descending order, `labels` (n,), and `finite` () bool. If `finite` is False, the heads'
+            outputs for the image contain NaN or infinity, and boxes may be missing.
 
         Raises:
             ValueError: no targets in training; images in a list, as for torchvision's models.
@@ -125,7 +127,7 @@ class Backbone(nn.Module):
     The state-dict keys of `body` are those of the model, so that its weight files can be loaded into `body`.
 
     Args:
-        body: images (B, 3, H, W) → maps, as returned by `_body`.
+        body: a model from `_body`, images (B, 3, H, W) → maps.
         channels: channels of each map used: four maps for a pyramid, else one.
         pyramid: channels of the pyramid; None to use only the last map.
     """
@@ -172,33 +174,34 @@ def build_detector(
     """Build a detector with random weights, except for weights from a backbone file.
 
     Args:
-        backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32; or, as in a
-            recipe, a dict with this name as `type`, the backbone's options, and `weights`, a file for `load_weights`
-            that must contain 95% of the backbone's tensors.
+        backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4, 8, 16 and 32 (for
+            "c5" only 32). As in a recipe, this may also be a dict with the name as `type`, the backbone's options, and
+            `weights`, a file for `load_weights` that must contain at least 95% of the backbone's tensors.
         num_classes: K, without background.
         neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", only the last map, at stride 32.
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, including its statistics; "stem",
-            everything before the first stage; "stage1", the first stage; or a prefix of parameter names, such as
-            "layer2". A string is split at commas.
-        norm_eps: epsilon of frozen BatchNorms, by default the backbone's, 1e-5. torchvision's detection weights
-            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce torchvision's outputs only with
-            0.
+            everything before the first stage; "stage1", the first stage; or the dotted name of a module or parameter,
+            such as "layer2". A string is split at commas; "" freezes nothing.
+        norm_eps: epsilon of frozen BatchNorms; needs "norm" in `freeze`. None keeps the backbone's, usually 1e-5.
+            torchvision's detection weights `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce
+            torchvision's outputs only with 0.
         anchors: sides of the square anchors in pixels: one per level of the pyramid (five), or all of them for the
-            single map. Anchors of other shapes have the same areas.
+            single map. The anchors with height / width 0.5 and 2 have the same areas.
         channels: channels of the pyramid.
         hidden: width of the two layers of the box head.
         rois: regions sampled per image in training.
-        proposals: regions kept per level, and then in total, in training and in evaluation. Non-maximum suppression
-            takes a third of a step on small images (docs/decisions.md).
-        score_threshold: minimum score of predictions.
+        proposals: two numbers, for training and for evaluation: how many regions are kept per level before
+            non-maximum suppression, and per image after it. The suppression takes a third of a step on small images
+            (docs/decisions.md).
+        score_threshold: predictions have a score above it.
         nms_threshold: maximum IoU of a prediction with one of the same class and a higher score.
         detections: maximum number of predictions per image.
         backbone_options: arguments for the backbone, which override those in `backbone`.
 
     Raises:
         FileNotFoundError: a weight file is missing.
-        ValueError: an unknown name or option, a backbone without such maps, an unknown part in `freeze`, or a weight
-            file that does not match.
+        ValueError: an unknown name or option, a value out of range, a backbone without maps at these strides, an
+            unknown part in `freeze`, or a weight file that does not match.
     """
     options, weights = dict(backbone_options or {}), None
     if isinstance(backbone, Mapping):
@@ -293,7 +296,10 @@ def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, 
 
 
 def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
-    """Freeze parts of a backbone; see `build_detector`. Raise ValueError if it lacks one of them."""
+    """Freeze `parts` of a backbone; see `build_detector`.
+
+    Raise ValueError, with the backbone's `name`, for a part it lacks, except "norm".
+    """
     names = [key for key, _ in body.named_parameters()]
     stages = [match[0] for key in names if (match := re.match(r"layer1|(stages|blocks|layers)[._]0", key))]
     first = [key for key in names if stages and key.startswith(f"{stages[0]}.")]

@@ -22,9 +22,10 @@ BERT_FILES = {
 
 
 def spell(name: str) -> str:
-    """Split a class name into words: "diningtable" → "dining table", "trafficLight" → "traffic light".
+    """Split a class name into lower-case words: "diningtable" → "dining table", "trafficLight" → "traffic light".
 
-    VOC's compounds are in `SPELLINGS`; words are separated at "_", "-", "/" and changes from lower to upper case.
+    VOC's compounds are in `SPELLINGS`. Other names are split at spaces, "_", "-" and "/", and before an upper-case
+    letter that follows a lower-case letter or a digit.
     """
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = " ".join(re.sub(r"[\s_/-]+", " ", parted).lower().split())
@@ -41,7 +42,7 @@ def random_embeddings(names: Sequence[str], width: int = WIDTH, seed: int = 0) -
 
 
 def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
-    """Return the sum of the word vectors of each name: (K, width of the file) float32.
+    """Return the sum of the vectors of each name's words (see `spell`): (K, width of the file) float32.
 
     The file is read line by line, "word number number …", up to the last word needed. SGRE uses GloVe 840B of width
     300.

@@ -18,8 +18,8 @@ class Looked(NamedTuple):
     Attributes:
         logits: (B,K).
         class_maps: (B,K,h,w), the evidence for each class at each position.
-        attention: (B,K,h,w), the attention of each label, which sums to 1 over positions; None for heads without
-            attention.
+        attention: (B,K,h,w), the attention of each label, which sums to 1 over positions; None if the head has no
+            method `attention_maps`. Of the heads here, only SGRE's has it.
     """
 
     logits: Tensor
@@ -35,7 +35,8 @@ def look(model: nn.Module, images: Tensor) -> Looked:
     mean must equal the logits within a tolerance, which confirms that the model has this structure.
 
     Raises:
-        ValueError: a model that does not end in average pooling and a linear layer, or features that are not maps.
+        ValueError: a model other than a `MultiLabelModel` that does not end in average pooling and a linear layer, or
+            whose features are not maps.
     """
     if isinstance(model, MultiLabelModel):
         features = model.forward_features(images)

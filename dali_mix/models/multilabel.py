@@ -29,7 +29,7 @@ class MultiLabelModel(nn.Module):
         features: (backbone, images (B,3,H,W)) → maps (B,C,h,w).
     """
 
-    classifier_name = "head"  # `load_weights` skips it if a file has another number of classes
+    classifier_name = "head"  # `load_weights` skips it if a file has a different number of classes
 
     def __init__(self, backbone: nn.Module, head: nn.Module, features: Features) -> None:
         super().__init__()
@@ -40,7 +40,8 @@ class MultiLabelModel(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """Return the last feature map (B,C,h,w) of images (B,3,H,W); for a transformer, its patch tokens as a map.
 
-        Raise ValueError if the tokens do not form a grid with the shape of the images.
+        Raise ValueError if the backbone returns several outputs, or tokens that do not form a grid with the shape of
+        the images.
         """
         return self._features(self.backbone, images)
 
@@ -52,11 +53,11 @@ class MultiLabelModel(nn.Module):
             spliced: (n, rows, columns): the last n images were appended by SpliceMix, with this grid.
 
         Returns:
-            logits (B,K); for SGRE in training, see `SGREHead`; with `spliced` (logits, cell logits
-            (n, rows · columns, K)) for `SpliceMixConsistencyLoss`.
+            logits (B,K); for SGRE in training (logits, auxiliary logits), see `SGREHead.forward`; with `spliced`
+            (logits, cell logits (n, rows · columns, K)) for `SpliceMixConsistencyLoss`.
 
         Raises:
-            ValueError: `spliced` with a head other than MaxPoolHead, or a grid that does not fit.
+            ValueError: `spliced` with a head other than MaxPoolHead, or with a number n or a grid that does not fit.
         """
         features = self.forward_features(images)
         if spliced is None:
@@ -92,9 +93,9 @@ def build_multilabel(
     Load pretrained backbone weights with `load_weights(model.backbone, PATH)`, which skips a classifier in the file.
     To give the head its own learning rate, set `paramwise = {"custom": {"head": {"lr_mult": 10}}}` in the recipe.
 
-    timm's ViTs and Swins accept images of any size divisible by the patch size: positions are interpolated, and weights
-    for a different size can be loaded. (`backbone_options={"img_size": 448}` builds a position table of that size
-    instead.)
+    timm's ViTs and Swins accept images of any size divisible by the patch size. A ViT keeps the position table of its
+    published size, so its published weights fit, and interpolates the table for other sizes. With
+    `backbone_options={"img_size": 448}` the table is built for that size.
 
     Args:
         backbone: a name as for `build_model`; a plain NAME is looked up in timm, then in torchvision. For instance
@@ -102,9 +103,10 @@ def build_multilabel(
         head: "csra", "sgre", or a linear layer on the "average" or the "max" over positions.
         num_classes: K ≥ 1.
         backbone_options: arguments of the model class, as for `build_model`.
-        head_options: for csra num_heads and lam; for sgre those of `SGREHead`. There, `embeddings` may be the path of
-            an .npy file of K rows; by default they are random, learned and 768 wide.
-        image_size: side, or (height, width), to test the backbone with; by default its published size.
+        head_options: for csra num_heads and lam; for sgre those of `SGREHead`, where `embeddings` may also be the path
+            of an .npy file of K rows; by default they are random, learned and 768 wide.
+        image_size: side, or (height, width), to test the backbone with; by default the `img_size` or `image_size` in
+            `backbone_options`, else the published size, else 224.
 
     Raises:
         ValueError: an unknown name (similar ones are suggested) or option, embeddings for a different number of
@@ -125,7 +127,7 @@ def build_multilabel(
 
 
 def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
-    """Return the channels of the last map; freeze weights it does not depend on (DDP would wait for their gradients).
+    """Return the channels of the last map; freeze weights that do not affect it (DDP would wait for their gradients).
 
     Runs on the meta device: shapes only, nothing is computed. Raise ValueError if the backbone, called `name`, does not
     accept images of `size` (height, width).
@@ -167,7 +169,7 @@ def _build_head(head: str, channels: int, num_classes: int, options: dict[str, A
 def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
     """Remove the embeddings from `options` and return them, (K,E); random ones are learned by default.
 
-    Raise ValueError like `load_embeddings`, and for embeddings of a different number of classes.
+    Raise FileNotFoundError and ValueError as `load_embeddings`, and ValueError for a different number of classes.
     """
     given = options.pop("embeddings", None)
     if given is None:

@@ -71,7 +71,7 @@ def _has_model(state: object) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return True if the file ends in a checkpoint checksum, valid or not; `load_checkpoint` reports damage."""
+    """Return True if the file has, or announces, a checkpoint's checksum; `load_checkpoint` reports any damage."""
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
         end = file.read()
@@ -167,7 +167,7 @@ def check_out(option: str, out: Path) -> None:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run: `step-00000100.pt` …, `best.pt`, and `latest`, the name of the newest.
+    """The checkpoints of one run: `step-00000100.pt` …, `best.pt`, and `latest`, a text file that names the newest.
 
     Args:
         path: the folder; created on the first write.
@@ -209,8 +209,10 @@ class CheckpointFolder:
     def newest(self) -> int | None:
         """Return the step of the newest undamaged checkpoint; None if there are no checkpoints.
 
+        Damaged checkpoints that are newer than it are renamed to *.damaged, with a warning.
+
         Raises:
-            ValueError: all checkpoints are damaged.
+            ValueError: all checkpoints are damaged, or only `latest` exists.
         """
         # Checkpoints are found by name and checked by sha256. `latest` is for people and other programs, so one that is
         # empty, missing or dangling causes only a warning. Damaged files are renamed to *.damaged; otherwise pruning,

@@ -43,7 +43,7 @@ class Trained:
     def warn_of_values(self, config: RunConfig) -> None:
         """Log a warning if the values of the run's model or evaluation pipeline differ from `config`.
 
-        Without a warning, scores would just be lower. The values differ if the recipe was edited, or if the run had
+        Otherwise the user would only see lower scores. The values differ if the recipe was edited, or if the run had
         `--cfg-options`.
         """
         run, now = _of_scores(self.values), _of_scores(config.resolved())
@@ -78,7 +78,7 @@ class Trained:
         """Load the weights into `model`.
 
         Args:
-            given: whether the user passed the model, instead of the recipe naming it.
+            given: True if the user passed the model, False if it was built from the recipe; for messages.
 
         Returns:
             notes on how a plain weight file was read, see `MatchReport.notes`.
@@ -113,7 +113,7 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged checkpoint, or one without averaged weights when `ema` is set.
+        ValueError: a damaged checkpoint, or a file without averaged weights although `ema` is set.
     """
     path = find_weights(checkpoint)
     if not is_checkpoint(path):
@@ -133,7 +133,8 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 def run_values(checkpoint: str | Path) -> dict[str, Any]:
     """Return the run's recipe values stored in a checkpoint, with the recipe's name under "recipe".
 
-    The result is empty for a weight file, an older best.pt, or an unreadable file (`open_trained` reports the error).
+    The result is empty for a weight file, an older best.pt, or a missing or unreadable file, for which `open_trained`
+    raises an error.
     """
     path = follow_pointer(checkpoint)
     if not path.is_file() or not is_checkpoint(path):

@@ -51,7 +51,7 @@ def mapping(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """Options of `dali_mix.loading.build_loader`."""
+    """Options of `dali_mix.loading.build_loader` that a recipe can set."""
 
     num_threads: int | None = field(default=None, metadata=checked(whole, 1))
     on_bad_record: str = field(default="raise", metadata=checked(choice, ("raise", "skip")))
@@ -65,7 +65,8 @@ class CheckpointOptions:
     """When checkpoints are written, how many are kept, and the score that selects the best model.
 
     Attributes:
-        interval_epochs, interval_steps: write a checkpoint every so many epochs or steps; None for never.
+        interval_epochs, interval_steps: write a checkpoint every so many epochs or steps; None to disable this. The
+            last step of a run is always saved.
         keep: number of newest checkpoints to keep.
         best: name of a score, "auto" for the task's first, or None for no best.pt.
     """
@@ -84,7 +85,7 @@ def text(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """Options of `dali_mix.service.connect`."""
+    """Options of `dali_mix.service.connect` that a recipe can set."""
 
     address: str = field(default="auto", metadata=checked(text))
     fallback: str = field(default="wait", metadata=checked(choice, ("wait", "local")))
@@ -92,7 +93,7 @@ class ServiceOptions:
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """The steps of a process to profile, counted from 1, both included: see `train.step_profile`."""
+    """The first and the last step of a process to profile, counted from 1: see `train.step_profile`."""
 
     first: int = field(default=10, metadata=checked(whole, 1))
     last: int = field(default=20, metadata=checked(whole, 1))
@@ -100,7 +101,7 @@ class ProfileOptions:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Early stopping.
+    """When to stop a run early.
 
     Attributes:
         patience: stop after this many evaluations in a row without a new best score.

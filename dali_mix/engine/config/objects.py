@@ -21,7 +21,7 @@ def is_object(value: Any) -> bool:
 
 
 def recorded(value: Any) -> Any:
-    """Convert a config value to plain values: an object to "object module.Class", a loader to its set's prefix."""
+    """Convert a config value to plain values: a loader to its set's prefix, other objects to "object module.Class"."""
     if isinstance(value, dict):
         return {key: recorded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -46,7 +46,7 @@ def copied(value: Any) -> Any:
 
 
 def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
-    """Raise ValueError unless `value` is an instance of `kind`, which messages describe as `wanted`."""
+    """Raise ValueError for a class, or unless `value` is an instance of `kind`; messages describe it as `wanted`."""
     if isinstance(value, type):
         raise ValueError(f"{name} is the class {value.__qualname__}: pass an instance, {value.__qualname__}(…)")
     if not isinstance(value, kind):

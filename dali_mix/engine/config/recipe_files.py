@@ -1,8 +1,8 @@
 """Find recipe files by name or path, read them as plain values, and apply `--cfg-options`.
 
 A recipe is a Python module of plain values (mmengine's config style, `with read_base(): from .base import *`). It is
-imported like any module, so only files that the user names as recipes are executed, never anything from a dataset, a
-checkpoint or a work directory. YAML and JSON are not supported.
+imported like any module, so only bundled recipes, files that the user names as recipes, and their imports are executed,
+never code from a dataset, a checkpoint or a run's config.json. YAML and JSON are not supported.
 
 A file with several similar recipes lists them in `VARIANTS`, variant → {dotted key: value}; each is named
 "FILE:VARIANT". The key "about" holds the values for the "{field}" placeholders in the file's docstring.
@@ -67,7 +67,7 @@ def find_recipe(name: str | Path) -> tuple[Path, str]:
 
     Raises:
         FileNotFoundError: no such recipe (the message suggests similar names).
-        ValueError: a file that is not Python, or neither a string nor a path.
+        ValueError: a YAML or JSON file, or neither a string nor a path.
     """
     if not isinstance(name, (str, os.PathLike)):
         wanted = "must be a name (`dali-mix recipes` lists them) or the path of a .py file"
@@ -176,7 +176,8 @@ def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
 def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **parts: Any) -> list[tuple[str, Any]]:
     """Return (dotted key, value) pairs from `options`, then `values`, then those `parts` that are not None.
 
-    For keys with a type ("model", "mixer", …), a name or an object becomes the "type"; paths become strings.
+    For keys with a type ("model", "mixer", …), a name or an object in `values` or `parts` becomes the "type". Values
+    that are paths become strings.
 
     Args:
         options: see `Options`.
@@ -259,7 +260,10 @@ def code_named(value: Any, where: str = "") -> dict[str, str]:
 
 
 def find_modules(recipe: str | Path, values: dict[str, Any]) -> None:
-    """Make modules in the folder of a user's recipe file importable for "module:name"."""
+    """Make modules in the folder of a user's recipe file importable for each "module:name" in `values`.
+
+    Raise ValueError if Python would import a different module of the same name.
+    """
     path, _ = find_recipe(recipe)
     if not path.is_relative_to(RECIPES):
         _factories.import_from(path.parent, list(code_named(values).values()))

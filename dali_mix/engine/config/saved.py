@@ -31,11 +31,12 @@ def load_resumed(recipe: str | Path, work_dir: Path, options: Options = ()) -> R
     """Return the config of a run to resume: the values in its config.json, overridden by `options`.
 
     Without checkpoints or config.json, this is `load_config`. Values in config.json are plain and are validated; a
-    "module:name" in it, which refers to code, is used only if the recipe or `options` contain it too.
+    "module:name" in it, which refers to code, must also be in the recipe or `options`. `resume_strict` is always read
+    from the recipe or `options`.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or belongs to another
-            recipe.
+        FileNotFoundError, ValueError: as `load_config`; ValueError also for a config.json that is damaged, belongs to a
+            different recipe, or names code that neither the recipe nor `options` contain.
     """
     path, pairs = work_dir / "config.json", to_pairs(options)
     if not path.is_file() or not any((work_dir / "checkpoints").glob("*.pt")):
@@ -93,11 +94,12 @@ def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, A
 
 
 def load_evaluated(recipe: str | Path, checkpoint: Path, options: Options = ()) -> tuple[RunConfig, Path | None]:
-    """Return the config for evaluating `checkpoint`, and the file the run's values were read from, if any.
+    """Return (config for evaluating `checkpoint`, file that the run's values were read from, or None).
 
-    If the checkpoint lies in the work directory of a run of this recipe, all values of its config.json are used.
-    Elsewhere, the values that affect scores (`EVALUATED`) are read from the checkpoint, if its recipe has the same
-    name. Otherwise the recipe's own values are used. `options` override all of these.
+    If the checkpoint lies in the work directory of a run of this recipe, all values of the run's config.json are used,
+    as in `load_resumed`. Elsewhere, the values that affect scores (`EVALUATED`) are read from the checkpoint, unless it
+    has none or names a different recipe. Otherwise the values of the recipe file are used. `options` override all of
+    these.
 
     Raises:
         FileNotFoundError, ValueError: as `load_resumed`.

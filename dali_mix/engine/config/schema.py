@@ -73,10 +73,10 @@ class RunConfig:
     """All settings of a run as plain values; the field names are the recipe's variables.
 
     Paths are relative to the current directory. `batch_size` is global: it is divided among ranks and accumulation
-    steps. In `model`, `mixer` and `loss`, `type` is a bundled name or "module:attribute"; in `optimizer` a class of
-    torch.optim; in `objective` a key of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` is a dict of options
-    for `MultiLabelMetrics` or `DetectionMetrics`. A config built in Python may contain objects instead of names and
-    paths: see `config.objects`.
+    steps. In `model`, `mixer` and `loss`, `type` is a bundled name or "module:attribute" (for a model also "timm/NAME"
+    or "torchvision/NAME"); in `optimizer` a class of torch.optim; in `objective` a key of
+    `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` is a dict of options for `MultiLabelMetrics` or
+    `DetectionMetrics`. A config built in Python may contain objects instead of names and paths: see `config.objects`.
     """
 
     train_set: Any = field(metadata=checked(_set))  # a prefix, or a loader
@@ -177,7 +177,10 @@ class RunConfig:
         return options.pop("type"), options
 
     def per_rank(self, world_size: int) -> int:
-        """Return the number of records in one rank's micro-batch. Raise ValueError if `batch_size` is not divisible."""
+        """Return the number of records in one rank's micro-batch.
+
+        Raise ValueError unless `batch_size` is divisible by `world_size` · `accumulate`.
+        """
         share, rest = divmod(self.batch_size, world_size * self.accumulate)
         if rest or not share:
             raise ValueError(
@@ -220,7 +223,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-    """Raise ValueError for an unknown top-level key that exists inside another one, such as "lr" for optimizer.lr."""
+    """Raise ValueError for an unknown top-level key that exists in a dict of the recipe: "lr" for optimizer.lr."""
     groups: dict[str, Any] = {"loader": LoaderOptions, "checkpoint": CheckpointOptions, "early_stopping": EarlyStopping}
     for key in values if isinstance(values, Mapping) else ():
         if key in FIELDS:
@@ -242,7 +245,10 @@ def _check_names(values: dict[str, Any]) -> None:
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
     """Raise ValueError for a value that is not a bool, or not a number, although the option's default is.
 
-    parameters: of the function or class that takes the options. what: prefix of messages.
+    Args:
+        parameters: the signature of the function or class that takes the options.
+        what: prefix of messages.
+        options: name → value.
     """
     for key, value in options.items():
         default = parameters[key].default if key in parameters else None

@@ -74,7 +74,7 @@ def pick_device(name: str) -> torch.device:
     """Return the torch device for a recipe's `device`; for "auto" this rank's GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: "cuda" on a machine without a GPU, or more ranks than GPUs.
+        ValueError: "cuda" on a machine without a GPU, or more ranks than GPUs on this machine.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
@@ -110,7 +110,8 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
         the ranks; without a process group for a single process.
 
     Raises:
-        ValueError: the ranks differ, or what `prepare` raises.
+        ValueError: the values of the ranks differ, or torch.distributed is already initialized. `prepare` may raise
+            other errors.
         RankLost: another rank failed.
         OSError: ranks are missing, or rank 0's store cannot be opened or reached.
     """
@@ -157,8 +158,8 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
 class StopSignal:
     """Record SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
-    Further SIGTERMs are ignored, since a launcher may forward one that the scheduler also sends; only SIGKILL ends a
-    hanging process. Ctrl-C after a recorded signal, of either kind, raises KeyboardInterrupt at once.
+    Further SIGTERMs are ignored, since a launcher may forward one that the scheduler also sends; a process that hangs
+    has to be ended by SIGKILL. Ctrl-C after a recorded signal, of either kind, raises KeyboardInterrupt at once.
 
     Attributes:
         asked: True once a signal was received.

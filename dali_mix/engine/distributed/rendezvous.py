@@ -10,8 +10,8 @@ dali_mix/ATTEMPT/ since torchrun's store outlives a restart of the ranks:
     failed         [rank, message] of the first rank that failed: set once, by compare_set
     seen/RANK      set once this rank has read the outcome
 
-Every wait also checks `failed` and the deadline. The server is a thread of rank 0 and ends with it, so after a failure
-rank 0 keeps the store open (`_linger`) until all others have read the reason.
+`exchange` checks `failed` and the deadline while it waits. The server is a thread of rank 0 and ends with it, so after
+a failure rank 0 keeps the store open (`_linger`) until all other ranks have read the reason, for at most 10 s.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Rendezvous:
     Args:
         rank: rank of this process, from 0 to `world_size` - 1.
         host, port: address of rank 0.
-        seconds: how long to wait for the other ranks; by default DALI_MIX_JOIN_SECONDS, or 35.
+        seconds: how long to wait for the other ranks; by default the variable DALI_MIX_JOIN_SECONDS, else 35.
 
     Raises:
         ValueError: the host name cannot be resolved.
@@ -118,10 +118,10 @@ class Rendezvous:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Report an error in the block to the other ranks.
+        """Report an error in the block to the other ranks, and raise it again.
 
-        If the error means that another rank was lost, or another rank has already reported it, raise `RankLost`
-        instead.
+        Raise `RankLost` in its place if it means that another rank was lost, or if another rank has already reported
+        the same error. `RankLost` and `RanksMissing` are not reported.
         """
         try:
             yield
@@ -140,7 +140,7 @@ class Rendezvous:
             raise
 
     def _reported_before(self, text: str) -> bool:
-        """Report that this rank failed, unless another rank has; return True if that one reported the same error."""
+        """Report this rank's error, unless another rank has reported one; return True if both have the same message."""
         with suppress(RuntimeError):
             ours = json.dumps([self.rank, text])
             first = self.store.compare_set("failed", "", ours).decode() if self._count == 1 else ours

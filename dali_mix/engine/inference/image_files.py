@@ -28,8 +28,8 @@ from dali_mix.recordio import RecordSet, Sample, write_set
 
 _log = logging.getLogger(__name__)
 
-CHUNK, CHUNK_BYTES = 1024, 256 << 20  # maximum number of files, and bytes, of a temporary set
-DECODED_PIXELS = 50_000_000  # maximum number per batch; large images are decoded in smaller batches
+CHUNK, CHUNK_BYTES = 1024, 256 << 20  # a temporary set is complete once it has this many files or bytes
+DECODED_PIXELS = 50_000_000  # maximum per batch of two or more; large images are decoded in smaller batches
 
 
 class Seen(NamedTuple):
@@ -153,7 +153,7 @@ def load_images(
 
 
 def _batch_size(config: RunConfig, pixels: int) -> int:
-    """Return the batch size for images of `pixels`: the recipe's, or less if `DECODED_PIXELS` requires it."""
+    """Return the batch size for images with `pixels` pixels: the recipe's, or less because of `DECODED_PIXELS`."""
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 

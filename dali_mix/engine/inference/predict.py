@@ -51,8 +51,8 @@ class Predictions:
     def chosen(self, row: int, threshold: float | None = None, top_k: int | None = None) -> list[tuple[str, float]]:
         """Return (class, score) pairs of file `row`: the `top_k` highest scores above `threshold`, highest first.
 
-        By default these are the scores above 0.5 for a multi-label model, and the five highest for a classification
-        model. Raise ValueError for a threshold outside 0 … 1, or a `top_k` below 1.
+        If both are None, these are the scores above 0.5 for a multi-label model, and the five highest for a
+        classification model. Raise ValueError for a threshold outside 0 … 1, or a `top_k` below 1.
         """
         return choose(self.scores[row], self.classes, self.task, threshold, top_k)
 
@@ -106,8 +106,9 @@ class Predictor:
         model: replaces the recipe's model, for a run whose model was passed as an object.
 
     Raises:
-        FileNotFoundError: no such checkpoint, or no class names.
-        ValueError: weights that do not fit the model, a wrong number of class names, or a damaged file.
+        FileNotFoundError: no such recipe, checkpoint or file of names, or no class names at all.
+        ValueError: an invalid recipe, weights that do not fit the model or are not finite, a checkpoint without
+            averaged weights although `ema` is set, a wrong number of class names, or a damaged file.
     """
 
     @keywords
@@ -157,7 +158,7 @@ class Predictor:
         """Predict the classes of files and of the images in folders, see `find_images`.
 
         Args:
-            each: called with every file and its scores (K,) as soon as they are computed.
+            each: called with each file that is not skipped and its scores (K,), as soon as they are computed.
 
         Raises:
             ValueError: the model is a detector.
@@ -191,7 +192,8 @@ class Predictor:
 
         Args:
             threshold: keep boxes with scores above it; by default 0.5.
-            each: called with each file, its boxes, scores and labels as soon as they are computed.
+            each: called with each file that is not skipped and its boxes, scores and labels, as soon as they are
+                computed.
 
         Raises:
             ValueError: a model that is not a detector; a threshold outside 0 … 1.
@@ -258,7 +260,7 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
 
 
 def _task_of_loss(config: RunConfig) -> Task:
-    """Return the task whose targets the recipe's loss accepts; if there are several, prefer one of the model's type."""
+    """Return the task whose targets the recipe's loss accepts, preferably one that uses the recipe's type of model."""
     loss = build_loss(config)
     if loss is None:
         return DETECTION

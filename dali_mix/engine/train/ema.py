@@ -13,8 +13,8 @@ class ModelEma:
 
     Update t (counted from 1) moves the average by a share 1 - d of the difference, with
     d = min(decay, (1 + t) / (10 + t)): with a fixed decay the random initial weights would still dominate the average
-    after thousands of steps. Floating-point buffers (BatchNorm's statistics) are averaged like weights; integer buffers
-    are copied.
+    after thousands of steps. Floating-point buffers (BatchNorm's statistics) are averaged like weights; all other
+    buffers are copied.
 
     Args:
         model: the model, not wrapped in DDP.

@@ -1,7 +1,8 @@
 """Exchange the loss, other numbers that must be finite, and stop requests between ranks at every step.
 
 On a CPU a step's numbers are known before its optimizer step. On a GPU, reading them then would synchronize host and
-device at every step, so they are copied to pinned memory in the background and read one step later:
+device at every step. With a fused optimizer and no loss scaling, they are therefore copied to pinned memory in the
+background and read one step later:
 
     step t    GPU: loss, gradients, sum over ranks, `bad` |= not finite, optimizer step unless `bad`
               CPU: starts the copy of step t, reads the copy of step t - 1, which is usually complete by then
@@ -29,7 +30,7 @@ class StepNumbers(NamedTuple):
         step: the step's number.
         loss: mean loss over the global batch.
         stop: whether any rank must stop.
-        measured: means over ranks of the other numbers.
+        measured: the means over ranks of the scalars passed to `exchange` as `measured`.
         finite: True if loss and measured numbers are finite.
     """
 
@@ -51,7 +52,7 @@ class LossMonitor:
         late: read each step's numbers one step later (see above); the optimizer must then honour `bad`.
 
     Attributes:
-        bad: () float32 on the device, 1 from the first non-finite number on; only kept with `late`.
+        bad: () float32 on the device, 1 from the first non-finite number on; updated only with `late`.
     """
 
     def __init__(self, ranks: Ranks, *, late: bool) -> None:
@@ -61,7 +62,7 @@ class LossMonitor:
         self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:
-        """Send this step's numbers; return them or, if `late`, those of the previous step (None at first).
+        """Sum this step's numbers over ranks; return them or, if `late`, the previous step's (None at first).
 
         Args:
             step: number of the current step.

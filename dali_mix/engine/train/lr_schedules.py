@@ -1,7 +1,8 @@
 """Learning-rate schedules as pure functions of the step, without state to save or restore.
 
-A schedule is a function from the step to a factor. A parameter group's rate is its own base rate (the optimizer's `lr`
-times the group's `lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` to 1.
+A schedule is a function from the step to a factor. A parameter group's rate is its base rate (the optimizer's `lr`
+times the group's `lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` · f to f, the factor
+with which the schedule starts.
 """
 
 from __future__ import annotations

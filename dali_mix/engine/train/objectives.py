@@ -26,7 +26,7 @@ class Objective(nn.Module):
         loss: (outputs, targets) → scalar; None if the model computes its own losses.
 
     Attributes:
-        parts: the terms of the last step's loss by name, scalars, for logging.
+        parts: the terms of the last forward pass's loss by name, scalars, for logging; empty except in `Detection`.
     """
 
     passes = 1  # forward passes of the model per step
@@ -59,12 +59,12 @@ class Objective(nn.Module):
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
         """Draw the random values that `forward` needs for a batch; None if it needs none.
 
-        They depend only on the shape of `images`.
+        Only the shape and the device of `images` are used.
         """
         return None
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Return the targets for `forward`, from those that the mixer returned; here, the same."""
+        """Return the targets for `forward`, from those that the mixer returned; here, they are unchanged."""
         return targets
 
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
@@ -99,8 +99,10 @@ class MaskedSupervision(Objective):
     """Masked supervision: run the model on each image and on a masked copy (MaskSup, MSL, arXiv 2310.18517).
 
     Args:
-        model, loss: as in `Objective`; `loss` is also used for evaluation.
-        masks: "free-form", for masks drawn at random, or a folder of mask images, whose pixels above 0 are removed.
+        model: as in `Objective`.
+        loss: as in `Objective`, but used only in evaluation.
+        masks: "free-form", for masks drawn at random, or a folder of PNG masks, which remove pixels where they are
+            above 0.
         whole, masked, agreement: the weights of `MaskedSupervisionLoss`.
         fill: the value of removed pixels, one number or one per channel. `build_objective` passes black in the
             pipeline's normalization.
@@ -140,7 +142,7 @@ class SpliceMixConsistency(Objective):
 
     Args:
         model: a `MultiLabelModel` with head "max".
-        loss: as in `Objective`; also used for evaluation.
+        loss: as in `Objective`, but used only in evaluation.
         detach: as in `SpliceMixConsistencyLoss`; published as False for VOC only.
     """
 

@@ -38,8 +38,8 @@ def parameter_groups(
 
     Args:
         lr, weight_decay: for parameters that no rule below matches.
-        norm_decay: weight decay of the scales and shifts of normalization layers.
-        bias_decay: weight decay of every other parameter named `bias`.
+        norm_decay: weight decay of the scales and shifts of normalization layers; None for `weight_decay`.
+        bias_decay: weight decay of every other parameter named `bias`; None for `weight_decay`.
         custom: part of a parameter's dotted name (complete components: "backbone", "layer4.0") → {"lr_mult": …,
             "decay_mult": …}. The longest matching key wins, and takes precedence over the two rules above.
 
@@ -87,12 +87,13 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the torch optimizer named in a recipe, over `parameter_groups`; or the one the user passed.
 
-    On a GPU it is the fused implementation if available. It is faster, and a flag on the device can keep it from
-    changing weights, so that the trainer can skip a step without waiting for the GPU (see `loss_monitor`).
+    On a GPU, torch's fused implementation is used if the optimizer has one and `settings` choose none. It is faster,
+    and a flag on the device can keep it from changing weights. The trainer can thus skip a step without waiting for the
+    GPU (see `loss_monitor`).
 
     Raises:
-        ValueError: an unknown type or option, an optimizer that cannot take a step with these options, or a model
-            without parameters to train.
+        ValueError: an unknown type or option, an optimizer that cannot take a step with these options, an optimizer of
+            the user that does not fit the model, or a model without parameters to train.
     """
     options = dict(settings)
     kind = options.pop("type")
@@ -123,8 +124,8 @@ def build_optimizer(
 def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
     """Return the user's optimizer, or the one that the user's function returns for the parameters to train.
 
-    Each group gets a "base_lr". Raise ValueError unless the optimizer has all trainable parameters of the model and
-    none of others.
+    Each group gets a "base_lr". Raise ValueError unless the optimizer has all trainable parameters of the model, none
+    that are not the model's, an "lr" in each group, and a step that does not evaluate the loss.
     """
     if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is a function too
         wanted = "a torch.optim.Optimizer or a function that returns one"

@@ -43,7 +43,10 @@ class Precision:
         self._steps += 1
 
     def check_scale(self, scale: float) -> None:
-        """Record a step's loss scale. Raise NonFinite if it is below 1, which means that recent steps were skipped."""
+        """Raise NonFinite if a step's loss scale is below 1, which means that recent steps were skipped.
+
+        The first scale is kept for `check_any_step`.
+        """
         if self._start is None:
             self._start = scale
         if scale < 1:

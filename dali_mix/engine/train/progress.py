@@ -35,7 +35,11 @@ class Window:
         self._start, self._first, self.images, self.waited = time.perf_counter(), self.steps, 0, 0.0
 
     def close(self) -> dict[str, float]:
-        """Return the interval's mean loss and the rates since the clock started, and begin a new interval."""
+        """Return the numbers of the interval, and begin a new interval.
+
+        They are "loss", the mean over the interval's steps, and since the clock started "images_per_s" and
+        "wait_share", the share (0 to 1) of time spent waiting for batches.
+        """
         seconds = max(time.perf_counter() - self._start, 1e-9)
         timed = max(self.steps - self._first, 1)
         self.seconds_per_step = seconds / timed
@@ -57,7 +61,7 @@ class Window:
 
 @dataclass
 class BoxCount:
-    """Counts of the boxes and images this process trained on in an epoch."""
+    """Counts of the boxes and images in the training batches of an epoch, on this rank."""
 
     kept: int = 0
     images: int = 0
@@ -73,7 +77,7 @@ class BoxCount:
 
         Args:
             images: number of images in the epoch, over all ranks.
-            kept, dropped: numbers of boxes that were trained on, and that the loader dropped.
+            kept, dropped: numbers of boxes in the batches, and of those that the loader dropped, over all ranks.
         """
         if not images:  # the run was resumed after the last step of the epoch
             return "", False
@@ -104,7 +108,7 @@ class Best:
     since: int = 0
 
     def update(self, scores: dict[str, float], step: int) -> bool:
-        """Update with the scores of an evaluation; return True if they are the best so far."""
+        """Update with the scores of an evaluation; return True if the score `name` is the best so far."""
         if not self.name:
             return False
         value = scores[self.name]
@@ -119,5 +123,5 @@ class Best:
         return {"name": self.name, "value": self.value, "step": self.step, "since": self.since}
 
     def load_state_dict(self, state: dict) -> None:
-        if state["name"] == self.name:  # otherwise the recipe selects another score now, whose history starts here
+        if state["name"] == self.name:  # otherwise the recipe now selects a different score, which has no history
             self.value, self.step, self.since = state["value"], state["step"], state["since"]

@@ -28,7 +28,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
         state: the result of `Trainer.state_dict`, as loaded from a file.
 
     Returns:
-        a message for each recipe value that differs from the checkpoint's, and for each part with a new state.
+        a message for each recipe value that differs from the checkpoint's, each part whose state is new, and each saved
+        state without a matching object.
 
     Raises:
         ValueError: tensors of a different model, or a state that is incomplete. With `resume_strict`, also if seed,
@@ -147,9 +148,9 @@ def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
 
 
 def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
-    """Load the averaged weights. If only the checkpoint or only the recipe has an average, drop or start it.
+    """Load the averaged weights. Drop an average that only the checkpoint has; start one that only the recipe has.
 
-    With `resume_strict`, raise ValueError instead. Return no messages, since `restore` reports a changed `ema`.
+    With `resume_strict`, raise ValueError in both cases. Return no messages, since `restore` reports a changed `ema`.
     """
     saved, ema = state.get("ema"), trainer.ema
     if saved and ema is not None:
@@ -194,7 +195,7 @@ _LEAST = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}  # other 
 
 
 def _check_kinds(state: Mapping[str, Any]) -> None:
-    """Raise ValueError if an entry is missing, or has the wrong type."""
+    """Raise ValueError if an entry is missing, has the wrong type, or is out of range."""
     for name, kind in _KINDS.items():
         outer, _, key = name.rpartition(".")
         entries = state[outer] if outer else state

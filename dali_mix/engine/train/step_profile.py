@@ -58,7 +58,7 @@ class StepProfile:
     def begin(self, done: int, loader: Any) -> None:
         """Mark the start of a step, after `done` steps of the run; start the clock if it is the first to profile.
 
-        loader: the training loader, whose `stats` are reset then.
+        loader: the training loader, whose `stats` are reset at the first step to profile.
         """
         self._before = done if self._before is None else self._before
         if self._options is None or done - self._before + 1 != self._options.first or self._clock is not None:

@@ -77,7 +77,7 @@ class Trainer:
         self.offset = 0  # `step` minus the steps this recipe needs to get as far; see `train.state`
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
         self.steps_per_epoch = steps_per_epoch
-        self.epochs = config.epochs  # `restore` raises both if the checkpoint is beyond the end of this recipe
+        self.epochs = config.epochs  # `restore` increases both if the checkpoint is past the end of this recipe
         self.total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
         self.factor = build_schedule(
             config.schedule,
@@ -127,8 +127,8 @@ class Trainer:
         After a signal, a checkpoint is saved, unless a step was interrupted between its micro-batches.
 
         Raises:
-            NonFinite: a loss, gradient or statistic is NaN or infinite (raised before its optimizer step), or a
-                checkpoint would contain such a number (raised before it is written).
+            NonFinite: a loss, gradient or statistic is NaN or infinite (it has changed no weight), every step was
+                skipped by loss scaling, or a checkpoint would contain NaN or infinity (it is not written).
             OSError: a checkpoint could not be written; earlier ones are unchanged.
         """
         self.report.start_bar(self.step, self.total_steps)
@@ -220,7 +220,7 @@ class Trainer:
         return getattr(self.parts.train_loader, "dropped_boxes", 0)
 
     def log_boxes(self, dropped: int) -> None:
-        """Log how many boxes of an epoch were dropped over all ranks, as a warning if most were or there were none.
+        """Log how many boxes of an epoch were dropped over all ranks; warn if most were dropped, or no image had a box.
 
         dropped: number of boxes that this rank's loader dropped.
         """
@@ -335,9 +335,9 @@ class Trainer:
         return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
-        """Check that every parameter got a gradient in the first step; if not, warn.
+        """Warn if a trainable parameter got no gradient in the first step; with several ranks, raise ValueError.
 
-        With several ranks, raise ValueError instead.
+        Nothing is checked with `find_unused_parameters`.
         """
         self._first = False
         if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
@@ -380,7 +380,7 @@ class Trainer:
     def record(self, numbers: StepNumbers | None) -> None:
         """Add a step's loss to the log interval; do nothing for None.
 
-        Raise NonFinite on every rank if one of the step's numbers is not finite.
+        Raise NonFinite on every rank if one of the step's numbers is not finite, or the loss scale is below 1.
         """
         if numbers is None:
             return
@@ -475,7 +475,7 @@ class Trainer:
             self.folder.save_best(best)
 
     def save(self) -> None:
-        """Write this step's checkpoint on the main rank, without communication."""
+        """Write this step's checkpoint on the main rank, without communication, unless it is already saved."""
         with self.profile.part("saving"):
             self._save()
 
@@ -494,13 +494,13 @@ class Trainer:
         return {**self.config.resolved(), "amp": self.precision.name}
 
     def trained_on(self) -> dict[str, Any]:
-        """Return the run's values to store in a checkpoint, so that evaluation can use them wherever the file is."""
+        """Return "task", "classes", "recipe" and "recipe_name", stored in checkpoints for evaluation and prediction."""
         return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's state between two optimizer steps, as tensors and plain values.
 
-        It is equal on all ranks, except for BatchNorm statistics.
+        It is equal on all ranks, except for BatchNorm statistics and the states of callbacks.
         """
         parts = self.parts
         return {

@@ -1,7 +1,8 @@
 """Check that a run's model has gradients, and finite numbers at the start, at each step and in checkpoints.
 
-A single NaN spreads to every weight within one step. Therefore loss, gradient norm and the norm of the model's
-statistics are checked before each optimizer step, and the state again before it is saved.
+A single NaN spreads to every weight within one step. Therefore loss, gradient norm (or loss scale) and the norm of the
+model's statistics are checked at every step, before a NaN can reach a weight (see `loss_monitor`), and the state is
+checked again before it is saved.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Watch:
             )
 
     def check_gradients(self) -> str:
-        """Return a message that names the parameters without a gradient on any rank; "" if there are none."""
+        """Return a message that names the parameters without a gradient on at least one rank; "" if there are none."""
         parameters = self.model.named_parameters()
         missing = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
         found = list(dict.fromkeys(name for names in self.ranks.gather(missing) for name in names))
@@ -78,7 +79,10 @@ class Watch:
     def _diagnose(self, step: int, loss: float, statistic: str | None) -> tuple[int, str]:
         """Return the step that made a value non-finite, and a message that names the value.
 
-        step: the first step measured as non-finite. statistic: the name of a non-finite statistic of any rank.
+        Args:
+            step: the first step measured as non-finite.
+            loss: the loss of that step.
+            statistic: name of a non-finite statistic on some rank; None if there is none.
         """
         if name := first_non_finite(dict(self.model.named_parameters())):
             return step - 1, f"{name} became NaN or infinite in the update of step {step - 1}; that was not saved"

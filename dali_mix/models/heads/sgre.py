@@ -69,7 +69,7 @@ class SGREHead(nn.Module):
 
     Args:
         dim: C of the features, a multiple of 4 and of `heads`.
-        embeddings: (K,E) float32, one row per class in order, from a language model or random.
+        embeddings: (K,E) of a float dtype, one row per class in order, from a language model or random.
         learn_embeddings: train the embeddings (as for random ones); else they are fixed.
         heads, feedforward: number of heads and hidden width of the encoder layer.
         rank: rank of the bilinear attention.

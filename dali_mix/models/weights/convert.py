@@ -59,13 +59,15 @@ def to_ours(
     Args:
         state: a state dict from `read_state_dict`.
         release: a key of `dali_mix.models.weights.layouts.LAYOUTS`.
-        model: the model's name, if shapes do not determine it: `timm/NAME` or `torchvision/NAME` for classifiers other
-            than ResNets or ViTs, whose keys are unchanged; or a multi-label model's backbone, as for
+        model: the model's name, if shapes do not determine it: `timm/NAME` or `torchvision/NAME` for a classifier that
+            is neither a ResNet nor a ViT (its keys stay unchanged); or a multi-label model's backbone, as for
             `build_multilabel`.
-        embeddings: (K,E), for SGRE checkpoints, which do not contain embeddings from a language model.
+        embeddings: (K,E), required for an SGRE checkpoint without embeddings (those from a language model are not saved
+            in it), and refused for one that contains them.
 
     Raises:
-        ValueError: an unknown release, or keys or shapes that do not match it; the message uses the file's names.
+        ValueError: an unknown release, missing or superfluous embeddings, or keys or shapes that do not match the
+            release; the message uses the file's names.
     """
     choice("release", release, LAYOUTS)
     state, notes = _unprefixed(state, release, model)
@@ -167,7 +169,7 @@ def to_theirs(
 def without_head(state: Mapping[str, Tensor], found: Recognized | None) -> dict[str, Tensor]:
     """Return the backbone's weights with its library's keys.
 
-    For a classifier, `found` determines the layer to omit. Raise ValueError if it is None.
+    For a classifier, `found` determines the layer to omit; raise ValueError if `found` is None.
     """
     if backbone := without_prefix(state, "backbone.")[0]:
         return backbone
@@ -190,9 +192,9 @@ def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
 
 
 def advice(state: Mapping[str, Tensor], release: str) -> str:
-    """Return advice that names the releases, or our own models, whose keys the file has.
+    """Return advice for a message, naming the releases, or else our multi-label models, whose keys `state` has.
 
-    "" if `release` is among them, or if there are none.
+    Return "" if `release` is one of these releases, or if no keys match.
     """
     found = [name for name, layouts in LAYOUTS.items() if any(layout.marked(state) for layout in layouts)]
     if release in found:
@@ -258,7 +260,7 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _expected(
     found: Recognized, layout: Layout, given: Mapping[str, Tensor], positions: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return the release's state dict for this model, with its own names, on the meta device."""
+    """Return the state dict of model `found` with the release's names, spelled as in `given`, on the meta device."""
     grid = (positions.shape[2], positions.shape[3]) if positions is not None and positions.ndim == 4 else None
     expected = _names(found.state(), layout, back=True, grid=grid)
     # Versions of a release may name the same layer differently.

@@ -35,7 +35,7 @@ class WeightFile:
         wrapper: the keys under which the state dict was stored, joined by dots.
         prefix: the prefix removed from the first key that had one; "" if none had.
         others: names of entries that are not weights of this state dict.
-        unread: those of `others` that are other sets of weights.
+        unread: those of `others` that are sets of weights of a similar size, such as averages.
         names: key → name in the file.
     """
 
@@ -60,8 +60,8 @@ def follow_pointer(path: str | Path) -> Path:
 def find_weights(path: str | Path) -> Path:
     """Return `path`, or the checkpoint it points to if it is a run's `latest`.
 
-    Raise FileNotFoundError for a missing file, with similar names, and for a folder, with its weight files, newest
-    first.
+    Raise FileNotFoundError for a missing file, suggesting similar names, and for a folder, naming the weight files in
+    it, newest first.
     """
     path = follow_pointer(path)
     if path.is_dir():
@@ -85,7 +85,10 @@ def _is_weights(name: str) -> bool:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Return the state dict in a weight file, key → tensor on the CPU, without torch's wrappers in the keys.
 
-    Files and errors are those of `load_weights`.
+    The path is as for `load_weights`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_weight_file`.
     """
     return read_weight_file(path).state
 
@@ -132,9 +135,9 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str]]:
-    """Return the key of `content` that holds the weights (None: `content` itself), and other keys with weights.
+    """Return the key of `content` that holds the weights (None: `content` itself), and the keys of its rivals.
 
-    Raise ValueError if it is unclear which key to use.
+    A rival holds at least half as many tensors. Raise ValueError if it is unclear which key to use.
     """
     sizes = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
     named = next((key for key in WRAPPERS if key in sizes), None)

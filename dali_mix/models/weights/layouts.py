@@ -14,11 +14,12 @@ class Layout:
     """One kind of checkpoint of a release.
 
     Attributes:
-        marks: keys that identify it; none if the model is given by name.
-        families: kinds of backbone it supports, as returned by `recognize`; "named" means those given by --model.
+        marks: keys that identify the layout; empty if the user names the model (--model).
+        families: supported values of `Recognized.family`; "named" is for models that the user names.
         head: kind of head of our multi-label model; "" for a classifier.
         pairs: (prefix of the release's key, prefix of our key); # matches a number; the first match is used.
-        wrapper, prefix: the key under which the release saves the state dict, and the prefix of its keys.
+        wrapper: the key under which the release saves the state dict; "" for none.
+        prefix: the prefix of the state dict's keys.
     """
 
     marks: tuple[str, ...]
@@ -66,7 +67,7 @@ _SPLICEMIX: Pairs = (
 )
 _SGRE: Pairs = (("backbone.", "backbone."), ("", "head."))
 _CSRA: Pairs = (("head.weight", "head.weight"), ("classifier.", "classifier."), ("", "backbone."))
-# torchvision's ViTs with timm's names; linear_1 and linear_2 are keys of its first version.
+# From torchvision's ViTs to timm's; linear_1 and linear_2 are keys of the first version of torchvision's.
 _BLOCK = "encoder.layers.encoder_layer_#"
 _VIT: Pairs = (
     ("class_token", "cls_token"),

@@ -19,7 +19,7 @@ class MatchReport:
     Attributes:
         path: the file.
         matched: keys of the model that were loaded.
-        missing: keys of the model that are not in the file.
+        missing: keys of the model that are not in the file, except step counters (`num_batches_tracked`).
         misshaped: keys whose shape in the file differs from that in the model, each with both shapes.
         fresh: keys of the head that were not loaded because the file's head has a different number of classes.
         unexpected: keys only in the file, except step counters (`num_batches_tracked`) of BatchNorms frozen in the
@@ -27,7 +27,8 @@ class MatchReport:
         wrapper: the keys under which the state dict was stored, joined by dots.
         prefix: the prefix removed from the file's keys.
         unread: other sets of weights in the file, such as averages.
-        beyond: those of `unexpected` in modules that the model has, if they hold more than 5% of the file's values.
+        beyond: those of `unexpected` in modules that the model has, without the prefix, if they hold more than 5% of
+            the file's values; else empty.
     """
 
     path: str
@@ -43,7 +44,7 @@ class MatchReport:
 
     @property
     def share(self) -> float:
-        """Return the share of the model's tensors found in the file, excluding a head that was not loaded."""
+        """Return the share (0 to 1) of the model's tensors that were loaded, not counting the keys in `fresh`."""
         wanted = len(self.matched) + len(self.missing) + len(self.misshaped)
         return len(self.matched) / wanted if wanted else 0.0
 
@@ -86,13 +87,13 @@ def load_weights(
             pointer `latest`, can be read too; for a backbone, this may be the checkpoint of a multi-label model.
         strict_head: raise an error even if only the last layer's number of classes differs; otherwise that layer is
             left unchanged, and reported.
-        min_match: the share of the model's tensors (excluding the head) that must be found. Use less than 1 for a
-            backbone from a larger model; wrong shapes are always an error.
+        min_match: the share of the model's tensors that must be found, not counting a head that is left unchanged. Use
+            less than 1 if the file may lack some tensors; any other wrong shape is always an error.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a weight file, or one that would execute code, contains two sets of weights that fit, or does
-            not match; the keys are listed.
+            not match; the message counts the keys that do not match and names some.
     """
     file = read_weight_file(path)
     path, wanted = file.path, model.state_dict()

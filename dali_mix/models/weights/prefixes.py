@@ -13,7 +13,7 @@ _RIVAL = 0.5  # the choice is ambiguous if another prefix fits at least this sha
 
 
 def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return the prefix of a file's keys whose removal turns most of them into keys of the model.
+    """Return the prefix whose removal turns the largest number of a file's keys into keys of the model.
 
     Lightning saves `model.…`, DDP `module.…`, a user's wrapper any name, and these may be nested; not all keys need to
     have the prefix. Prefixes are compared by the number of tensors with the right shape, then by the number of keys.
@@ -57,6 +57,6 @@ def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> st
 
 
 def without_prefix(found: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Remove `prefix` from the keys that have it; return these tensors, and the others under their own keys."""
+    """Return the tensors whose keys start with `prefix`, without it, and the other tensors with unchanged keys."""
     inside = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
     return inside, {key: value for key, value in found.items() if not key.startswith(prefix)}

@@ -1,6 +1,6 @@
 """Identify the model of a state dict from its keys and shapes, without guessing what they do not determine.
 
-Each family is identified by a few keys that no other has, and each size by a few shapes:
+Each family is identified by a few keys, in the order of this table, and each size by a few shapes:
 
     family        identified by                                 sizes from
     cifar_resnet  conv0, layer1.0.convBn1                       depth: blocks of layer3
@@ -38,7 +38,7 @@ RESNETS: dict[tuple[tuple[int, ...], bool, int], str] = {
     ((3, 4, 23, 3), True, 128): "wide_resnet101_2",
 }
 VITS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # by width
-# Key of the last layer of a classifier, by family.
+# Name of the last layer of a classifier, by family.
 CLASSIFIERS = {"resnet": "fc", "vit": "head", "wrn": "linear", "shakeshake": "fc_out", "cifar_resnet": "fc"}
 
 
@@ -97,7 +97,7 @@ def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None
         model: name of the classifier, or of a multi-label model's backbone; "" to derive it from the shapes.
 
     Raises:
-        ValueError: `state` lacks the last layer of the classifier `model`.
+        ValueError: no classifier is called `model`, or `state` lacks its last layer.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     if not any(key.startswith("backbone.") for key in shapes):

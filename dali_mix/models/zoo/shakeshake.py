@@ -12,7 +12,7 @@ from dali_mix.models.zoo.init import he_init
 
 
 class _Mix(torch.autograd.Function):
-    """Return forward_share · first + (1 - forward_share) · second; gradients are weighted by backward_share instead."""
+    """Return forward_share · first + (1 - forward_share) · second; backward_share replaces the share in gradients."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, forward_share: Tensor, backward_share: Tensor) -> Tensor:
