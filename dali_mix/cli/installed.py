@@ -86,14 +86,17 @@ def version_of(name: str) -> str | None:
 
 
 def check_packages(findings: Findings) -> None:
-    """Report each package that setup.py names, except DALI and development packages: versions, and if it imports."""
+    """Check that the packages that setup.py names are installed in supported versions and can be imported.
+
+    DALI (see `check_dali`) and the extras for development are not checked.
+    """
     findings.ok("python", f"{platform.python_version()} on {platform.platform()}")
     findings.ok("dali_mix", metadata.version("dali_mix"))
     missing: dict[str, list[str]] = {}
     caches.for_matplotlib()
     for need in requirements():
         extra = extra_of(need)
-        if need.name.startswith(DALI) or extra in ("dev", "docs"):  # see `check_dali`; development only
+        if need.name.startswith(DALI) or extra in ("dev", "docs"):
             continue
         version, wanted = version_of(need.name), f'pip install "{need.name}{need.specifier}"'
         if version is None and extra:
@@ -125,7 +128,10 @@ def dali_builds() -> list[str]:
 
 
 def check_dali(findings: Findings) -> None:
-    """Report whether exactly one DALI build is installed, supported, with matching codecs, for the CUDA of torch."""
+    """Check that exactly one DALI build is installed, in a supported version and with the codecs it needs.
+
+    A build for another CUDA version than torch's is only noted, since both work with a driver for the newer one.
+    """
     builds = dali_builds()
     if len(builds) != 1:
         names = " and ".join(f"{DALI}{cuda}" for cuda in builds)

@@ -27,10 +27,10 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class Tree(ABC):
-    """Read files by relative name, with forward slashes.
+    """The files of a dataset, read and listed by relative names with forward slashes.
 
-    Files that are not data (`no_data`) are not listed, but can be read. A tree that generates files on demand lists
-    none.
+    Files that are not data (`no_data`) are not listed, but can be read. Files that are generated on demand
+    (`MemoryTree`) are not listed either.
     """
 
     root: str  # name of the tree in messages

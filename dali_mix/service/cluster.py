@@ -341,7 +341,7 @@ class Watch:
         self._end()
 
     def _end(self) -> None:
-        """Write the message, once."""
+        """Mark the pool as gone, write the message and keep all chunks alive; do nothing if done before, or closed."""
         with self._lock:
             if self._dead or self._closed:
                 return

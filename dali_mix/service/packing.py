@@ -78,7 +78,7 @@ class RayMachines:
 def _task(ray: Any, function: Callable[..., Any]) -> Any:
     """Return `function` as a Ray task.
 
-    The result is cached, since Ray sends each new task to the head, and waits if the head has just ended.
+    The result is cached, since Ray sends every new remote function to the head, and waits if the head has just ended.
     """
     return ray.remote(function)
 

@@ -15,7 +15,10 @@ GOOD = [encode(picture(40 + i, 50), "JPEG") for i in range(12)]
 
 
 def broken_set(prefix, bad):
-    """Write 12 records; those in `bad` have other content but the good image's size, as after a failed download."""
+    """Write 12 images, those in `bad` (record number → bytes) with other content, as after a failed download.
+
+    The table has the sizes of the original images.
+    """
     samples = [(bad.get(i, GOOD[i]), i % 3, 40 + i, 50, "jpeg") for i in range(12)]
     write_set(prefix, samples, classes="abc")
     return prefix

@@ -189,7 +189,7 @@ def test_what_is_asked_of_transformers(tmp_path, monkeypatch):
 
 
 def test_a_tiny_bert(tmp_path):
-    """With transformers installed, compare with its own forward pass, token by token."""
+    """With transformers installed, compare each row with a hidden state from the model's own forward pass."""
     transformers = pytest.importorskip("transformers", reason="the extra `bert` is not installed")
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     torch.manual_seed(0)

@@ -96,7 +96,10 @@ class Serve:
         return self
 
     def ended(self, seconds: float = 180.0) -> tuple[int, str]:
-        """Wait until the process ends, perhaps after a full start; return its status and what it printed."""
+        """Wait until the process ends, and return its status and output. Kill it on a timeout.
+
+        The default timeout is long enough for a full startup before the end.
+        """
         try:
             return self.process.wait(seconds), self.text
         except subprocess.TimeoutExpired:

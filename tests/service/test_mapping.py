@@ -278,7 +278,7 @@ def test_nothing_is_asked_of_ray_while_its_head_is_lost(start, monkeypatch):
 
 
 def test_a_function_becomes_a_task_once():
-    """Ray sends each new task to the head; if the head has ended, Ray waits for it, then ends this process."""
+    """Ray sends every new remote function to the head. If the head has ended, Ray waits, then ends this process."""
 
     class Remote:
         remote = staticmethod(lambda function: object())
