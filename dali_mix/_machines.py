@@ -41,7 +41,10 @@ class Machines(Protocol):
 
 
 def pixel_versions() -> dict[str, str]:
-    """Return name → version of the packages, and name → digest of our modules, that determine the bytes of records."""
+    """Return the versions of the packages and the digests of our modules that determine the bytes of records, by name.
+
+    Packages that are not installed are omitted.
+    """
     found = {name: code_digest(name) for name in _CODE}
     for name in _PACKAGES:
         try:

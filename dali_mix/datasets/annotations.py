@@ -1,6 +1,6 @@
 """Helpers for layouts with annotation files: read untrusted JSON, XML and YAML, and build labels.
 
-More than 300 lines: short functions that do not depend on a layout; each is used by at least one of them.
+More than 300 lines: many short functions, none of them specific to one layout.
 """
 
 from __future__ import annotations

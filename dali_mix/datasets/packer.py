@@ -20,7 +20,7 @@ With several machines, each shard is packed by `_pack_shard`, which writes a .re
 Threads suffice, since reading, decoding, resizing, encoding, crc32 and sha256 all release the GIL. There are no worker
 processes that could die unnoticed: killing the packer stops everything. Before publishing, no file has its final name.
 
-More than 300 lines: one machine and many run the same jobs.
+More than 300 lines: packing on one machine and on several share the code that runs a job.
 """
 
 from __future__ import annotations

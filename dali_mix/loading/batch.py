@@ -16,8 +16,8 @@ class Batch(NamedTuple):
             and below.
         targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B
             dicts with `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image; `labels` (n,) int64; `difficult`
-            (n,) bool; `size`, height and width of the image without padding; and `original`, height and width of the
-            record. A loader keeps boxes on the CPU, since selecting boxes on a GPU would synchronize.
+            (n,) bool; and two tuples (height, width): `size`, of the image without padding, and `original`, of the
+            packed image. A loader keeps boxes on the CPU, since selecting boxes on a GPU would synchronize.
         ids: (B,) int64 record numbers, always on the CPU, so that logging does not wait for a GPU.
     """
 

@@ -67,11 +67,13 @@ class ZoomOut(Step):
 class IoUCrop(Crop):
     """Crop a window that keeps an object, with probability `prob` (SSD, arXiv 1512.02325), as in torchvision.
 
-    The sides are fractions, uniform in `scale`, of the image's; width / height is within `ratio`. A window qualifies if
-    the centre of a box lies in it and the largest IoU with such a box is at least a threshold drawn from 0, 0.1, 0.3,
-    0.5, 0.7, 0.9 and 1; for 1 the image is not cropped. If none of 40 windows qualifies, another threshold is drawn, at
-    most 4 in total; after that the image is not cropped. Boxes with their centre outside the window are dropped. Images
-    without boxes are not cropped.
+    Height and width of a window are separate fractions of the image's, each uniform in `scale`; its position is also
+    uniform. A threshold is drawn from 0, 0.1, 0.3, 0.5, 0.7, 0.9 and 1; for 1 the image is not cropped. A window
+    qualifies if its width / height is within `ratio`, the centre of a box lies in it, and its largest IoU with such a
+    box is at least the threshold. The first of 40 windows that qualifies is used. If none does, a new threshold and 40
+    new windows are drawn; after 4 thresholds the image is not cropped.
+
+    Boxes with their centre outside the window are dropped. Images without boxes are not cropped.
     """
 
     draws_from_boxes = True

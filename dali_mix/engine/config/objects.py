@@ -46,7 +46,10 @@ def copied(value: Any) -> Any:
 
 
 def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
-    """Raise ValueError for a class, or unless `value` is an instance of `kind`; messages describe it as `wanted`."""
+    """Raise ValueError if `value` is a class or not an instance of `kind`.
+
+    Messages call the value `name` and describe `kind` by the text `wanted`, such as "a torch.nn.Module".
+    """
     if isinstance(value, type):
         raise ValueError(f"{name} is the class {value.__qualname__}: pass an instance, {value.__qualname__}(…)")
     if not isinstance(value, kind):
@@ -66,7 +69,7 @@ def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None
 
 
 class ObjectMissing(ValueError):
-    """Raised if a run used an object, which its files do not contain; the user must pass it again as `keyword`.
+    """Raised if a run used an object and its files record only the name; the user must pass it again as `keyword`.
 
     `cli.main` reads `keyword` for its message.
     """
@@ -77,7 +80,7 @@ class ObjectMissing(ValueError):
 
 
 def check_present(name: str, value: Any) -> None:
-    """Raise `ObjectMissing`, a ValueError, if `value` is a recorded object instead of the object itself."""
+    """Raise `ObjectMissing`, a ValueError, if `value` is the text that `recorded` returns for an object."""
     if isinstance(value, str) and value.startswith(RECORDED):
         what = f"{name}: the run used an {value}, which its files do not contain: pass it again as {name}=…"
         raise ObjectMissing(what, name)

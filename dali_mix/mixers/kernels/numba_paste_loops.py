@@ -27,7 +27,7 @@ CACHE_LINE = 64  # bytes
 
 @jit
 def chain(partners, forwards):
-    """Return the order in which images are written, and a `staged_at` for no staged boxes.
+    """Return the order in which images are written, and the `staged_at` of a batch without staged boxes.
 
     Args:
         partners: (B,) int64.
@@ -57,10 +57,11 @@ def _copy(source, start, out, to, count):
 
 @jit
 def _target(stage, out, i, box, staged_at, shape, task):
-    """Return where box i is to be written, and copy it there if it is staged.
+    """Return where `task` writes box i. With BOX, a staged box is copied there from the stage.
 
     Returns:
-        the array, the offset of the box's corner, the strides of rows and planes, and True if the box has been copied.
+        the array, `stage` with STAGE, else `out`; the offset of the box's corner in it; the strides of rows and planes;
+        and True if the box was copied.
     """
     planes, height, width, pixel = shape
     top, left, box_h, box_w = box

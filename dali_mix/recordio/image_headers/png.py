@@ -29,7 +29,11 @@ class _Chunk(NamedTuple):
 
 
 def read_png(data: bytes) -> ImageHeader:
-    """Return the header of a PNG. Raise ValueError if chunks, their order, lengths or checksums are invalid."""
+    """Return the header of a PNG.
+
+    Raise ValueError if it is truncated, has an unknown critical chunk, or has an invalid header, checksum, chunk order
+    or chunk length.
+    """
     chunks = list(_chunks(data))
     head = _header(data, chunks[0])
     blocks = [read_exif(chunk.content(data)) for chunk in chunks if chunk.kind == b"eXIf"]
