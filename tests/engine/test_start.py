@@ -611,7 +611,7 @@ def test_a_command_on_a_run_of_a_model_object_says_what_to_call_in_python(tmp_pa
 def test_a_model_that_is_not_the_trained_one(tmp_path, caplog):
     dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
     latest = tmp_path / "run" / "checkpoints" / "latest"
-    with pytest.raises(ValueError, match=r"than the Fixed passed as model: .*; pass the model that was"):
+    with pytest.raises(ValueError, match=r"from the Fixed passed as model: .*; pass the model that was"):
         dali_mix.Predictor(config(), latest, model=Fixed())
     caplog.clear()
     with pytest.raises(ValueError, match="model is the class Linear: pass an instance"):

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from dali_mix.mixers import CutMix, ResizeMix
 
 FOLDER = Path(__file__).parents[2] / "examples"
-LINE = re.compile(r"epoch (\d+): loss ([\d.]+), (?:(\d+) of (\d+)|(\d+) %).*mixed labels")
+LINE = re.compile(r"epoch (\d+): loss ([\d.]+), (?:(\d+) of (\d+)|(\d+)%).*mixed labels")
 
 
 def run(script, *arguments):
