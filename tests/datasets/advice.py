@@ -17,7 +17,10 @@ from tests.recordio.test_adopt import classes, foreign
 
 
 class Case(NamedTuple):
-    """One message: `make(folder)` creates the files, `command` prints the `advice`, and `follow` carries it out."""
+    """A message that gives advice.
+
+    `make(folder)` creates the files, `command` prints a message that contains `advice`, and `follow` carries it out.
+    """
 
     advice: str
     make: Callable[[Path], object]

@@ -12,7 +12,7 @@ JPEG = encoded("JPEG")
 
 
 def lay(root: Path, *names: str) -> Path:
-    """Write a JPEG to each of the paths `names` below `root`."""
+    """Write a JPEG to each of the paths `names` below `root`. Return `root`."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(JPEG)
@@ -20,7 +20,7 @@ def lay(root: Path, *names: str) -> Path:
 
 
 def archived(root: Path, path: Path) -> Path:
-    """Archive a folder as a .zip if `path` ends in .zip, otherwise as a .tar.gz."""
+    """Archive a folder as a .zip if `path` ends in .zip, otherwise as a .tar.gz. Return `path`."""
     files = sorted(file for file in root.rglob("*") if file.is_file())
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:

@@ -32,7 +32,7 @@ KINDS = [*METHODS, "tar", "tar.gz", "tar.xz", "tar.bz2"]
 
 
 def archive_of(folder: Path, kind: str) -> Path:
-    """Write `FILES` into an archive; except for .tgz, tar files are named .tar whatever their compression."""
+    """Write `FILES` into set.zip for a zip method, set.tgz for "tar.gz", or set.tar for any other compression."""
     if kind in METHODS:
         path = folder / "set.zip"
         with zipfile.ZipFile(path, "w", METHODS[kind]) as archive:

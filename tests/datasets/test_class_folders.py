@@ -199,7 +199,7 @@ def test_classes_that_do_not_fit(tmp_path: Path, capsys: Capture, text: str, rea
 
 @pytest.mark.parametrize("left", [(), ("notes.txt",), (".DS_Store", "notes.txt")])
 def test_a_class_that_a_split_lacks(tmp_path: Path, capsys: Capture, left: tuple[str, ...]) -> None:
-    """With `--classes`, an empty folder keeps its class index (huggingface/pytorch-image-models#957)."""
+    """With `--classes`, a class without images keeps its index (huggingface/pytorch-image-models#957)."""
     image_folder(tmp_path / "val", 3, 2)
     for file in (tmp_path / "val" / "class1").iterdir():
         file.unlink()

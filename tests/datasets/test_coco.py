@@ -33,7 +33,7 @@ def note(number: int, owner: int, kind: int, box: list[float], crowd: int = 0) -
 
 
 def content(split: str) -> dict[str, Any]:
-    """Return annotations of four images: two objects; only a crowd; none; a box without area and a valid box."""
+    """Return annotations of four images: two objects; only a crowd; no object; a box without area and a valid box."""
     names = {90: "toothbrush", 1: "person", 18: "dog"}  # neither sorted nor without gaps
     return {
         "info": {"year": 2014},
@@ -137,7 +137,10 @@ def test_given_names_decide_the_classes_whatever_the_ids(tmp_path: Path, capsys:
 
 
 def test_how_far_a_box_may_leave_the_image(tmp_path: Path) -> None:
-    """A box may exceed the image by one pixel or 1%. It is clipped, and dropped if nothing is left."""
+    """A box may exceed the image by one pixel or 1%, whichever is larger.
+
+    It is clipped, or dropped if nothing is left.
+    """
     images = [image(9, "val2014") | {"width": 500, "height": 300}]
     boxes = [[-4.9, 0, 20, 302.9], [-0.9, 0, 0.8, 5], [480, 290, 24.9, 12.9]]
     notes = [{k: v for k, v in note(n, 9, 1, box).items() if k != "iscrowd"} for n, box in enumerate(boxes)]

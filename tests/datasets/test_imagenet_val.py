@@ -121,7 +121,7 @@ def test_a_meta_mat_that_crashes_its_reader(tmp_path: Path, capsys: Capture, mon
 
 @pytest.fixture
 def two_of_three(tmp_path: Path) -> Path:
-    """Write two validation images, one of the first and one of the last of three classes."""
+    """Write two validation images and val.txt with their wnids, n03000000 and n01000000."""
     for number in (1, 2):
         (tmp_path / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(encoded("JPEG"))
     lines = "ILSVRC2012_val_00000001.JPEG n03000000\nILSVRC2012_val_00000002.JPEG n01000000\n"

@@ -32,7 +32,7 @@ def folder_of(root: Path, images: list[bytes], **changes: object) -> Listing:
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
-    """Blocks that grow, fill up by bytes, are split by shards or reused equal records framed one by one."""
+    """The .rec files equal those of records framed one by one, even if blocks grow, fill up by bytes, or are reused."""
     trailers = [0, 700_000, 0, 2_200_000, 4_300_000, 90_000]
     images = [
         jpeg_with_magic(*["aligned"] * (number % 3)) + bytes([number]) * (trailers[number % 6] + number % 5)

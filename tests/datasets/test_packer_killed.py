@@ -28,7 +28,7 @@ def start_packing(root: Path, out: Path, *options: str) -> subprocess.Popen[str]
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until the packer has started to write."""
+    """Wait until the packer has written to `path`. Fail if it ends first or after 60 seconds."""
     end = time.monotonic() + 60
     while not (path.exists() and path.stat().st_size):
         assert process.poll() is None and time.monotonic() < end, "it ended before it could be killed"

@@ -14,7 +14,10 @@ from tests.recordio.samples import encoded
 
 
 class Apart:
-    """Machines that run pickled jobs in reverse order, each twice; the first result counts."""
+    """A stand-in for several machines: it runs pickled jobs in reverse order and each job twice.
+
+    The first result of each job is used.
+    """
 
     def __init__(self):
         self.seen = []

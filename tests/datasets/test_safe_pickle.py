@@ -37,7 +37,7 @@ def test_arrays_come_back(protocol: int, dtype: str) -> None:
 
 
 def test_python_2_s_spelling() -> None:
-    """CIFAR's pickles: protocol 2, written by Python 2, with byte strings as keys and array data."""
+    """CIFAR's pickles were written by Python 2 with protocol 2: keys and array data are byte strings."""
     head = (
         b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85q\x05"
     )
@@ -52,7 +52,7 @@ def test_python_2_s_spelling() -> None:
 
 
 class Calls:
-    """An object whose pickle calls a function, as in an attacker's file."""
+    """An object that calls a function when it is unpickled, as in an attacker's file."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments

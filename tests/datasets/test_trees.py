@@ -1,4 +1,4 @@
-"""Files are read only below the root, even through links."""
+"""Only files below the root are read. Links that leave it are rejected without `--follow-links`."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def test_a_box_a_little_over_the_border(tmp_path: Path, line: str, box: list[flo
 
 
 def test_a_box_that_touches_the_border_is_not_counted_as_clipped(tmp_path: Path) -> None:
-    """Its centre and width are rounded to six digits, so its edge may be written beyond 1."""
+    """Its centre and width are rounded to six digits, so its edge may be slightly beyond 1."""
     ultralytics(tmp_path / "root")
     write(tmp_path / "root/labels/train/d.txt", "0 0.833334 0.5 0.333334 1")  # up to 1.000001
     assert pack(tmp_path / "root", tmp_path / "set") == 0
@@ -365,7 +365,7 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_turned_images(tmp_path: Path, capsys: Capture) -> None:
-    """A box may exceed the image by one pixel, as displayed or, with `--exif ignore`, as stored."""
+    """The tolerance of one pixel refers to the image as displayed or, with `--exif ignore`, as stored."""
     ultralytics(tmp_path / "root")
     write(tmp_path / "root/images/train/d.jpg", encoded("JPEG", HEIGHT, WIDTH, turn=6))
     write(tmp_path / "root/labels/train/d.txt", "0 0.5 0 1 0.049\n")  # 2.45%: under 1 pixel of 40, over 1 pixel of 200

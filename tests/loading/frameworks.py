@@ -69,7 +69,7 @@ def straight(prefix: str, count: int) -> list[list[int]]:
 
 
 def run_page(heading: str, **given) -> None:
-    """Run the code below a heading of docs/loops.md."""
+    """Run the code below a heading of docs/loops.md with the variables `given` and batches of 6."""
     text = (ROOT / "docs/loops.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     exec(block.replace("batch_size=64", "batch_size=6"), given)  # the sets here are small

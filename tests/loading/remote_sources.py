@@ -72,7 +72,7 @@ def check(fetched, step):
 
 
 def run(source, schedule, workers, steps, *, pause=lambda: 0.0, epoch=0, position=0):
-    """Fetch `steps` steps, check each and the number of chunks in flight. Return the seconds that each took."""
+    """Fetch `steps` steps. Check each one and the number of chunks in flight. Return the simulated seconds of each."""
     took = []
     for step in itertools.islice(schedule.steps_from(epoch, position), steps):
         bound = len(numbers_of(step)) + max(WINDOW, -(-schedule.batch_size // chunks.POSITIONS))

@@ -1,4 +1,4 @@
-"""Batches cut out of chunks match those that a loader decodes itself: pixels, bad records and messages."""
+"""Batches cut out of chunks match those of a loader without workers: pixels, bad records and messages."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from tests.loading.sets import encode, picture, png_set
 
 
 class Inline:
-    """An implementation of `Workers` and of its pool: one decoder in this process, with read-only arrays."""
+    """A `Pool` that is also its own `Workers`: one decoder in this process, with read-only arrays."""
 
     def __init__(self):
         self.asked = []
@@ -55,7 +55,7 @@ class Asked:
 
 
 def frozen(chunk):
-    """Make the arrays of a chunk read-only, like those from the object store."""
+    """Make the arrays of a chunk read-only, like those from Ray's object store. Return the chunk."""
     for own in [chunk.images, chunk.rows, *(chunk.targets if isinstance(chunk.targets, list) else [chunk.targets])]:
         for array in own.values() if isinstance(own, dict) else [own]:
             if isinstance(array, np.ndarray):
@@ -103,7 +103,7 @@ def corners(prefix):
 
 
 def pair(prefix, name, **options):
-    """Return a loader that decodes itself and one with workers."""
+    """Return two loaders: one without workers and one with."""
     options = {"seed": 4, "device": "cpu", "pipeline_options": NAMES[name], "train": True, **options}
     return build_loader(name, prefix, num_threads=1, **options), build_loader(name, prefix, workers=Inline(), **options)
 
@@ -204,7 +204,10 @@ def small_chunks():
 
 
 def damaged_set(prefix, bad):
-    """Write COUNT JPEGs, those in `bad` damaged: even ones cannot be decoded, odd ones have a wrong checksum."""
+    """Write COUNT JPEGs and damage the records in `bad`.
+
+    Those with even numbers cannot be decoded, and those with odd numbers have a wrong checksum.
+    """
     good = [encode(picture(40 + row % 12, 50, row), "JPEG") for row in range(COUNT)]
     samples = [
         (HTML if row in bad and row % 2 == 0 else good[row], row % 3, 40 + row % 12, 50, "jpeg") for row in range(COUNT)
@@ -269,7 +272,7 @@ def test_a_set_with_nothing_to_read_is_told_of(tmp_path, small_chunks, bad):
 
 @pytest.mark.parametrize("odd", [0, 1])
 def test_a_question_of_bad_records_only_is_answered_the_same_each_time(tmp_path, odd):
-    """Bad records are reported as such, not as the end of the steps."""
+    """All bad records are listed in each answer, and later questions are still answered."""
     made = decoder(RecordSet(damaged_set(tmp_path / "set", set(range(8 + odd)) - {odd - 1})), "imagenet", True,
                    {"image_size": 32})  # fmt: skip
     rows = np.arange(odd, 8, 2)

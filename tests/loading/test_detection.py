@@ -104,7 +104,7 @@ def test_a_state_keeps_its_blocks_through_several_resumes(boxed):
 
 @pytest.mark.parametrize("steps", [None, 6])
 def test_an_epoch_that_has_not_begun_has_the_loaders_own_blocks(boxed, steps):
-    """The loader uses its own blocks even if the previous epoch was finished with others."""
+    """The loader uses its own blocks even if the state of the finished epoch has other blocks."""
     stopped = loader(boxed, batch_size=8)
     list(itertools.islice(stopped, steps))
     other = loader(boxed, batch_size=4)

@@ -1,4 +1,4 @@
-"""A short run of the image fuzzer: damaged files that packing accepts are loaded or named, without a crash."""
+"""A short run of the image fuzzer: damaged files that packing accepts are loaded or named in an error."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def ppm(pixels: np.ndarray) -> bytes:
 
 @pytest.fixture
 def decoders(monkeypatch):
-    """Return a list that collects, for each decoder built from now on, whether it reads pixels."""
+    """Return a list that collects, for each decoder built from now on, whether it reads uncompressed pixels."""
     made, init = [], Decoder.__init__
 
     def noting(self, *args, **options):

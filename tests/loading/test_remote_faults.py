@@ -107,7 +107,10 @@ def test_where_a_question_goes_after_a_loss():
 
 
 def crashing(record, unlisted=0.0):
-    """Return a pool of one worker whose process dies, with all its questions, at each chunk with that record."""
+    """Return a pool of one worker whose process dies at each chunk that contains `record`.
+
+    All its pending questions are lost, and the worker is not listed for the next `unlisted` seconds.
+    """
 
     def crash(question):
         if record not in question.rows:
@@ -125,7 +128,7 @@ def crashing(record, unlisted=0.0):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_record_that_crashes_workers_ends_in_an_error_that_names_it(seed):
-    """The error does not name other chunks of the same process, and the preceding chunks are returned."""
+    """The error does not name other chunks that were lost with the process. The preceding steps are returned."""
     workers, schedule = crashing(200), schedule_of(640, 64, train=False)
     workers.random.seed(seed)
     source = source_of(workers, schedule)

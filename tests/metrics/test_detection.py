@@ -57,7 +57,10 @@ def overlap(a, b):
 
 
 def obvious(predictions, targets, label):
-    """Return a list of (score, correct) and the number of objects by the rules of VOC's development kit."""
+    """Rank the predictions of a class by the rules of VOC's development kit.
+
+    Return a list of (score, correct) and the number of objects that are not difficult.
+    """
     listed = []
     for image, prediction in enumerate(predictions):
         for box, score, kind in zip(*(prediction[key].tolist() for key in ("boxes", "scores", "labels")), strict=True):
@@ -87,7 +90,7 @@ def obvious(predictions, targets, label):
 
 
 def obvious_ap(ranked, count):
-    """Compute the area under the curve and the eleven-point mean with loops."""
+    """Compute the area under the precision-recall curve and the eleven-point mean with loops."""
     if not count:
         return float("nan"), float("nan")
     points, right = [], 0

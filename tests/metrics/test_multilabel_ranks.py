@@ -12,7 +12,10 @@ from tests.metrics.counting import assert_equal, counted, draw
 
 
 def rank_process(rank, port, out):
-    """Run one of two ranks: 40 samples on rank 0 and the others on rank 1; then two samples only on rank 1."""
+    """Run one of two ranks and put its results into the queue `out`.
+
+    First 40 samples are on rank 0 and the others on rank 1, then two samples only on rank 1, then one on each.
+    """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     scores, targets, ids = draw()

@@ -45,7 +45,7 @@ def test_one_threshold_for_equal_scores_is_scikit_learns(samples):
 @pytest.mark.parametrize("protocol", ["plain", "voc07", "voc12", "wider"])
 @pytest.mark.parametrize("value", [0.0, 0.4, 0.9])
 def test_scores_that_are_all_the_same_get_what_guessing_would(protocol, value):
-    """The order of the samples does not matter; positives first used to give 100%."""
+    """The order of the samples does not matter, even if all positives come first."""
     share = {1: (0.02, 0.05), 30: (0.15, 0.2), 100: (0.5, 0.52), 199: (0.99, 1)}
     targets = torch.zeros(200, 4)
     for column, count in enumerate(share):

@@ -48,7 +48,9 @@ def find_python() -> str | None:
 
 
 def opencv_python() -> Path | None:
-    """Return the environment's interpreter, creating it if necessary, or None without a Python that has venv.
+    """Return the environment's interpreter, or None if no Python with venv is installed.
+
+    If the environment is missing, it is created.
 
     Raise RuntimeError with pip's output if the package cannot be installed.
     """
@@ -56,7 +58,7 @@ def opencv_python() -> Path | None:
 
 
 def opencv_maps(python: Path, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return OpenCV's maps (H,W) uint8 of RGB images (H,W,3) uint8."""
+    """Return name → OpenCV's saliency map (H,W) uint8 of RGB images (H,W,3) uint8."""
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "images.npz"), Path(folder, "maps.npz")
         np.savez(given, **images)  # type: ignore[arg-type]

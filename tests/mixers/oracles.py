@@ -36,7 +36,7 @@ def resizemix_nearest(images, permutation, boxes):
 
 
 def triangle(pixel, size, full):
-    """Return the weights of all source pixels in an antialiased bilinear resize, in float64."""
+    """Return the weights of all `full` source pixels for output `pixel` of an antialiased bilinear downscaling."""
     ratio = full / size
     centre = (pixel + 0.5) * ratio
     weights = [max(0.0, 1 - abs((source + 0.5 - centre) / ratio)) for source in range(full)]
@@ -121,6 +121,6 @@ def splicemix(images, rows, cols, sources, dropped):
 
 
 def targets_union(rows, seen):
-    """Return the union of the multi-hot targets of the images in `seen`, entry by entry."""
+    """Return the union of the multi-hot targets of the images flagged in `seen`, entry by entry."""
     shown = [row for row, is_seen in zip(rows, seen, strict=True) if is_seen]
     return [1.0 if 1 in entries else -1.0 if -1 in entries else 0.0 for entries in zip(*shown, strict=True)]

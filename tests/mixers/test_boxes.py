@@ -14,7 +14,10 @@ CANVAS = (64, 96)
 
 
 def batch(seed=0):
-    """Return black images, each with one white box in its own channel, and padding of 9 that must never be mixed in."""
+    """Return four black images and their targets. Each image has one white box, in its own channel.
+
+    Padding has the value 9, which must never be mixed in.
+    """
     random = np.random.default_rng(seed)
     images, targets = torch.full((4, 4, *CANVAS), 9.0), []
     for index, (height, width) in enumerate(SIZES):

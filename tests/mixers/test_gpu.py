@@ -66,7 +66,7 @@ def labels_of(count=9):
 
 
 def on_gpu(params):
-    """Move params drawn on the CPU to the GPU."""
+    """Return params drawn on the CPU with all tensors on the GPU."""
     if torch.is_tensor(params):
         return params.cuda()
     if type(params) in (tuple, list):

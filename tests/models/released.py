@@ -22,7 +22,10 @@ def shapes(layout):
 
 
 def filled(wanted, seed=0):
-    """Return random values that keep activations in range, with integer counters and positive variances."""
+    """Return a random state dict with the keys and shapes in `wanted`.
+
+    Its values keep activations in range. Counters are integers, and variances are positive.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for i, (key, shape) in enumerate(wanted.items()):
@@ -76,7 +79,7 @@ def resnet18_shapes(prefix="", names=PLAIN):
 
 
 def resnet_map(w, images, prefix="", names=PLAIN):
-    """Compute the last map of a ResNet with basic blocks or bottlenecks from its state dict."""
+    """Compute the last feature map of a ResNet with basic blocks or bottlenecks from its state dict."""
     stem, first, *stages = (prefix + name for name in names)
     x = F.conv2d(images, w[f"{stem}.weight"], stride=2, padding=3)
     x = F.max_pool2d(F.relu(norm(w, x, first)), 3, 2, 1)
@@ -118,7 +121,7 @@ def vit_shapes(width=192, depth=12, side=14, patch=16):
 
 
 def vit_patches(w, images, heads=3):
-    """Compute the map (B,C,h,w) of the patches after a ViT's last norm from its state dict."""
+    """Compute the feature map (B,C,h,w) of the patches after a ViT's last norm from its state dict."""
     patch, width = w["patch_embed.proj.weight"].shape[2], w["cls_token"].shape[2]
 
     def layer_norm(x, name):
@@ -161,7 +164,7 @@ def csra_logits(w, maps, lam):
 
 
 def sine_table(dim, rows, columns):
-    """Compute DETR's table (arXiv 2005.12872) number by number, in SGRE's shape (1,dim,rows,columns)."""
+    """Compute DETR's sine positions (arXiv 2005.12872) number by number, in SGRE's shape (1,dim,rows,columns)."""
     table = np.zeros((1, dim, rows, columns), np.float64)
     half = dim // 2
     for y, x in np.ndindex(rows, columns):

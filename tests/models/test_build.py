@@ -73,7 +73,7 @@ def test_refusals_say_why(name, options, message):
 
 
 class Runs:
-    """An object whose pickle calls a function."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark

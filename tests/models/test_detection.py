@@ -353,7 +353,7 @@ def test_wrong_options(options, message):
 
 
 def test_a_backbone_is_given_as_in_a_recipe(tmp_path):
-    """The backbone may have weights, of which at least 95% must fit."""
+    """The backbone may name a file of weights. It must fit at least 95% of the model's weights."""
     classifier = own_statistics(build_model("torchvision/resnet18", 7))
     torch.save(classifier.state_dict(), tmp_path / "r18.pth")
     backbone = {"type": "torchvision/resnet18", "weights": tmp_path / "r18.pth"}

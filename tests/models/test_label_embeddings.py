@@ -148,7 +148,7 @@ def test_bert_without_transformers(tmp_path, monkeypatch):
 
 
 def test_what_is_asked_of_transformers(tmp_path, monkeypatch):
-    """A stub of transformers checks that only local files are used, and verifies the token types and the result."""
+    """With a stub of transformers, check the options that keep it to local files, the token types and the result."""
     asked = []
 
     class Tokenizer:

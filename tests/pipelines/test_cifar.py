@@ -68,7 +68,10 @@ def test_evaluation_only_normalizes(rectangles):
 
 
 def triangle(line, size):
-    """Resize a line of pixels (n, C) with a triangle filter whose radius is the ratio; the edge pixels are repeated."""
+    """Resize a line of pixels (n, C) with a triangle filter; the edge pixels are repeated.
+
+    The radius of the filter is the ratio of the sizes, at least 1.
+    """
     ratio = len(line) / size
     radius, out = max(1, ratio), []
     for place in range(size):

@@ -142,7 +142,10 @@ def test_lost_boxes_are_counted(photos):
 
 
 def test_photometric_distortion_is_as_large_as_torchvisions():
-    """Compare the mean and spread of the levels of a flat image, without clipping, where the two differ."""
+    """Check the mean of the levels of a flat image, and compare their spread with torchvision's.
+
+    The colour is chosen to need no clipping, because torchvision clips between the changes.
+    """
     draws = PhotometricDistort(1.0).draw(np.ones((20_000, 2)), SampleRandom(0, 0, np.arange(20_000)))
     colour = np.array([120.0, 110.0, 100.0])
     out = (draws["matrix"] + draws["mean"]) @ colour + draws["offset"]

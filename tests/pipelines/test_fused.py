@@ -62,7 +62,10 @@ def run_kernel(
     crop: tuple[int, ...] = (0,) * 6,
     window: tuple[int, ...] = (0,) * 4,
 ) -> np.ndarray:
-    """Return the uint8 image; check that the float32 image equals it, scaled and shifted, at any memory offset."""
+    """Return the kernel's uint8 image.
+
+    Check that its float32 image equals the uint8 image, scaled and shifted, at two memory offsets.
+    """
     window = np.array(window, np.int32)
     crop = np.array(crop if len(crop) == 6 else (*crop, *size), np.int32)
     scale, shift = np.array([0.017, 2, 4], np.float32), np.array([-2.1, 10.3, -1000], np.float32)
@@ -78,7 +81,10 @@ def run_kernel(
 
 
 def floats_at(size: tuple[int, int], offset: int) -> np.ndarray:
-    """Return NaN (3, *size), `offset` bytes past a multiple of 64; only writes at multiples may bypass the caches."""
+    """Return a float32 array (3, *size) of NaN that starts `offset` bytes past a multiple of 64.
+
+    Only writes at multiples of 64 may bypass the caches.
+    """
     count = 3 * size[0] * size[1]
     memory = np.full(count + 32, np.nan, np.float32)
     start = (offset - memory.ctypes.data) % 64 // 4

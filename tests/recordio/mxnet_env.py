@@ -26,7 +26,7 @@ def find_python() -> str | None:
 
 
 def mxnet_python() -> Path | None:
-    """Return the environment's interpreter, or None without a suitable Python.
+    """Return the environment's interpreter, or None if no suitable Python is installed.
 
     If the environment is missing, it is created, which takes about half a minute.
 

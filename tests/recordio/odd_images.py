@@ -58,7 +58,7 @@ def before(jpeg: bytes, marker: int, *new: bytes) -> bytes:
 
 
 def frame(jpeg: bytes, **changes: int) -> bytes:
-    """Return the JPEG with bytes of its frame header changed: `marker` or `byteN`."""
+    """Return the JPEG with changed bytes of its frame header: `marker`, or `byteN` for the byte at offset N."""
     parts = segments(jpeg)
     at = next(number for number, part in enumerate(parts) if part[1] in (0xC0, 0xC1, 0xC2))
     part = bytearray(parts[at])
@@ -69,7 +69,10 @@ def frame(jpeg: bytes, **changes: int) -> bytes:
 
 
 def png(*chunks: bytes, after: bytes = b"", head: bytes | None = None, content: bytes | None = None) -> bytes:
-    """Return an RGB PNG of the picture with `chunks` before its IDAT chunk and `after` behind it."""
+    """Return an RGB PNG of the picture with `chunks` before its IDAT chunk and `after` behind it.
+
+    `head` and `content` replace the content of the IHDR and IDAT chunks.
+    """
     head = struct.pack(">IIBBBBB", 20, 12, 8, 2, 0, 0, 0) if head is None else head
     rows = b"".join(b"\0" + row.tobytes() for row in PICTURE)
     data = png_chunk(b"IDAT", zlib.compress(rows) if content is None else content)

@@ -73,7 +73,7 @@ def small_set(prefix: Path, count: int = 10, **options: Any) -> SetInfo:
 
 
 def image_folder(root: Path, classes: int = 3, each: int = 4, kind: str = "JPEG") -> Path:
-    """Write the images root/CLASS/IMAGE."""
+    """Write `each` images per class, named classN/M.jpeg for JPEGs, below `root`. Return `root`."""
     for label in range(classes):
         folder = root / f"class{label}"
         folder.mkdir(parents=True)

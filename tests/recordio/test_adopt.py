@@ -15,7 +15,7 @@ from tests.recordio.samples import encoded, jpeg_with_magic, small_set
 
 
 def foreign(path: Path, records: list[tuple[object, int, bytes]]) -> Path:
-    """Write a .rec file without index or manifest."""
+    """Write (label, id, image) records to a .rec file without index or manifest."""
     path.write_bytes(b"".join(framing.frame(pack_record(label, number, data)) for label, number, data in records))
     return path
 

@@ -70,7 +70,7 @@ def test_the_first_label_unlike_most_is_named(
 
 
 def test_labels_of_which_most_fit_no_task(tmp_path: Path) -> None:
-    """Then one that fits is not the fault."""
+    """If most labels fit no task, the error describes the first label and does not blame a label that fits a task."""
     rec = foreign(tmp_path / "set.rec", vectors([0.5, 1.0], [3.0], [0.5, 0.0]))
     with pytest.raises(ValueError, match=re.escape("(the first has 2 floats)")):
         adopt([rec])

@@ -63,7 +63,7 @@ print(limit - 1)
 
 
 def killed_everywhere(folder: Path, older: str) -> int:
-    """Run the script and return the number of points at which it was killed."""
+    """Run `KILLED` and return the number of points at which a packer was killed."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), older], capture_output=True, text=True, timeout=120
     )

@@ -47,7 +47,7 @@ def shown(png, row, column, size=40):
 
 
 def images_of(prefix, seed):
-    """Return the 12 images in the order in which a gallery draws them."""
+    """Return the 12 images of a set in the order of a gallery with `seed`."""
     order = torch.randperm(12, generator=torch.Generator().manual_seed(seed)).tolist()
     return read_images(RecordSet(prefix), order, 40)
 

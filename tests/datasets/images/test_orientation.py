@@ -33,7 +33,10 @@ def photo(turn: int, height: int = 48, width: int = 64) -> bytes:
 
 
 def lay(root: Path, layout: str, turns: list[int], size: tuple[int, int], stated: bool = True) -> None:
-    """Write a dataset in `layout` with the EXIF orientations `turns`; boxes refer to the stored pixels."""
+    """Write a dataset in `layout` with one image per EXIF orientation in `turns`.
+
+    The box of each image refers to the stored pixels. The annotations include the image size only if `stated`.
+    """
     height, width = size
     images = {f"{number}.png": photo(turn, height, width) for number, turn in enumerate(turns)}
     folder = {"coco": "val", "voc": "JPEGImages", "list": "."}[layout]
@@ -73,7 +76,7 @@ def pack(root: Path, layout: str, out: Path, *options: str) -> int:
 
 
 def found(records: RecordSet, row: int) -> np.ndarray:
-    """Return the stored picture as a viewer shows it."""
+    """Return the image of a record, turned by its EXIF orientation as in an image viewer."""
     with Image.open(io.BytesIO(records.encoded(row).tobytes())) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 

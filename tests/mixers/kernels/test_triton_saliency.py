@@ -58,7 +58,10 @@ def check_extremes():
 
 
 def check_normalized():
-    """Check normalized images, which on CUDA are never converted to a batch of grey levels."""
+    """Compare the maps of normalized images with those of the CPU's operations.
+
+    On CUDA, normalized images are never converted to a batch of grey levels.
+    """
     mixer = SaliencyMix(4, mean=MEAN, std=STD)
     levels = batch(33, 21)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))

@@ -32,7 +32,10 @@ def batch(*pictures):
 
 
 def assert_opencv(picture, wanted):
-    """Compare with OpenCV's map `wanted`, whose 8 bits wrap if the sum of on and off exceeds 255."""
+    """Compare the map of a picture with OpenCV's map `wanted`.
+
+    Where the sum of on and off exceeds 255, OpenCV's 8 bits wrap and ours are 255.
+    """
     images = batch(picture)
     sums = torch_saliency._sums(images)
     assert np.array_equal(sums[0].numpy() & 255, wanted)
@@ -41,7 +44,7 @@ def assert_opencv(picture, wanted):
 
 
 def naive(picture):
-    """Compute the definition pixel by pixel with lists and Python integers, and with float32 where OpenCV uses it."""
+    """Compute the map pixel by pixel with lists and Python integers, and with float32 where OpenCV uses it."""
     height, width, _ = picture.shape
     grey = [[(9798 * int(r) + 19235 * int(g) + 3735 * int(b) + 16384) // 32768 for r, g, b in row] for row in picture]
 
