@@ -8,8 +8,8 @@ the end, in 7 minutes on two shared CPU cores. In addition to the runs, the scri
 reports/boxes (scores per class, correct and missed predictions), curves/, scene.png, and the scene with its detected
 boxes in drawn/.
 
-For your own images, pack them (docs/packing.md) and choose other recipes. The backbone is passed on by the same option,
-`model.backbone.weights`.
+For your own images, pack them (docs/packing.md) and choose other recipes. The option `model.backbone.weights`, which
+passes the backbone on, stays the same.
 """
 
 from __future__ import annotations
