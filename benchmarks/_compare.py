@@ -19,7 +19,7 @@ Rates = dict[str, list[float]]
 
 
 def take_turns(contestants: Mapping[str, Callable[[], float]], turns: int, warm_up: int = 1) -> Rates:
-    """Call each contestant once per turn and return name → its rates. The order rotates from turn to turn.
+    """Call each contestant once per turn and return its rates by name. The order rotates from turn to turn.
 
     A contestant returns its rate (larger is better). The first `warm_up` turns are discarded.
     """

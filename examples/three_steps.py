@@ -37,7 +37,7 @@ def pack(data: Path, scenes: int) -> None:
 
 
 def train(recipe: str, sets: Path, work_dir: Path, options: dict[str, Any], max_steps: int | None) -> Evaluation:
-    """Train a recipe on two packed sets and evaluate its last checkpoint."""
+    """Train a recipe on two packed sets and evaluate its last checkpoint. If the training is stopped, exit instead."""
     options = {**options, "train_set": f"{sets}_train", "val_set": f"{sets}_val", "max_steps": max_steps}
     how = dali_mix.train(recipe, work_dir, options=options)
     if how in ("preempted", "interrupted"):

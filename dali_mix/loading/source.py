@@ -42,7 +42,7 @@ class Source(ABC):
 
     Attributes:
         threads: number of DALI threads in this process; 0 if batches come from a pool or from a cache.
-        interrupted: called at least once a second while `fetch` waits for workers; once it returns True, `fetch` raises
+        interrupted: called about once a second while `fetch` waits for workers; once it returns True, `fetch` raises
             InterruptedError.
     """
 

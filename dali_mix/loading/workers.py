@@ -83,8 +83,8 @@ class Opened:
     Attributes:
         count: number of records.
         metainfo, taller: as in `RecordSet`.
-        local: "cpu" or "gpu", where this process decodes while no worker answers: as the workers do. None if it must
-            not decode.
+        local: type of the device that decodes in this process while no worker answers, "cpu" or "gpu" like the
+            workers'; None if this process must not decode.
     """
 
     prefix: Path

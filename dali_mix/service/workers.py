@@ -23,7 +23,7 @@ SPECS = 4  # sets and pipelines kept open
 
 
 class Worker:
-    """A Ray actor that decodes. Each question that it answers at a time has its own decoder with `threads` threads."""
+    """A Ray actor that decodes. Concurrent questions have separate decoders, each with `threads` DALI threads."""
 
     def __init__(self, decode: str, threads: int) -> None:
         self.decode = decode
