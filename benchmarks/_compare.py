@@ -19,7 +19,7 @@ Rates = dict[str, list[float]]
 
 
 def take_turns(contestants: Mapping[str, Callable[[], float]], turns: int, warm_up: int = 1) -> Rates:
-    """Call each contestant once per turn and return their rates. The order rotates from turn to turn.
+    """Call each contestant once per turn and return its rates by name. The order rotates from turn to turn.
 
     A contestant returns its rate (larger is better). The first `warm_up` turns are discarded.
     """
@@ -35,7 +35,7 @@ def take_turns(contestants: Mapping[str, Callable[[], float]], turns: int, warm_
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return median and quartiles."""
+    """Return the "median" and the quartiles, "q1" and "q3", of `values`."""
     if len(values) < 2:
         return {"median": values[0], "q1": values[0], "q3": values[0]}
     q1, _, q3 = statistics.quantiles(values, n=4, method="inclusive")

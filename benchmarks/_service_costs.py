@@ -123,7 +123,7 @@ def system_seconds() -> tuple[float, float]:
 
 
 class Meter:
-    """Measures CPU time from `start` to `stop`, of each kind of process, its busiest thread, and other programs."""
+    """Measures CPU time from `start` to `stop`: of each kind of process, of its busiest thread, of other programs."""
 
     def __init__(self, nodes: list[Serve]) -> None:
         self._pids = [
@@ -164,7 +164,7 @@ class Meter:
 
 
 def each(what: Callable[[int], Any], count: int, clock: Callable[[], float] = time.process_time) -> float:
-    """Return the median seconds per call, by `clock`."""
+    """Call `what` with 0 to `count` - 1 and return the median seconds per call, measured by `clock`."""
     seconds = []
     for number in range(count):
         before = clock()
@@ -178,7 +178,7 @@ def spec_of(prefix: Path, seed: int = 0) -> Spec:
 
 
 def decoding(prefix: Path) -> dict[str, float]:
-    """Return CPU seconds per chunk decoded in this process on one thread, and mean bytes per record."""
+    """Return "decode", CPU seconds per chunk decoded here on one thread, and "record_bytes", mean bytes per record."""
     records = RecordSet(prefix)
     pipeline = pipelines.build("imagenet", True, {"image_size": 224})
     bad = BadRecords(prefix, skip=True)
@@ -320,7 +320,10 @@ def transfer(pool: Any, nodes: list[Serve], prefix: Path) -> dict[str, Any]:
 
 
 def stretch(pool: Any, nodes: list[Serve], prefix: Path, batches: int, seed: int, **options: Any) -> dict[str, Any]:
-    """Return a trainer's "images_per_second" with the pool, over `batches`, and the costs per batch (`Meter.stop`)."""
+    """Return a trainer's "images_per_second" with the pool, over `batches` batches, and its costs per batch.
+
+    For the costs see `Meter.stop`. `options`: further arguments of `build_loader`.
+    """
     loader = dali_mix.build_loader(
         "imagenet",
         prefix,

@@ -167,7 +167,7 @@ class Trainer:
         return lambda go: self.machine.cores.add(seconds, go)
 
     def _run(self) -> Steps:
-        """Run the steps of `Loader` and `RemoteSource.fetch`, and a GPU that is one step behind."""
+        """Simulate the actions of `Loader` and `RemoteSource.fetch`, and a GPU that is one step behind."""
         sim, cluster, number = self.sim, self.sim.cluster, 0
         clock, position = sim.clock, 0
         window = max(cluster.window, -(-cluster.batch_size // POSITIONS))
@@ -345,8 +345,8 @@ class PoolActor:
 class Simulation:
     """A simulated pool.
 
-    `run(warm, seconds)` returns rates, loads and the longest wait in `seconds` after the first `warm` seconds; counts
-    include these.
+    `run(warm, seconds)` returns rates, loads and the longest wait in `seconds` after the first `warm` seconds. Its
+    counts cover both periods.
     """
 
     def __init__(self, costs: Costs, cluster: Cluster, seed: int = 0) -> None:

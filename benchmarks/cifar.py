@@ -1,7 +1,7 @@
 """The CIFAR pipeline compared with torchvision's CIFAR10 in a DataLoader with two workers.
 
 Both make batches of 128 with padding by 4, random crop, flip and normalization. They keep the same images in memory and
-run an epoch in turn. Prints the medians over the rounds and the median of the ratio within each round.
+take turns, one epoch each. Prints the medians over the rounds and the median of the ratio within each round.
 
     python benchmarks/cifar.py [--prefix PREFIX | --images N] [--rounds R] [--json FILE]
 

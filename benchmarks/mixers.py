@@ -3,11 +3,11 @@
 usage: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype float32,bfloat16] [--rounds 15]
                                  [--only NAME] [--clock wall|cpu] [--keep-freed-memory] [--out FILE]
 
-Every registered mixer is included, except MixChoice and those for boxes: out of place and, if supported, in place, with
-its draws and one-hot targets; on a GPU also as a CUDA graph of `apply` alone. Libraries that are not installed are
-skipped. In a round, each contestant mixes the same batch once (on a GPU ten times, between CUDA events). Prints the
-median and quartiles of the time per call and of its ratio to `clone()` (on a CPU, into memory fresh from the system),
-and the median ratio to `copy_` (into memory in use), both from the same round.
+Every registered mixer is measured, except MixChoice and those for boxes. A call includes the mixer's draws and one-hot
+targets; it is made out of place and, if supported, also in place. On a GPU, `apply` alone is also measured, as a CUDA
+graph. Libraries that are not installed are skipped. In a round, each contestant mixes the same batch once (on a GPU ten
+times, between CUDA events). Prints the median and quartiles of the time per call and of its ratio to `clone()` (on a
+CPU, into memory fresh from the system), and the median ratio to `copy_` (into memory in use), both from the same round.
 
 On a CPU, torch's idle threads spin only for microseconds, as in the `dali-mix` command; otherwise they would occupy
 cores during the next call for milliseconds. ResizeMixPlus comes last, because the process keeps freed memory once

@@ -2,7 +2,8 @@
 
     python benchmarks/opening.py [--count 14000000]
 
-The set's table has 14 million rows that point to ten records in its .rec. Opening the set reads neither file.
+The set's table has 14 million rows that point to ten records in its .rec. Opening the set reads neither the table's
+rows nor the records.
 """
 
 from __future__ import annotations

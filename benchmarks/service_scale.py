@@ -107,7 +107,7 @@ def costs_of(found: dict[str, Any], name: str) -> Costs:
 
 
 def calibration(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Print and return all costs for each set."""
+    """Print all costs, and return them as name → one value for each set."""
     table = {name: costs_of(found, name) for name in SETS}
     rows = {
         "worker: decode and store a chunk, ms": [1e3 * costs.decode for costs in table.values()],

@@ -8,8 +8,8 @@ the end, in 7 minutes on two shared CPU cores. In addition to the runs, the scri
 reports/boxes (scores per class, correct and missed predictions), curves/, scene.png, and the scene with its detected
 boxes in drawn/.
 
-For your own images, pack them (docs/packing.md) and choose other recipes. The backbone is passed on by the same option,
-`model.backbone.weights`.
+For your own images, pack them (docs/packing.md) and choose other recipes. The option `model.backbone.weights`, which
+passes the backbone on, stays the same.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def pack(data: Path, scenes: int) -> None:
 
 
 def train(recipe: str, sets: Path, work_dir: Path, options: dict[str, Any], max_steps: int | None) -> Evaluation:
-    """Train a recipe on two packed sets and evaluate its last checkpoint."""
+    """Train a recipe on two packed sets and evaluate its last checkpoint. If the training is stopped, exit instead."""
     options = {**options, "train_set": f"{sets}_train", "val_set": f"{sets}_val", "max_steps": max_steps}
     how = dali_mix.train(recipe, work_dir, options=options)
     if how in ("preempted", "interrupted"):

@@ -71,8 +71,8 @@ class Step(ABC):
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         """Transform one image's boxes: (n, 4) x1, y1, x2, y2 in pixels, for an input image of `size` (height, width).
 
-        Steps with `moves` must override it, and raise ValueError if they cannot transform boxes. The loader drops boxes
-        without area.
+        Steps with `moves` must override it; a step that cannot transform boxes raises ValueError. The loader drops
+        boxes without area.
         """
         return boxes
 

@@ -14,10 +14,10 @@ from dali_mix.options import flag
 
 
 class Detection(Pipeline):
-    """Resize in proportion, flip, pad; options add further augmentation for training.
+    """The pipeline for images with boxes: resize in proportion, flip, pad.
 
-    Training batches contain images of one orientation, which reduces padding. Evaluation resizes the shorter side to
-    the largest of `shorter`.
+    Options add further augmentation for training. Training batches contain images of one orientation, which reduces
+    padding. Evaluation resizes the shorter side to the largest of `shorter`.
 
     Args:
         train: True for training. Evaluation ignores the options that only training uses.

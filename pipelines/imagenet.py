@@ -21,7 +21,7 @@ PRESETS = {
 
 
 class ImageNet(Pipeline):
-    """Random-resized crop and flip for training; `CentreCrop` for evaluation.
+    """The pipeline for photographs of any size: random-resized crop and flip for training, `CentreCrop` for evaluation.
 
     Args:
         train: True for training. Evaluation accepts the training options and ignores them.

@@ -22,9 +22,9 @@ NORMALIZATIONS = {
 
 
 class MultiLabel(Pipeline):
-    """Resize a crop or the full image to the image size, without keeping its aspect ratio, and flip.
+    """The pipeline for images with several labels: resize a crop or the full image, and flip.
 
-    Evaluation uses the full image.
+    The aspect ratio is not kept. Evaluation resizes the full image and does not flip.
 
     Args:
         train: True for training. Evaluation accepts the training options and ignores them.

@@ -24,18 +24,19 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """Turn encoded images into batches: decode, run `steps` in order, pad; loaders then `normalize`.
+    """The random draws and the DALI graph that turn encoded images into batches.
 
-    Drawing and graph are separate: `draw` takes all randomness from the generator passed to it, `graph` has none. A
-    pipeline that is not a list of steps overrides both; its graph may return float32, which loaders do not change. A
-    pipeline is constructed with `train` and its options as keyword arguments and validates them in the constructor
-    (ValueError). To register your own, see `plugins`.
+    The graph decodes the images, runs `steps` in order and pads; loaders then call `normalize`. Drawing and graph are
+    separate: `draw` takes all randomness from the generator passed to it, `graph` has none. A pipeline that is not a
+    list of steps overrides both; its graph may return float32, which loaders do not change. A pipeline is constructed
+    with `train` and its options as keyword arguments and validates them in the constructor (ValueError). To register
+    your own, see `plugins`.
 
     Attributes:
         name: its name in recipes.
-        image_size: (height, width) of the output images in pixels; None if each keeps the size its steps produce: the
-            images of a batch are then padded, on the right and below, with zeros after normalization, to the smallest
-            multiple of `PAD_TO` pixels that fits all.
+        image_size: (height, width) of the output images in pixels, or None if each image keeps the size that its steps
+            produce. In that case the images of a batch are padded on the right and below, to the smallest multiples of
+            `PAD_TO` pixels that fit all of them, and the padding is 0 after normalization.
         mean, std: per channel, in 0..1 units, for `normalize`.
         steps: the active steps.
         conditional: whether `graph` uses `if` on drawn values, which DALI converts to branches.
@@ -83,8 +84,8 @@ class Pipeline:
 
         Returns:
             name → (B, …) array; the same names, dtypes and ranks for every batch. Names of a step's draws are prefixed
-            with its index: "0.anchor". If `image_size` is None, "canvas" has the shape (B, height, width, 0) of the
-            padded images.
+            with its index: "0.anchor". If `image_size` is None, "canvas" is an empty array of shape (B, height, width,
+            0) whose height and width are those of the padded images.
         """
         return self.draw_from_boxes(rows, random, [np.empty((0, 4))] * len(rows))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class BadRecords:
-    """The bad records found so far in the set at `prefix`; a bad record either raises or is skipped from then on.
+    """The bad records found so far in a set. A bad record either raises an error, or is skipped from then on.
 
     Attributes:
         prefix: prefix of the set.

@@ -166,7 +166,8 @@ def _local_decoder(
 ) -> Decoder:
     """Return a decoder that answers in this process while there are no workers.
 
-    Raise ValueError or FileNotFoundError if the set here is missing or not the pool's, or a GPU is needed.
+    Raise ValueError or FileNotFoundError if the set here is missing or not the pool's, or if `decode` is "gpu" and
+    `device` is the CPU.
     """
     records = RecordSet(opened.prefix)
     if records.fingerprint != opened.metainfo["fingerprint"]:

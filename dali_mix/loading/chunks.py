@@ -74,7 +74,7 @@ def question(order: np.ndarray, epoch: int, number: int) -> Question:
 def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray | None, bad: Sequence[Any]) -> Chunk:
     """Return the chunk of `rows` (n,) with images (n, 3, H, W); with `sizes` (n, 2), without their padding.
 
-    bad: arguments of `BadRecords.found` for the bad records.
+    `bad` has the (record number, reason, decode) of each bad record: see `BadRecords.among`.
     """
     if sizes is None:
         return Chunk(rows, images, targets, None, tuple(bad))

@@ -35,7 +35,9 @@ from dali_mix.recordio import RecordSet
 
 
 class Decoder:
-    """Decodes steps, `prefetch` batches ahead. It restarts after unpickling and, on a CPU, after a fork.
+    """Runs a pipeline's DALI graph over steps of a set's records, `prefetch` batches ahead.
+
+    A decoder restarts after unpickling and, on a CPU, after a fork.
 
     A fork copies the memory of a DALI pipeline but not its threads. Running or destroying the pipeline in the child
     would wait for them forever, so it is leaked there: its destructor must never run, not even at exit.
@@ -115,7 +117,9 @@ class Decoder:
         return Fetched(fed.step, fed.rows, images, targets, sizes)
 
     def answer(self, question: Question) -> Chunk:
-        """Answer a question of at most `batch_size` records. Meant for `prefetch` 1: no other records are decoded.
+        """Return the chunk for a question of at most `batch_size` records.
+
+        Nothing is decoded ahead, so `prefetch` should be 1.
 
         Bad records are listed in the answer if they are skipped; else raise ValueError naming the first.
         """

@@ -30,8 +30,9 @@ class Feed:
     """The callable of `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
 
     Labels do not pass through DALI: they are read for the steps in `under_way`, which has the order of DALI's outputs.
-    A step with only bad records is entered there without rows and is not fed. Raise ValueError if consecutive steps of
-    this kind have at least as many records as the set.
+    A step with only bad records is added to `under_way` without rows and is not fed to DALI; the call continues with
+    the next step. It raises ValueError if consecutive steps of this kind have at least as many records as the set, and
+    StopIteration if there is no further step.
     """
 
     def __init__(

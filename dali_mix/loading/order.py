@@ -157,7 +157,7 @@ class Schedule:
     def steps_from(self, epoch: int, position: int) -> Iterator[Step]:
         """Yield this rank's steps from global `position` of `epoch` on, through all following epochs.
 
-        Ends only if a full epoch has no step for this rank.
+        The iteration ends only if a full epoch has no step for this rank.
         """
         while True:
             begun, order = position, self.order(epoch)

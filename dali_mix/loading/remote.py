@@ -72,7 +72,7 @@ class RemoteSource(Source):
 
     Args:
         normalizing: normalize to float32 on the CPU while a step is cut from its chunks.
-        window: `WINDOW` by default, and at least as many as a step needs.
+        window: see above; raised to the number of chunks that a step needs.
         timeout: seconds without a new chunk after which `fetch` raises RuntimeError.
         local: answers questions in this process, one chunk at a time, while no worker answers.
         clock: returns the time in seconds; tests replace it.
@@ -176,7 +176,7 @@ class RemoteSource(Source):
                     self._ask(piece, now)
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
-        """Yield the keys of chunks from a position on, in order; only evaluation ends, with the epoch."""
+        """Yield the keys of chunks from a position on, in order: in evaluation up to the epoch's end, else forever."""
         while True:
             last = -1
             while self._schedule.steps_left(position):

@@ -35,14 +35,14 @@ class Fetched:
 
 
 class Source(ABC):
-    """Base class of the sources, which return a schedule's steps with their images and targets.
+    """Base class of the sources of a loader, which return a schedule's steps with their images and targets.
 
-    `close` drops what runs or was prepared ahead, and a pickled or forked copy starts without it. The next fetch starts
-    again.
+    `close` discards what is running or was prepared ahead, and the next `fetch` starts again. A pickled or forked copy
+    starts closed.
 
     Attributes:
         threads: number of DALI threads in this process; 0 if batches come from a pool or from a cache.
-        interrupted: called at least once a second while `fetch` waits for workers; once it returns True, `fetch` raises
+        interrupted: called about once a second while `fetch` waits for workers; once it returns True, `fetch` raises
             InterruptedError.
     """
 

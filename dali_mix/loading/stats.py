@@ -16,7 +16,10 @@ BUSY = 0.7  # with fewer busy cores per DALI thread, the disk or other processes
 
 
 class Clock:
-    """Accumulates seconds per part. At most one part runs at a time: a nested part pauses the outer one."""
+    """A clock that accumulates the seconds spent in each part of loading, CPU seconds and page faults.
+
+    At most one part runs at a time: a nested part pauses the outer one.
+    """
 
     def __init__(self) -> None:
         self._running: str | None = None
@@ -51,7 +54,7 @@ class Clock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Run a part for the duration of the block."""
+        """Count the time in the block towards the part `name`."""
         before = self.switch(name)
         try:
             yield

@@ -38,8 +38,8 @@ class Workers(Protocol):
     def ask(self, question: Question, avoid: Collection[Hashable]) -> Ticket:
         """Send a question to a worker that is not in `avoid`, without waiting. Raise NoWorkers if there is none.
 
-        `avoid`: workers that were late with this question or lost it. For a while, the pool should also send them other
-        questions last.
+        `avoid`: workers that were late with this question or lost it. For a while, the pool should prefer other workers
+        for other questions too.
         """
 
     def wait(self, timeout: float) -> list[tuple[Any, Chunk | Exception]]:
@@ -83,8 +83,8 @@ class Opened:
     Attributes:
         count: number of records.
         metainfo, taller: as in `RecordSet`.
-        local: device for decoding in this process while there are no workers, "cpu" or "gpu" as the workers use; None
-            if not allowed.
+        local: type of the device that decodes in this process while no worker answers, "cpu" or "gpu" like the
+            workers'; None if this process must not decode.
     """
 
     prefix: Path

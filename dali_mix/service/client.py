@@ -76,7 +76,7 @@ class RayPool:
         return cluster.pool_actor(self.ray, self.address)
 
     def status(self) -> dict[str, Any]:
-        """Return the status shown by `dali-mix serve --status`."""
+        """Return the pool's status, shown by `dali-mix serve --status`: see `pool.Pool.status`."""
         return self._of_pool("status")
 
     def _of_pool(self, method: str) -> Any:

@@ -133,8 +133,9 @@ def settings(token: Path, *, loopback: bool) -> dict[str, str]:
 
 
 def import_ray(token: Path, *, loopback: bool) -> Any:
-    """Import ray, configured to authenticate with `token`.
+    """Set the environment variables of `settings`, import ray and return the module.
 
+    The first import also disables Ray's exception hook and error messages, and replaces its exit handler by `_leave`.
     Raise ValueError if Ray is not installed or was already imported without a token.
     """
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
@@ -156,13 +157,14 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
 
 
 def _no_messages(*_: object) -> None:
-    """Replace Ray's thread that prints reports of its processes: 1,200 characters per worker that died."""
+    """Do nothing, in place of Ray's thread that prints error reports: 1,200 characters per worker that died."""
 
 
 def _leave(ray: Any) -> None:
-    """Disconnect at exit, unless the pool has ended: then Ray would wait for an answer.
+    """Disconnect from the pool at exit, unless it has ended, since Ray would then wait for an answer.
 
-    Ray's threads may then crash during interpreter shutdown. If the exit status is known, exit before that.
+    Without disconnecting, Ray's threads may crash during interpreter shutdown. If the exit status is known, run the
+    other exit handlers and end the process before that.
     """
     if not ray.is_initialized():
         return
@@ -259,7 +261,10 @@ def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
 
 
 def check_pool(host: str, port: int) -> None:
-    """Raise ValueError unless the server there speaks HTTP/2, as pools do. Ray would silently wait for any other."""
+    """Raise ValueError unless a server at this address speaks HTTP/2, as pools do.
+
+    Ray would silently wait for any other server.
+    """
     where = f"{host}:{port}"
     if not reachable(host, port):
         raise ValueError(nothing_at(where))
@@ -315,10 +320,11 @@ _connected: set[int] = set()  # pids that called `join`: this process or one it 
 
 
 class Watch:
-    """Write a message to standard error once Ray's process on this machine (the raylet) has died.
+    """A watch on Ray's process on this machine (the raylet), which reports its death on standard error.
 
-    Ray then ends this process silently, by `_exit`, at the next call or release of Ray memory. So objects in
-    such memory (chunks) are kept alive, and `check` is called before each call of Ray.
+    After the raylet's death, Ray ends this process silently, by `_exit`, at the next call or release of Ray memory. To
+    prevent this, the watch keeps objects in such memory (chunks) alive, and callers call `check` before each call of
+    Ray.
     """
 
     def __init__(self, ray: Any, address: str) -> None:

@@ -102,7 +102,7 @@ def metrics(status: Mapping[str, Any]) -> str:
 
 
 class Dashboard:
-    """Serves `/`, `/metrics` and `/status.json` on a separate thread, until `close`.
+    """An HTTP server of a pool's status. It serves `/`, `/metrics` and `/status.json` on its own thread, until `close`.
 
     Args:
         host, port: address to listen on; ValueError if it cannot be used. Port 0 selects a free port, see the attribute

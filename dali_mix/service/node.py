@@ -33,14 +33,17 @@ HEAD_GONE = 12.0  # seconds without the head until this node ends; its trainers 
 
 
 class Node:
-    """This machine's part of a pool. Use it as a context manager; inside, call `heartbeat` about once a second.
+    """This machine's part of a pool: Ray's processes, the workers and, on the head machine, the pool's actor.
+
+    It is a context manager that starts them, and ends them on exit. Inside the block, call `heartbeat` about once a
+    second.
 
     The constructor raises ValueError for an invalid address, or for a `store` that is too small or does not fit.
     `__enter__` raises ValueError, with advice, if the pool cannot be started or joined.
 
     Args:
         workers: number of worker processes on this machine; 0 for a machine that only trains.
-        threads: DALI threads for each of the two questions a worker processes concurrently.
+        threads: DALI threads for each question that a worker processes concurrently.
         decode: "cpu" or "gpu"; with "gpu" each worker uses one GPU.
         address: address of the pool to join; None to start one.
         listen: the address by which other machines reach this one; None for the loopback device.
@@ -184,7 +187,10 @@ class Node:
             raise ValueError(f"these workers do not fit the pool at {self.address}: {why}")
 
     def heartbeat(self) -> str:
-        """Register this machine's workers with the pool, in case it was restarted. Return what is wrong, or ""."""
+        """Register this machine's workers with the pool. Return "", or the reason why this node must end.
+
+        The pool removes workers that do not register for `pool.SILENT` seconds, and knows none after a restart.
+        """
         if self._process is not None and self._process.poll() is not None:
             return f"Ray has ended on this machine: {self._output().strip().rpartition(chr(10))[2]}"
         if not self._head and not cluster.reachable(*cluster.split_address(self.address)):
@@ -225,8 +231,8 @@ class Node:
 def store_bytes(wanted: int | None) -> int:
     """Return the bytes of shared memory to use.
 
-    That is `wanted`, or by default a quarter of the machine's memory, but at most 80% of what is free in /dev/shm.
-    Raise ValueError if it is less than `LEAST_STORE` or more than is free.
+    That is `wanted`; if it is None, a quarter of the machine's memory, but at most 80% of what is free in /dev/shm.
+    Raise ValueError if the result is less than `LEAST_STORE`, or more than is free in /dev/shm.
     """
     system = os.statvfs("/dev/shm")
     free = system.f_bavail * system.f_frsize

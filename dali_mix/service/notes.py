@@ -30,14 +30,17 @@ def noted(folder: Path) -> list[str]:
 
 
 def note(folder: Path, address: str, answers: Callable[[str], bool]) -> None:
-    """Add an address. Remove those for which `answers` returns False, and those of other machines."""
+    """Add `address` at the end of the list in `folder`.
+
+    Remove the addresses for which `answers` returns False, and those of other machines.
+    """
     with _locked(folder):
         others = [other for other in noted(folder) if other != address and answers(other)]
         _write(folder, [*others, address])
 
 
 def forget(folder: Path, address: str) -> None:
-    """Remove an address; remove the file with the last one."""
+    """Remove `address` from the list in `folder`, and the file if the list is then empty. An OSError is ignored."""
     with contextlib.suppress(OSError), _locked(folder):
         if address in (addresses := noted(folder)):
             _write(folder, [other for other in addresses if other != address])

@@ -1,8 +1,8 @@
 """`RayMachines`: the machines of a pool, for packing and verifying.
 
-Each shard is a Ray task without resource requirements, assigned to a machine by its id. A machine runs as many at a
-time as it has workers, so tasks never wait for resources held by workers. Scheduling and retries are done in this
-process, not by Ray:
+Each try of a shard is a Ray task on a fixed machine. Tasks require no resources, so they never wait for those held by
+workers. A machine runs as many tasks at a time as it has workers. Scheduling and retries are done in this process, not
+by Ray:
 
     waiting ── start ──▶ under way ── result ──▶ yielded, in order
        ▲                     │
@@ -66,7 +66,7 @@ class RayMachines:
         sees: Mapping[Path, str],
         progress: Progress | None = None,
     ) -> Generator[Any]:
-        """Run the work on all machines: see `_machines.Machines`."""
+        """Run the work on all machines and yield its results in order: see `_machines.Machines`."""
         mapping = _Mapping(self, work, count, arguments, sees, progress)
         try:
             yield from mapping.results()
@@ -101,7 +101,7 @@ class _Try:
 
 
 class _Mapping:
-    """One call of `map`."""
+    """One call of `RayMachines.map`: starts tries of shards on machines, and repeats those that are lost."""
 
     def __init__(
         self,
@@ -179,7 +179,11 @@ class _Mapping:
     # Machines
 
     def _look(self) -> None:
-        """Update the list of machines. Raise ValueError if there are none for too long, or the first are unsuitable."""
+        """Update the list of machines.
+
+        Raise ValueError if there is no machine for too long, if the pool's versions differ, or if a machine is
+        unsuitable before the first try (see `_meet`).
+        """
         now = time.monotonic()
         self._looked = now
         try:
@@ -213,7 +217,10 @@ class _Mapping:
             logging.getLogger(__name__).warning("for %.0f s: %s", silent, cluster.no_worker(self._pool.address))
 
     def _meet(self) -> None:
-        """Use the machines that have answered, unless they cannot access the paths or have different versions."""
+        """Use the machines that have answered, unless they cannot access the paths or have different versions.
+
+        For such an unsuitable machine raise ValueError or, once a try has started, log a warning.
+        """
         errors = self._ray.exceptions
         pending = list(self._looks.values())
         if not pending:

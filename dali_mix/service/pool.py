@@ -63,7 +63,10 @@ class _Reader:
 
 
 class Pool:
-    """Sends questions to workers, and caches answers, on each machine up to the `capacity` in its workers' details."""
+    """The pool's actor: sends questions to workers, and caches their answers.
+
+    On each machine it caches answers up to "capacity", a number of bytes in its workers' details.
+    """
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
@@ -82,8 +85,8 @@ class Pool:
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
         """Register workers, name → (handle, details). Return "", or why they are incompatible with those registered.
 
-        Nodes call this repeatedly. The details are those of `workers.Worker.describe`, with `node`, and `capacity`, the
-        bytes of answers to keep on that node.
+        Nodes call this repeatedly. The details are those of `workers.Worker.describe` and, in addition, "node", the id
+        of the worker's node, and "capacity", the bytes of answers to cache on that node.
         """
         for name, (handle, details) in members.items():
             for other in itertools.islice(self._members.values(), 1):  # comparing with one is enough
@@ -133,7 +136,7 @@ class Pool:
         """Send a question to the least loaded worker, unless its answer is cached or pending.
 
         Return ([reference to the answer], name of the worker), or None if there is no worker outside `avoid`. Workers
-        in `avoid` were late or lost.
+        in `avoid` were late or lost. For `SUSPECTED` seconds, other questions are sent to them last.
         """
         if time.monotonic() - self._looked > LOOK:
             self._collect()

@@ -27,7 +27,10 @@ CODE = (
 
 
 def versions() -> dict[str, str]:
-    """Return name → version of the packages, and name → digest of our own code, that affect decoded pixels."""
+    """Return the versions of the packages, and the digests of our own modules, that affect decoded pixels, by name.
+
+    Packages that are not installed are omitted.
+    """
     found = {"dali_mix": __version__} | {name: code_digest(name) for name in CODE}
     for name in PACKAGES:
         try:

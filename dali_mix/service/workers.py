@@ -23,7 +23,7 @@ SPECS = 4  # sets and pipelines kept open
 
 
 class Worker:
-    """A decoder that answers up to `LANES` questions at a time, each with `threads` DALI threads."""
+    """A Ray actor that decodes. Concurrent questions have separate decoders, each with `threads` DALI threads."""
 
     def __init__(self, decode: str, threads: int) -> None:
         self.decode = decode
@@ -33,7 +33,7 @@ class Worker:
         self._open: OrderedDict[str, tuple[RecordSet, list[Decoder]]] = OrderedDict()
 
     def describe(self) -> dict[str, Any]:
-        """Return the worker's details for the pool: versions, decode, host and pid."""
+        """Return the worker's details for the pool: a dict of "versions", "decode", "host" and "pid"."""
         return {
             "versions": versions(),
             "decode": self.decode,
@@ -42,9 +42,9 @@ class Worker:
         }
 
     def describe_set(self, spec: Spec) -> dict[str, Any]:
-        """Return "count", "metainfo" and "taller" of a set, and "code", the user-defined code of its pipeline.
+        """Return a dict of the set's "count", "metainfo" and "taller", and "code", the pipeline's user-defined code.
 
-        Raise ValueError or FileNotFoundError naming the machine.
+        Raise OSError or ValueError, naming the machine, if the set cannot be opened or the pipeline cannot be built.
         """
         records = self._records(spec)
         code = code_of(self._pipeline(spec))

@@ -40,7 +40,7 @@ GALLERIES = {
 
 
 def choices(batch: Batch, out: Path) -> None:
-    """Draw a MixChoice over three batches."""
+    """Draw the three outcomes of a MixChoice for one batch: CutMix, MixUp and none."""
     choice = MixChoice([CutMix(len(batch.classes)), MixUp(len(batch.classes), alpha=1.0)], probs=[0.4, 0.4])
     found: dict[str, Column] = {}
     for seed in range(100):

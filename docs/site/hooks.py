@@ -77,9 +77,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def packages(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
-    """Yield (module, public names) of the package, its subpackages and `tasks`, unless there are none.
+    """Yield (module, public names) of the package, its subpackages and `tasks`.
 
-    Public names are `__all__`; without it, the imports of `__init__`, or the capitalized definitions of `tasks`.
+    Modules without public names are omitted. Public names are `__all__`; without it, the imports of `__init__`, or the
+    capitalized definitions of `tasks`.
     """
     modules = [package, *(module for name, module in sorted(package.modules.items()) if not name.startswith("_"))]
     for module in modules:
@@ -96,7 +97,10 @@ def packages(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
 
 
 def undocumented(package: griffe.Module, offered: dict[str, list[str]]) -> Iterator[str]:
-    """Yield the path of each name in `offered` (module → names) without a docstring, or with " (not found)"."""
+    """Yield the path of each name in `offered` (module → names) that has no docstring.
+
+    " (not found)" is appended for a name that does not exist.
+    """
     for module, names in offered.items():
         for name in names:
             path = f"{module}.{name}".removeprefix(f"{package.path}.")

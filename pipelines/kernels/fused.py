@@ -25,7 +25,7 @@ from dali_mix import compiled
 
 @functools.cache
 def available() -> bool:
-    """Return True if numba may compile and DALI's plugin calls compiled functions as `resample` expects."""
+    """Return True if numba may compile and DALI's plugin calls compiled functions with the signatures of `resample`."""
     if not compiled.available():
         return False
     try:
@@ -62,8 +62,8 @@ def ending(
     """Return how many of the last `steps` (each with its draws) `resize_flip` replaces, and its options.
 
     It replaces a linear `Resize` on a CPU and, if the images that enter `steps` are `of_known_size`, a `Crop` that is
-    the only step before it. An image of unknown size may be smaller than its window was drawn for, which DALI's
-    operators detect and `resize_flip` does not. Subclasses that override `graph` without `fused` are not replaced.
+    the only step before it. An image of unknown size may not contain the window drawn for it, which DALI's operators
+    detect and `resize_flip` does not. Subclasses that override `graph` without `fused` are not replaced.
     """
     step, draws = steps[-1] if steps else (None, {})
     if not (isinstance(step, Resize) and step.fuse and device == "cpu" and available()):

@@ -265,7 +265,7 @@ def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, int]:
 def _sideways_tables(
     n_in: int, n_resized: int, start: int, n_out: int, antialias: bool, flip: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the tables for `_sixteen_pixels` that compute pixels `start` to `start + n_out` of the `n_resized`.
+    """Return the tables for `_sixteen_pixels` that compute `n_out` of the `n_resized` pixels, from pixel `start` on.
 
     They are byte offsets int64 (n_out,), weights int16 (pairs, n_out, 4, 2) and the number of the weights' fractional
     bits. With `flip` the pixels are in reverse order.

@@ -33,9 +33,9 @@ class Color(Step):
     """Colour jitter (like torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
 
     Args:
-        jitter: strengths of brightness, contrast, saturation, hue, or one number for the first three. A strength s is a
-            factor uniform in max(0, 1 - s) to 1 + s; for hue a rotation uniform in -s to s, in full turns, s at most
-            0.5.
+        jitter: strengths of brightness, contrast, saturation and hue, one number for the first three, or None. With
+            strength s, a factor is drawn uniformly from max(0, 1 - s) to 1 + s; for hue a rotation of -s to s full
+            turns, where s is at most 0.5.
         lighting: standard deviation of the three weights of the principal components; 0.1 in the papers.
 
     Hue is a rotation in YIQ (PIL's and torchvision's is one in HSV, which is not affine), and values are not
@@ -85,9 +85,9 @@ class Color(Step):
 class PhotometricDistort(Color):
     """Change colours as in SSD (arXiv 1512.02325), with probability `prob`; each part then has probability ½.
 
-    Brightness by a factor of 0.875 to 1.125, contrast by 0.5 to 1.5 before or after saturation and hue, saturation by
-    0.5 to 1.5, hue by -0.05 to 0.05 of a full turn, and a permutation of the channels, as in torchvision's
-    RandomPhotometricDistort (hue and clipping: see `Color`).
+    The parts are brightness by a factor of 0.875 to 1.125, contrast by 0.5 to 1.5 (before or after saturation and hue),
+    saturation by 0.5 to 1.5, hue by -0.05 to 0.05 of a full turn, and a permutation of the channels. They are those of
+    torchvision's RandomPhotometricDistort, except that hue and clipping are as in `Color`.
     """
 
     def __init__(self, prob: float) -> None:

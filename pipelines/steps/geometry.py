@@ -43,11 +43,11 @@ def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | N
 
 
 class Crop(Step):
-    """Keep the full image; subclasses draw a smaller window.
+    """Crop a window of the image: here the full image, in subclasses a smaller window.
 
     A window is drawn as anchor (B, 2) int32, top and left, and shape (B, 2) int32, height and width, in pixels. It lies
-    inside the image and has at least one pixel. If the step is the first one, the decoder crops the window, and decodes
-    only that if `decode_window` is True.
+    inside the image and has at least one pixel. If the step is the first one and `decode_window` is True, only the
+    window is decoded.
     """
 
     decode_window: bool = True
