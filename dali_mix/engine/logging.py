@@ -93,7 +93,7 @@ class LineFile:
 
 
 class Report:
-    """Write a run's log on the main rank; on other ranks only `warn` and `ids` have an effect.
+    """The log of a run, written by the main rank; on other ranks only `warn` and `ids` have an effect.
 
     metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
     "wait_share"} per log interval, where epoch is fractional and a detector's losses are added, and {"kind": "val",

@@ -84,7 +84,7 @@ class Sampler(ABC, Generic[Params]):
             the params, on `device`; if `takes_boxes`, on the CPU.
 
         Raises:
-            ValueError: an invalid size.
+            ValueError: a negative batch size, or a height or width below 1.
         """
         check_size(batch_size, height, width)
         # Boxes are always on the CPU, and `apply` reads the params of box mixers there.

@@ -27,8 +27,8 @@ class MatchReport:
         wrapper: the keys under which the state dict was stored, joined by dots.
         prefix: the prefix removed from the file's keys.
         unread: other sets of weights in the file, such as averages.
-        beyond: those of `unexpected` in modules that the model has, without the prefix, if they hold more than 5% of
-            the file's values; else empty.
+        beyond: the keys in `unexpected` that belong to modules of the model, without the prefix; empty if their tensors
+            hold at most 5% of the file's values.
     """
 
     path: str
