@@ -248,9 +248,9 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return `images` itself and targets in `mixer`'s output format: (B,K) if it knows K; boxes are unchanged.
+    """Return an unmixed batch as `mixer.apply` would: `images` itself, and targets in the mixer's output format.
 
-    Raise ValueError like `apply`.
+    Targets become (B,K) if the mixer's `num_classes` is known; boxes are unchanged. Raise ValueError like `apply`.
     """
     if not mixer.takes_boxes:
         check_batch(images, targets, batch_size)

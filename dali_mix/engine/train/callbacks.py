@@ -99,7 +99,7 @@ def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
 
 
 def by_name(callbacks: Iterable[Any]) -> dict[str, Any]:
-    """Return callbacks by name, "callback module.Class"; a second one of the class gets "callback module.Class 2"."""
+    """Return callbacks by name, "callback module.Class"; a second of the same class is "callback module.Class 2"."""
     found: dict[str, Any] = {}
     for callback in callbacks:
         name, number = f"callback {class_name(callback)}", 1
