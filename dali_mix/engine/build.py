@@ -234,9 +234,10 @@ def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | Non
 
 
 def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
-    """Return the loader of the recipe's `train_set`, or of its `val_set`, where an incomplete last batch is kept.
+    """Return the loader of the recipe's `train_set`, or of its `val_set` if `train` is False.
 
-    A user's loader is returned unchanged. Raise ValueError if it does not fit the run, see `check_share`.
+    The loader of the `val_set` keeps an incomplete last batch. A user's loader is returned unchanged. Raise ValueError
+    if it does not fit the run, see `check_share`.
     """
     given: Any = config.train_set if train else config.val_set
     if is_object(given):
@@ -423,8 +424,8 @@ def build_parts(
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
     """Load the weight files named in the recipe into `model`, and return their reports.
 
-    All tensors of the model must be found in its file, except a head for a different number of classes; of a backbone
-    at least 95%. Raise FileNotFoundError or ValueError as `load_weights`.
+    A file for the full model must contain all of its tensors, except a head for a different number of classes. A file
+    for the backbone must contain at least 95% of its tensors. Raise FileNotFoundError or ValueError as `load_weights`.
     """
     found = []
     for part, path in weight_files(config).items():

@@ -107,7 +107,7 @@ def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
     """Raise NonFiniteScores on every rank if any rank saw a NaN; synchronizes with the device.
 
     Args:
-        seen: for each batch, record numbers (B,) and whether their outputs contain NaN, (B,) bool.
+        seen: for each batch, record numbers (B,) and the result of `_nan`, (B,) bool.
     """
     ids = torch.cat([ids[nan.to(ids.device)] for ids, nan in seen]) if seen else torch.zeros(0, dtype=torch.int64)
     found = ranks.gather((len(ids), ids[:_NAMED].tolist()))

@@ -93,11 +93,11 @@ class LineFile:
 
 
 class Report:
-    """Write a run's log on the main rank; on other ranks only `warn` and `ids` have an effect.
+    """The log of a run, written by the main rank; on other ranks only `warn` and `ids` have an effect.
 
-    metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
-    "wait_share"} per log interval, where epoch is fractional and a detector's losses are added, and {"kind": "val",
-    "step", "epoch", "top1", …} per evaluation. NaN and infinite values are null.
+    metrics.jsonl holds one JSON object per line. A log interval is recorded as {"kind": "train", "step", "epoch",
+    "loss", "lr", "images_per_s", "wait_share"}, with a fractional epoch; a detector adds its individual losses. An
+    evaluation is recorded as {"kind": "val", "step", "epoch", "top1", …}. NaN and infinite values are null.
 
     Args:
         work_dir: folder for the files.

@@ -31,8 +31,9 @@ _SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # optimizer 
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
     """Raise ValueError if a training step of the recipe cannot work.
 
-    This is the case if a process gets a single record in a step and the model cannot train on one record; or, on a CPU
-    and without `compile`, if the step needs more than the free memory, which the processes of a machine share.
+    This is the case if a process gets a single record in a step and the model cannot train on one record. On a CPU and
+    without `compile`, it is also the case if the step needs more than the free memory, which the processes of a machine
+    share.
 
     Args:
         records: number of records in the training set.

@@ -20,7 +20,7 @@ _PACKAGES = ("torchvision", "timm", "numpy", "nvidia-dali-cuda120", "nvidia-dali
 
 
 def provenance() -> dict[str, Any]:
-    """Return "versions" of dali_mix, Python and packages that affect results, "commit" and "command".
+    """Return a dict of "versions" (of dali_mix, Python and packages that affect results), "commit" and "command".
 
     The commit is that of dali_mix's checkout, with "-dirty" if files were modified; None for an installed package, or
     without git.

@@ -19,12 +19,12 @@ _SHOWN = 6
 
 
 class Scores(Protocol):
-    """Accumulate model outputs batch by batch, then compute scores. Call `compute` before `by_class` and `notes`.
+    """The scores of an evaluation, computed from model outputs that are added batch by batch.
 
     `update` takes the model's outputs, the targets and the record numbers (B,) of a batch. `compute` combines all ranks
-    and returns score by name, equal on every rank. `by_class` returns a chart title, columns by name (K values each;
-    the first column is plotted), and K `ClassReport`s with precision-recall curves, or none. `notes` returns remarks on
-    the set for the user.
+    and returns the scores by name, equal on every rank. It must be called before `by_class` and `notes`. `by_class`
+    returns a chart title, columns by name (K values each; the first column is plotted), and K `ClassReport`s with
+    precision-recall curves, or none. `notes` returns remarks on the set for the user.
 
     Attributes:
         names: names of the scores; empty if they are all those of `Task.measured`.

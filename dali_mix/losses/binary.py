@@ -44,7 +44,7 @@ class MultiLabelSoftMargin(MultiLabelLoss):
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Return the number of rows the mean averages over, samples with a known class, as a scalar tensor."""
+        """Return the number of rows that the mean averages over, those with a known class, as a scalar tensor."""
         return (targets >= 0).any(1).sum()
 
 

@@ -14,7 +14,7 @@ class MultiLabelLoss(nn.Module):
     accepts = frozenset({"multi-hot", "soft multi-hot"})
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Return the number of rows the mean averages over, known entries divided by K, as a scalar tensor."""
+        """Return the number of rows that the mean averages over, known entries divided by K, as a scalar tensor."""
         return (targets >= 0).sum() / max(targets.shape[1], 1)
 
     def extra_repr(self) -> str:

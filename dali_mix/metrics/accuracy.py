@@ -82,7 +82,7 @@ class Accuracy:
 
 
 class ClassAccuracy:
-    """Top-1 accuracy of each of K classes, counted as by `Accuracy`, on `device`, which must be that of the logits."""
+    """Top-1 accuracy of each of K classes, counted as in `Accuracy`. `device` must be the device of the logits."""
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self._counts = torch.zeros(2, num_classes, dtype=torch.int64, device=device)

@@ -139,9 +139,10 @@ class DetectionMetrics:
             number: the image id.
 
         Returns:
-            predictions (n, 6) x1, y1, x2, y2, score, label, by descending score; true boxes (m, 6) x1, y1, x2, y2,
-            difficult, label; states (n,), RIGHT, WRONG or IGNORED; matched (m,) bool, True for boxes that are not
-            difficult and that a prediction matched.
+            (predictions, true boxes, states, matched). Predictions are (n, 6): x1, y1, x2, y2, score, label, by
+            descending score. True boxes are (m, 6): x1, y1, x2, y2, difficult, label. States are (n,), RIGHT, WRONG or
+            IGNORED for each prediction. Matched is (m,) bool, True for boxes that are not difficult and that a
+            prediction matched.
         """
         found, true = (table[table[:, 0] == number, 1:].numpy() for table in self._tables())
         found = found[found[:, 4] > self.threshold]

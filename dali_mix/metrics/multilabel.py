@@ -202,7 +202,7 @@ class MultiLabelMetrics:
 
 
 def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Floats:
-    """Return the precision among the samples up to each positive, in order of descending score: (positives,).
+    """Return the precision at the rank of each positive, (positives,), in order of descending score.
 
     Args:
         scores: (n,).

@@ -84,7 +84,7 @@ class Sampler(ABC, Generic[Params]):
             the params, on `device`; if `takes_boxes`, on the CPU.
 
         Raises:
-            ValueError: an invalid size.
+            ValueError: a negative batch size, or a height or width below 1.
         """
         check_size(batch_size, height, width)
         # Boxes are always on the CPU, and `apply` reads the params of box mixers there.
@@ -112,16 +112,20 @@ class Mixer(Sampler[Params]):
     """Base class of mixers, which mix the images of a batch and their targets.
 
     A mixer does not modify its input unless `inplace=True`, keeps dtype, device and memory format of the images,
-    propagates gradients, and has no state: the same params give the same batch. `combine` states how targets are
-    combined: "area" (weighted by the share of pixels) or "union" (every visible label); `changes_targets` is False if
-    targets are returned unchanged; `in_place` is True if `apply` accepts `inplace=True`; `takes_boxes` is True if
-    targets are lists of dicts with boxes (see `mixers.boxes`).
+    propagates gradients, and has no state: the same params give the same batch.
 
     Every mixer accepts `prob`, the probability that a batch is mixed. The images of other batches are unchanged; if
     `num_classes` is known, their targets are (B,K), as for mixed batches. If `prob` is below 1, one number per batch is
     drawn on the generator's device, and the host waits for it; the draws equal those of `MixChoice([mixer],
     probs=[prob])`. A subclass calls `super().__init__(prob)`. If its constructor does not accept `prob`,
     `registry.build(name, prob=...)` sets it afterwards.
+
+    Attributes:
+        combine: how targets are combined, "area" (weighted by the share of pixels) or "union" (every visible label).
+        changes_targets: False if targets are returned unchanged.
+        in_place: True if `apply` accepts `inplace=True`.
+        takes_boxes: True if targets are lists of dicts with boxes (see `mixers.boxes`).
+        num_classes: K; None if unknown, or if targets are always (B,K).
     """
 
     combine: Combine = "area"
@@ -248,9 +252,9 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return `images` itself and targets in `mixer`'s output format: (B,K) if it knows K; boxes are unchanged.
+    """Return an unmixed batch as `mixer.apply` would: `images` itself, and targets in the mixer's output format.
 
-    Raise ValueError like `apply`.
+    Targets become (B,K) if the mixer's `num_classes` is known; boxes are unchanged. Raise ValueError like `apply`.
     """
     if not mixer.takes_boxes:
         check_batch(images, targets, batch_size)

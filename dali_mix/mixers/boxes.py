@@ -201,18 +201,18 @@ def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
-    """Return `target` with the boxes whose visible `share` (n,) is at least `DROPPED`, as cut in `boxes` (n,4).
+    """Return a dict of the boxes with a visible `share` (n,) of at least `DROPPED`, their labels and difficult flags.
 
-    Boxes cut to a side shorter than `SHORTEST` are dropped.
+    Coordinates are those in `boxes` (n,4). Boxes cut to a side shorter than `SHORTEST` are dropped.
     """
     small = (boxes[:, 2:] - boxes[:, :2]).amin(1) < SHORTEST
     return _chosen(target, boxes, (share >= DROPPED) & ~(small & (boxes != target["boxes"]).any(1)))
 
 
 def moved(target: Target, box: tuple[int, int, int, int]) -> Target:
-    """Return boxes, labels and difficult flags of an image that was resized into `box` (top, left, height, width).
+    """Return a dict of the boxes, labels and difficult flags of an image after it is resized into `box`.
 
-    Boxes with a side shorter than `SHORTEST` are dropped.
+    `box` is (top, left, height, width). Boxes with a side shorter than `SHORTEST` are dropped.
     """
     top, left, height, width = box
     scale = torch.tensor([width / target["size"][1], height / target["size"][0]]).repeat(2)

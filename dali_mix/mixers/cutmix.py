@@ -15,9 +15,10 @@ from dali_mix.mixers.ops.targets import mix_area
 class CutMix(BetaMixer[PasteParams]):
     """Paste a box of a partner image, and mix targets by the area pasted.
 
-    λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around a uniformly drawn pixel and is
-    clipped at the border; lam is recomputed from the remaining area. (The released code halves the sides as integers,
-    so that odd sides lose a pixel; here they match the paper.)
+    With λ0 ~ Beta(alpha, alpha), the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋. It is centred on a uniformly
+    drawn pixel and clipped at the border. lam is recomputed from the area of the clipped box.
+
+    The released code halves the sides as integers, so odd sides lose a pixel. Here they match the paper.
 
     Args:
         num_classes: K; None if targets are always (B,K).

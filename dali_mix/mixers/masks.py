@@ -59,8 +59,11 @@ class FreeFormMasks(Masks[FreeFormParams]):
 
     A stroke starts at a uniform position and direction; at each of its points it turns by up to `turn` and continues
     for a length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares
-    of √(H · W). With the defaults, 2,000 square masks removed 31% of an image on average, the middle 90% of them 13
-    to 52% (median 31%, minimum 2%, maximum 75%); with an aspect ratio of 3:5, 31% and 12 to 51%.
+    of √(H · W).
+
+    With the defaults, 2,000 masks of square images removed 31% of the pixels on average. The middle 90% of the masks
+    removed 13 to 52% (median 31%, minimum 2%, maximum 75%). At an aspect ratio of 3:5, the average was 31%, and the
+    middle 90% removed 12 to 51%.
 
     Args:
         strokes: fewest and most strokes per image.

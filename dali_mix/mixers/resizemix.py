@@ -18,8 +18,9 @@ from dali_mix.options import choice, flag
 class ResizeMix(Mixer[PasteParams]):
     """Shrink a partner image by a random factor τ, paste all of it, and mix targets by the area pasted.
 
-    τ ~ U(scale); the partner is resized to ⌊τH⌋ × ⌊τW⌋ (at least one pixel); the box is centred on a uniformly drawn
-    pixel and shifted to lie fully inside, so that no part of the partner is lost; lam = 1 - ⌊τH⌋⌊τW⌋ / (HW).
+    With τ ~ U(scale), the partner is resized to ⌊τH⌋ × ⌊τW⌋, each side at least one pixel. The box is centred on a
+    uniformly drawn pixel, then shifted to lie fully inside, so no part of the partner is lost. lam is 1 - ⌊τH⌋⌊τW⌋ /
+    (HW).
 
     Args:
         num_classes: K; None if targets are always (B,K).

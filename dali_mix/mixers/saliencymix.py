@@ -37,9 +37,9 @@ class SaliencyMixParams:
 class SaliencyMix(BetaMixer[SaliencyMixParams]):
     """Paste a box around the most salient pixel of a partner image, and mix targets by the area pasted.
 
-    λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋, is centred on the partner's pixel
-    with the largest saliency (`fine_grained_saliency`; the first in row-major order on ties), clipped at the border and
-    pasted at the same position; lam is recomputed from the remaining area.
+    With λ0 ~ Beta(alpha, alpha), the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋. It is centred on the partner's
+    pixel with the largest saliency (`fine_grained_saliency`; the first in row-major order on ties), clipped at the
+    border and pasted at the same position. lam is recomputed from the area of the clipped box.
 
     Saliency is defined on grey levels. uint8 images are used directly. Floating-point images are converted back with
     `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. This is exact for float32 and float16; bfloat16

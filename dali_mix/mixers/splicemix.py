@@ -26,7 +26,9 @@ _TRANSPOSE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class SpliceMixParams:
-    """Params of SpliceMix: n tiled images with the same grid, and those with other grids; cells in row-major order.
+    """Params of SpliceMix: the cells of n tiled images with the same grid, and the params of other grids in `more`.
+
+    Cells are in row-major order.
 
     Attributes:
         rows, cols: numbers of rows and columns of cells.

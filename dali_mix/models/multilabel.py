@@ -21,7 +21,9 @@ _OF_BUILD = ("in_channels", "dim", "num_classes")  # arguments of heads that `bu
 
 
 class MultiLabelModel(nn.Module):
-    """A `head` on the last map of a `backbone`; state-dict keys are backbone.… and head.….
+    """A multi-label classifier: a `backbone`, and a `head` that computes logits from its last feature map.
+
+    State-dict keys start with "backbone." and "head.".
 
     Args:
         backbone: a module without classifier.

@@ -41,7 +41,7 @@ def attention(
     attention (SGRE) a second row shows each label's attention in percent.
 
     Args:
-        predictor: the model; `Predictor(config, checkpoint, model=…)` for a run of a model object.
+        predictor: the model; `Predictor(config, checkpoint, model=…)` if the run used a model object.
         images: image files and folders.
         out: the folder for `NAME.png`, created if missing; a second file of the same name becomes `NAME-2.png`.
         classes: names of classes to draw; by default the `top_k` with the highest probability.
@@ -122,7 +122,7 @@ def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
 
 
 def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
-    """Return width / height of the region that evaluation uses of each image, in pixels of the image.
+    """Return, for each image, width / height of the region that evaluation uses, in pixels of the original image.
 
     rows: (B,) of RECORD_DTYPE.
     """

@@ -26,7 +26,7 @@ SHOWN, COLUMNS, SIDE = 20, 5, 480  # of a sheet: number of images and of columns
 
 
 class Drawings:
-    """Writes image files with boxes drawn on them to a folder, as `NAME.png`, or `NAME-2.png` if the name repeats."""
+    """A folder of images with boxes drawn on them: `NAME.png`, or `NAME-2.png` if the name repeats."""
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
@@ -122,7 +122,7 @@ def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
 def boxed_batch(
     images: Sequence[Image.Image], labels: Sequence[np.ndarray], size: int
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Return images as a padded batch (B, 3, H, W) uint8, and targets as for a mixer of images with boxes.
+    """Resize images; return a padded batch (B, 3, H, W) uint8, and the targets in the format of `mixers.boxes`.
 
     Args:
         labels: for each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.

@@ -71,7 +71,10 @@ def _has_model(state: object) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return True if the file has, or announces, a checkpoint's checksum; `load_checkpoint` reports any damage."""
+    """Return True if the file ends in a checkpoint's checksum, or its zip record declares a comment of that length.
+
+    The checksum is not verified here, so a damaged checkpoint is recognized too; `load_checkpoint` reports the damage.
+    """
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
         end = file.read()

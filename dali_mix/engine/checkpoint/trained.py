@@ -43,8 +43,8 @@ class Trained:
     def warn_of_values(self, config: RunConfig) -> None:
         """Log a warning if the values of the run's model or evaluation pipeline differ from `config`.
 
-        Otherwise the user would only see lower scores. The values differ if the recipe was edited, or if the run had
-        `--cfg-options`.
+        Without this warning, the user would only see lower scores. The values differ if the recipe was edited, or if
+        the run had `--cfg-options`.
         """
         run, now = _of_scores(self.values), _of_scores(config.resolved())
         differ = sorted(key for key in run.keys() | now.keys() if run.get(key) != now.get(key))
@@ -58,7 +58,10 @@ class Trained:
             )
 
     def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
-        """Raise ValueError if the task or classes in the file differ from those of a set; messages name it `where`."""
+        """Raise ValueError if the task or classes in the file differ from those of a set.
+
+        Messages call the set `where`.
+        """
         ours = self.classes
         if self.task not in ("", task):
             raise ValueError(
@@ -133,8 +136,8 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 def run_values(checkpoint: str | Path) -> dict[str, Any]:
     """Return the run's recipe values stored in a checkpoint, with the recipe's name under "recipe".
 
-    The result is empty for a weight file, an older best.pt, or a missing or unreadable file, for which `open_trained`
-    raises an error.
+    The result is empty for a weight file or an older best.pt. It is also empty for a missing or unreadable file, for
+    which `open_trained` raises an error.
     """
     path = follow_pointer(checkpoint)
     if not path.is_file() or not is_checkpoint(path):

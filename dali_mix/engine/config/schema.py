@@ -243,7 +243,7 @@ def _check_names(values: dict[str, Any]) -> None:
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
-    """Raise ValueError for a value that is not a bool, or not a number, although the option's default is.
+    """Raise ValueError if the default of an option is a bool or a number, and its value is not.
 
     Args:
         parameters: the signature of the function or class that takes the options.

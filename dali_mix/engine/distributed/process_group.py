@@ -107,7 +107,7 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
             all ranks.
 
     Yields:
-        the ranks; without a process group for a single process.
+        the `Ranks` of this process. A single process compares nothing and has no process group.
 
     Raises:
         ValueError: the values of the ranks differ, or torch.distributed is already initialized. `prepare` may raise
@@ -156,10 +156,11 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
 
 
 class StopSignal:
-    """Record SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
+    """A flag that SIGTERM and Ctrl-C set: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
-    Further SIGTERMs are ignored, since a launcher may forward one that the scheduler also sends; a process that hangs
-    has to be ended by SIGKILL. Ctrl-C after a recorded signal, of either kind, raises KeyboardInterrupt at once.
+    Further SIGTERMs are ignored, since a launcher may forward one that the scheduler also sends. A process that hangs
+    must therefore be ended by SIGKILL. After a first signal, SIGTERM or Ctrl-C, a Ctrl-C raises KeyboardInterrupt at
+    once.
 
     Attributes:
         asked: True once a signal was received.

@@ -120,8 +120,9 @@ class Rendezvous:
     def reporting(self) -> Iterator[None]:
         """Report an error in the block to the other ranks, and raise it again.
 
-        Raise `RankLost` in its place if it means that another rank was lost, or if another rank has already reported
-        the same error. `RankLost` and `RanksMissing` are not reported.
+        `RankLost` is raised instead if the error means that another rank cannot be reached, or if another rank has
+        already reported an error with the same message. `RankLost` and `RanksMissing` are raised again, but not
+        reported.
         """
         try:
             yield
@@ -148,7 +149,7 @@ class Rendezvous:
         return False
 
     def _linger(self) -> None:
-        """Mark the outcome as read. If this rank serves the store, keep it open until all ranks have done so, or 10 s.
+        """Mark the outcome as read. If this rank serves the store, keep it open until all have read it, at most 10 s.
 
         SIGTERM is ignored meanwhile, since it would close the store.
         """

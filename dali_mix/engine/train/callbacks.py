@@ -17,10 +17,11 @@ HOOKS = ("before_epoch", "before_step", "after_step", "after_epoch")
 class Callback:
     """Base class for callbacks, called on every rank: override some of its methods. Deriving from it is optional.
 
-    `trainer` has `step` (optimizer steps done), `total_steps`, `epoch` (from 0), `loss` (of the last step, a scalar on
-    the device; with several ranks, each rank's share of the mean, to be summed), `scores` (of the last evaluation, by
-    name), `parts` (`model`, `optimizer`, …), `ema` and `ranks`. If a callback has `state_dict` and `load_state_dict`,
-    its state (tensors and plain values) is saved by rank 0 and restored on all ranks.
+    `trainer` has `step` (optimizer steps done), `total_steps`, `epoch` (from 0), `loss`, `scores` (of the last
+    evaluation, by name), `parts` (`model`, `optimizer`, …), `ema` and `ranks`. `loss` is that of the last step, a
+    scalar on the device. With several ranks it is this rank's share of the mean, and the sum over ranks is the mean. If
+    a callback has `state_dict` and `load_state_dict`, its state (tensors and plain values) is saved by rank 0 and
+    restored on all ranks.
     """
 
     def before_epoch(self, trainer: Any) -> None:
@@ -99,7 +100,7 @@ def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
 
 
 def by_name(callbacks: Iterable[Any]) -> dict[str, Any]:
-    """Return callbacks by name, "callback module.Class"; a second one of the class gets "callback module.Class 2"."""
+    """Return callbacks by name, "callback module.Class"; a second of the same class is "callback module.Class 2"."""
     found: dict[str, Any] = {}
     for callback in callbacks:
         name, number = f"callback {class_name(callback)}", 1

@@ -12,7 +12,7 @@ class ModelEma:
     """An exponential moving average of a model's weights, kept in the copy `module` of the model.
 
     Update t (counted from 1) moves the average by a share 1 - d of the difference, with
-    d = min(decay, (1 + t) / (10 + t)): with a fixed decay the random initial weights would still dominate the average
+    d = min(decay, (1 + t) / (10 + t)). With a fixed decay, the random initial weights would still dominate the average
     after thousands of steps. Floating-point buffers (BatchNorm's statistics) are averaged like weights; all other
     buffers are copied.
 

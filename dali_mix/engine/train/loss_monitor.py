@@ -45,7 +45,7 @@ class StepNumbers(NamedTuple):
 
 
 class LossMonitor:
-    """Exchanges the `StepNumbers` of each step between ranks.
+    """The exchange of each step's `StepNumbers` between ranks.
 
     Args:
         ranks: the ranks that take part.

@@ -19,7 +19,10 @@ from dali_mix.models.heads import MaxPoolHead, SGREHead
 
 
 class Objective(nn.Module):
-    """The loss of a mixed batch, loss(model(images), targets), as a module that contains the model, for DDP to wrap.
+    """Base class of training objectives: modules that run the model on a mixed batch and return the loss.
+
+    This class itself is the objective "Plain", loss(model(images), targets). An objective contains the model, and DDP
+    wraps the objective.
 
     Args:
         model: images (B,3,H,W) → logits, or several outputs that `loss` takes.

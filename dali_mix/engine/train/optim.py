@@ -169,10 +169,11 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
-    """Return the names of what an optimizer stores per parameter, by whether the parameter has more than one dimension.
+    """Return the names of what an optimizer stores for a parameter, such as "exp_avg".
 
-    They are found by steps on small parameters, which also check that the optimizer works with its options. LBFGS
-    (which evaluates the loss several times per step), SparseAdam and Muon (for matrices only) fail.
+    The result has two keys: True for parameters of more than one dimension, False for the others. The names are found
+    by a step on a small parameter of each kind, which also checks that the options work. LBFGS (which evaluates the
+    loss several times per step), SparseAdam and Muon (for matrices only) fail.
 
     Args:
         settings: type and options of a torch optimizer, as for `build_optimizer`.

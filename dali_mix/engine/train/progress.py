@@ -35,10 +35,10 @@ class Window:
         self._start, self._first, self.images, self.waited = time.perf_counter(), self.steps, 0, 0.0
 
     def close(self) -> dict[str, float]:
-        """Return the numbers of the interval, and begin a new interval.
+        """Return a dict of the interval's numbers, and begin a new interval.
 
-        They are "loss", the mean over the interval's steps, and since the clock started "images_per_s" and
-        "wait_share", the share (0 to 1) of time spent waiting for batches.
+        "loss" is the mean over the interval's steps. "images_per_s" and "wait_share", the share (0 to 1) of time spent
+        waiting for batches, are measured since the clock started.
         """
         seconds = max(time.perf_counter() - self._start, 1e-9)
         timed = max(self.steps - self._first, 1)

@@ -19,10 +19,10 @@ PARTS = ("waiting", "mixing", "forward", "backward", "step", "other")
 
 
 class StepProfile:
-    """Time the steps from `first` to `last` of this process, synchronizing with the GPU after each part of a step.
+    """A timer and tracer of some steps of this process, which synchronizes with the GPU after each part of a step.
 
     Args:
-        options: the steps to profile; None disables profiling.
+        options: the `first` and the `last` step to profile; None disables profiling.
         device: device of the model.
         folder: folder for profile.json and trace.json (for chrome://tracing or ui.perfetto.dev); None on ranks other
             than 0, which synchronize but write nothing.
@@ -56,7 +56,7 @@ class StepProfile:
             torch.cuda.synchronize(self._device)
 
     def begin(self, done: int, loader: Any) -> None:
-        """Mark the start of a step, after `done` steps of the run; start the clock if it is the first to profile.
+        """Mark the start of a step, after `done` steps of the run; start profiling if it is the first to profile.
 
         loader: the training loader, whose `stats` are reset at the first step to profile.
         """

@@ -43,7 +43,7 @@ from dali_mix.mixers.base import unmixed
 
 
 class Trainer:
-    """Train `parts` according to `config`.
+    """The training loop of a run: it trains the model in `parts` with the settings in `config`.
 
     Args:
         config: the run's settings.
@@ -179,7 +179,7 @@ class Trainer:
         return how
 
     def run_epoch(self) -> None:
-        """Train from the loader's position to the end of the epoch. Raise Preempted if the run was asked to stop."""
+        """Train from the loader's position to the end of the epoch or run. Raise Preempted if asked to stop."""
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
         self.call("before_epoch")
@@ -494,7 +494,7 @@ class Trainer:
         return {**self.config.resolved(), "amp": self.precision.name}
 
     def trained_on(self) -> dict[str, Any]:
-        """Return "task", "classes", "recipe" and "recipe_name", stored in checkpoints for evaluation and prediction."""
+        """Return a dict of "task", "classes", "recipe" and "recipe_name", which evaluation and prediction need."""
         return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:

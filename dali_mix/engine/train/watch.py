@@ -20,7 +20,7 @@ from dali_mix.engine.train.loss_monitor import StepNumbers
 
 
 class Watch:
-    """Checks of one run. `check_step` raises the same error on every rank.
+    """The checks of one run for missing gradients, NaN and infinity. `check_step` raises the same error on every rank.
 
     Attributes:
         statistics: the buffers of the model that must stay finite, by name.

@@ -36,7 +36,7 @@ class Backend(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """A torch module that accepts any tensors, and compiled backends that are tried first."""
+    """The backends of an operation: compiled ones, which are tried first, and a torch module for any tensors."""
 
     torch: ModuleType
     compiled: tuple[Backend, ...]
@@ -76,8 +76,8 @@ OPERATIONS = {
 def pick(operation: str, images: Tensor, *others: Tensor) -> Callable[..., Any]:
     """Return the fastest version of an operation for these tensors.
 
-    Compiled versions access memory directly, so they require a dense first tensor and no gradients, outside
-    torch.compile.
+    A compiled version accesses memory directly. It is returned only if the first tensor is dense and no tensor requires
+    gradients, and never under torch.compile.
 
     Args:
         operation: a key of `OPERATIONS`.

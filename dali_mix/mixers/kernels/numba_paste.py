@@ -99,8 +99,9 @@ def _all_images(
 def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
     """Return the indices of images whose boxes must be staged if the parts are written in parallel, each in its order.
 
-    The partner of such an image is in another part, is the image itself, or comes before it. This is correct for any
-    partners and order. Along the chain of a permutation, each cycle and each cut adds at most one image.
+    The partner of such an image is in another part, is the image itself, or comes before it. `partners` need not be a
+    permutation, and the order may be any. Along the chain of a permutation, each cycle and each cut adds at most one
+    image.
     """
     part, position = np.empty((2, len(partners)), np.int64)
     for number, members in enumerate(parts):

@@ -27,7 +27,7 @@ CACHE_LINE = 64  # bytes
 
 @jit
 def chain(partners, forwards):
-    """Return the order in which images are written, and the `staged_at` of a batch without staged boxes.
+    """Return the order in which images are written, and the argument `staged_at` of `paste` if no box is staged.
 
     Args:
         partners: (B,) int64.

@@ -34,9 +34,9 @@ def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: b
 
 
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
-    """Return the index, among `full` source pixels, of the source of `pixel` in an image resized to `size` pixels.
+    """Return the index of the source pixel of `pixel` if `full` pixels are resized to `size` (nearest neighbour).
 
-    The result is int64 and valid for a pixel in 0 … size - 1.
+    The result is int64. It is valid for `pixel` in 0 … size - 1.
     """
     # In float32, like torch's interpolate; the result is sometimes one below the integer quotient pixel * full // size.
     # (A quotient computed in float64 rounds to the same float32; torch.compile's float32 division may be off by 1 ulp.)
@@ -64,7 +64,10 @@ def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: 
 
 
 def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
-    """Return (B, full, full) float64; row start + d holds the weights of all source pixels for pixel d of `size`."""
+    """Return the weights of an antialiased bilinear resize of `full` pixels to `size` (B,): (B, full, full) float64.
+
+    Row start + d holds the weights of all source pixels for pixel d of the resized image.
+    """
     position = torch.arange(full, device=start.device)
     # A weight is proportional to 1 - |distance| of pixel centres, in pixels of the resized image. Numerators are
     # integers, so only the division rounds.

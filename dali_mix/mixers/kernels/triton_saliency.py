@@ -103,10 +103,10 @@ def _level(x, scale, shift):
 
 @triton.jit
 def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.constexpr):
-    """Blur COLS columns of a strip of STRIP rows of one image twice, from top to bottom.
+    """Blur a tile of STRIP rows and COLS columns of one image twice, and sum its columns.
 
-    grey, blurred: (B,H,W) uint8. columns: (B,H,W) int16, for each pixel the sum of the blurred pixels in its column of
-    the strip, down to itself.
+    grey, blurred: (B,H,W) uint8. columns: (B,H,W) int16, for each pixel the sum of the blurred pixels in its column,
+    from the first row of the strip to the pixel's own.
     """
     strip = tl.program_id(0)
     i = tl.program_id(2).to(tl.int64)

@@ -67,7 +67,10 @@ def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tens
 
 
 def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
-    """Raise ValueError for a wrong shape of `permutation`, as `check_partners`, and if `inplace` as `check_inplace`."""
+    """Raise ValueError for a wrong shape of `permutation`.
+
+    Also run `check_partners`, and `check_inplace` if `inplace` is True.
+    """
     if inplace:
         check_inplace(images)
     if tuple(permutation.shape) != (len(images),):

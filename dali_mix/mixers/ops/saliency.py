@@ -32,8 +32,10 @@ def fine_grained_saliency(
 ) -> Tensor:
     """Return the saliency of each pixel, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255.
 
-    The module docstring describes the computation. The map equals OpenCV's, except where OpenCV's 8-bit sum wraps
-    around, for any image size, even beyond 2^24 / 255 pixels, where the float32 sums are no longer exact.
+    The module docstring describes the computation. Except where OpenCV's 8-bit sum wraps around, the map equals
+    OpenCV's for any image size. Images of more than 2^24 / 255 pixels, whose float32 sums are not exact, are no
+    exception.
+
     Floating-point images are first converted back to levels of 0 … 255, in float32: round(255 · (x · std + mean)), ties
     to even, clipped.
 

@@ -107,7 +107,9 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
 
 
 def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
-    """Return the union of the targets of tiled images: the largest if above 0, else -1 if any is ignored, else 0.
+    """Return the union of the targets of tiled images.
+
+    For each class, it is the largest target if that is above 0, else -1 if any is ignored, else 0.
 
     Args:
         targets: (B,) class indices or (B,K).

@@ -192,9 +192,10 @@ def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
 
 
 def advice(state: Mapping[str, Tensor], release: str) -> str:
-    """Return advice for a message, naming the releases, or else our multi-label models, whose keys `state` has.
+    """Return advice for an error message: the releases whose keys `state` has.
 
-    Return "" if `release` is one of these releases, or if no keys match.
+    If there are none, name our own multi-label models if `state` has their keys. Return "" if `release` is one of the
+    releases found, or if no keys match.
     """
     found = [name for name, layouts in LAYOUTS.items() if any(layout.marked(state) for layout in layouts)]
     if release in found:

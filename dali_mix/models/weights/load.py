@@ -27,8 +27,8 @@ class MatchReport:
         wrapper: the keys under which the state dict was stored, joined by dots.
         prefix: the prefix removed from the file's keys.
         unread: other sets of weights in the file, such as averages.
-        beyond: those of `unexpected` in modules that the model has, without the prefix, if they hold more than 5% of
-            the file's values; else empty.
+        beyond: the keys in `unexpected` that belong to modules of the model, without the prefix; empty if their tensors
+            hold at most 5% of the file's values.
     """
 
     path: str
@@ -81,10 +81,10 @@ def load_weights(
 
     Args:
         model: any module; values are converted to its dtypes and devices.
-        path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, possibly under a
-            key (state_dict, model, model_ema …) and with any prefix before its keys (`model.` of Lightning, `module.`
-            of DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. A checkpoint of a run, or its
-            pointer `latest`, can be read too; for a backbone, this may be the checkpoint of a multi-label model.
+        path: a safetensors file, or a torch file that `weights_only` loading accepts. The state dict may be stored
+            under a key (state_dict, model, model_ema …). A prefix of its keys (`model.` of Lightning, `module.` of DDP,
+            `_orig_mod.` of torch.compile, …) is removed and reported. A checkpoint of a run, or its pointer
+            `latest`, can be read too. For a backbone, this may be the checkpoint of a multi-label model.
         strict_head: raise an error even if only the last layer's number of classes differs; otherwise that layer is
             left unchanged, and reported.
         min_match: the share of the model's tensors that must be found, not counting a head that is left unchanged. Use

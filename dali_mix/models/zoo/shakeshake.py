@@ -44,9 +44,9 @@ class Shortcut(nn.Module):
 
 
 class ShakeBlock(nn.Module):
-    """Two branches, summed with random per-image weights (drawn again for the backward pass); 1/2 each in evaluation.
+    """Residual block with two branches, summed with random per-image weights; in evaluation each weight is 1/2.
 
-    Draws come from the device's default torch generator, as in dropout.
+    The backward pass uses other random weights. They are drawn by the device's default torch generator, as in dropout.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
