@@ -41,7 +41,9 @@ def resolve(kind: str, what: str) -> Any:
 
 
 def installed(group: str, what: str, name: str, ours: Iterable[str], *others: str) -> tuple[Any, str]:
-    """Return the object an installed package registers as `name` in an entry-point group, and its origin for messages.
+    """Return (object, origin) of the entry point `name` in `group`, which an installed package registers.
+
+    The origin is a text for messages: `what`, the name, and the module and attribute that define the object.
 
     Raise ValueError if it cannot be imported, or if no package registers `name`. The message for an unknown name lists
     the registered names, `ours` and `others`.

@@ -57,7 +57,8 @@ def pixel_versions() -> dict[str, str]:
 def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], list[str]]:
     """Return this machine's name, `pixel_versions()` and the names of the paths in `sees` that do not exist on it.
 
-    Change to `folder` first, which relative paths refer to; if that fails, only `folder` is returned as missing.
+    First make `folder` the current folder, against which relative paths are resolved. If that fails, only `folder` is
+    returned as missing.
     """
     try:
         os.chdir(folder)

@@ -72,7 +72,7 @@ class Task(ABC):
         return str(target)
 
     def count(self, targets: Any) -> str:
-        """Return a count of labels in the targets of a batch, such as "12 boxes", for `dali-mix doctor`; else ""."""
+        """Return the number of labels in a batch's targets as text, such as "12 boxes", or "" if it is not counted."""
         return ""
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:
@@ -84,7 +84,7 @@ class Task(ABC):
         return False
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        """Return the number of classes implied by stored labels, at least 1. Some may not fit the task."""
+        """Return the number of classes implied by stored labels, at least 1. Some labels may not fit the task."""
         return 1
 
 

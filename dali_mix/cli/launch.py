@@ -6,9 +6,9 @@ the environment.
     launcher  starts the ranks, each in a separate session, so that Ctrl-C reaches only the launcher;
               forwards SIGTERM and SIGINT; after the first failure sends SIGTERM, then SIGKILL after a grace period
     rank      runs `cli.main`; writes (status, message) to FOLDER/RANK.json; is killed by Linux if the launcher ends
-    outcome   reads these files and the exit statuses, in order of precedence: a rank killed by the system, an error of
-              a rank, "saved" (75), "asked to stop". An error that only reports the loss of another rank never hides
-              these.
+    outcome   derives one message and one exit status from these files and the ranks' exit statuses. In order of
+              precedence: a rank killed by the system, an error of a rank, "saved" (75), "asked to stop". An error that
+              only reports the loss of another rank never hides these.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class _Ranks:
         """Wait until all ranks have ended. Return rank → exit status of those that failed first.
 
         After the first failure the others get SIGTERM, and SIGKILL after a grace period. If the first to end have saved
-        (status 75), the others get only SIGKILL, after a longer one.
+        (status 75), the others get only SIGKILL, after a longer grace period.
         """
         first: dict[int, int] = {}
         deadline = None

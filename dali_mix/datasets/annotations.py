@@ -43,7 +43,9 @@ def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
 
 
 def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
-    """Read a JSON file, dropping the fields named in `unused`, which take most of the memory in COCO's files.
+    """Return the content of a JSON file, without the fields named in `unused`.
+
+    In COCO's files, the fields that layouts do not need take most of the memory.
 
     Raise FileNotFoundError, or ValueError for invalid JSON (with its position), JSON that does not fit into memory, or
     (without `unused`) a duplicate key in an object.
@@ -98,9 +100,10 @@ def column(
     mistakes: Mistakes,
     missing: Any = None,
 ) -> list[Any]:
-    """Return field `key` of each entry, `missing` if it has none.
+    """Return field `key` of each entry, or `missing` for an entry without it.
 
-    A value that does not satisfy `fits` is added to `mistakes`, as not `expected`, and returned as None.
+    A value that does not satisfy `fits` is added to `mistakes` and returned as None. `expected` describes valid values
+    in the message.
     """
     values = []
     for number, entry in enumerate(entries):

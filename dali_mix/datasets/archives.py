@@ -133,7 +133,10 @@ def _stated_count(path: Path) -> int:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A tar member's header. Raises for a damaged or missing header, which tarfile silently treats as the end."""
+    """A tar member's header.
+
+    Reading a damaged or missing header raises tarfile.ReadError; tarfile alone silently treats it as the archive's end.
+    """
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictInfo:

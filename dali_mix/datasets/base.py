@@ -35,7 +35,7 @@ class Options:
         scenes: number of scenes, for digit-scenes.
         seed: random seed, for digit-scenes.
         split_folders: whether the root has one folder per split: "yes", "no" or "auto".
-        val_share: fraction of each class that is split "val"; the rest is "train".
+        val_share: fraction of the images (classification: of each class) in split "val"; the rest is "train".
         follow_links: True if symbolic links may leave the root.
         exif: as in `PackOptions`.
         bad_boxes: "error", "clip" or "drop", for boxes that exceed their image or lie outside it.
@@ -74,10 +74,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Listing:
-    """One split, ready to be packed, in a fixed order.
+    """The images and labels of one split of a dataset, in a fixed order, ready to be packed.
 
     `labels` and, unless None, `ids`, `places`, `crops` and `sizes` have one item per name. Labels are checked against
-    `task` and `classes` when they are packed.
+    `task` and `classes` when they are packed. Raise ValueError if there are no names, if a class name is not UTF-8 text
+    or if the numbers of names and labels differ.
 
     Attributes:
         tree: the folder or archive, which reads the files.
@@ -90,7 +91,8 @@ class Listing:
         ids: unique record ids; None: the indices.
         places: file and line that list each name, for messages.
         crops: the part of each image to store: x, y, width, height in pixels.
-        sizes: expected (height, width) of each image, which its labels refer to.
+        sizes: (height, width) in pixels that each image has according to its annotation; packing compares them with
+            the images.
         report: dict for the manifest; its "notices" are shown to the user.
     """
 
@@ -249,7 +251,9 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
 
 
 def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
-    """Yield the tree of `root`, then for each pattern that of the archive in it whose lowercased name matches, if any.
+    """Yield the tree of `root`, then the tree of the archive in `root` that matches each of the regexes `patterns`.
+
+    Patterns are searched in the lowercase file names; a pattern without a match is skipped.
 
     Raise ValueError if several archives match one pattern.
     """

@@ -138,8 +138,9 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
     It is the folder named after the split, or the root if the tree has no split folders. A single outer folder, as in
     many archives, is skipped.
 
-    Folders named after splits count as classes if there are sibling folders with images, unless at least two of them
-    hold class folders or one has the custom name `split`. `split_folders` "yes" or "no" overrides this.
+    Folders named after splits count as classes if there are other folders with images next to them, unless at least two
+    of the folders named after splits hold class folders, or `split` is a custom name and a folder has it.
+    `split_folders` "yes" or "no" overrides this.
 
     Raise ValueError if other splits exist but not this one, if `split_folders` is "yes" and there is no folder of this
     split, or if `split` looks like a mistyped split name and there are no split folders.
@@ -170,7 +171,7 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
 def _are_splits(
     tree: Tree, base: str, folders: list[str], named: list[str], free: bool, split_folders: str
 ) -> tuple[bool, list[str]]:
-    """Return True if the folders `named` are splits rather than classes, and a notice if both are possible."""
+    """Return True if the folders `named` are splits rather than classes, and a list with a notice if in doubt."""
     if split_folders != "auto" or not named:
         return split_folders != "no", []
     others = [name for name in folders if name not in named and _has_images(tree, _join(base, name))]

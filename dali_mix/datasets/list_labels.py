@@ -120,7 +120,10 @@ def _class_text(row: Row) -> str:
 
 
 def _class_number(text: str, where: str, numbered: bool) -> int:
-    """Return the class index `text`. Raise ValueError for a label of the wrong kind; `numbered`: most are indices."""
+    """Return the class index in `text`.
+
+    Raise ValueError if it is invalid, or if `numbered` (most labels are class indices) is False.
+    """
     if not numbered:
         raise ValueError(f"{where}: label {text!r:.60} is a number, most are names; correct it, or pass --classes FILE")
     number = _number(text, where)

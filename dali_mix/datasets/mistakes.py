@@ -81,7 +81,7 @@ class Mistakes:
         return found
 
     def settle(self, tree: Tree, names: Sequence[str], places: Sequence[str]) -> None:
-        """Add missing images if `together` was called with `images`, then raise the mistakes like `check`.
+        """Add an error for each missing image if `together` was called with `images`, then raise like `check`.
 
         `places` are the file and line that list each name, for messages.
         """

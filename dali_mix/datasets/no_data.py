@@ -18,7 +18,10 @@ _NAMES = {name.casefold(): name.strip() for name in _LISTED}
 
 
 def no_data(name: str) -> str | None:
-    """Return the listed name that `name` equals in any case, or "._*" or ".*" if hidden; None if it may be data."""
+    """Return the category of a file or folder that is not data, or None if it may be data.
+
+    The category is the listed name that `name` equals, ignoring letter case, or "._*" or ".*" for other hidden names.
+    """
     listed = _NAMES.get(name.casefold())
     if listed or not name.startswith("."):
         return listed
@@ -26,7 +29,10 @@ def no_data(name: str) -> str | None:
 
 
 def no_data_in(path: str) -> tuple[str, str] | None:
-    """Return the path and `no_data` of the first component of a relative path that is not data, or None."""
+    """Return a relative path up to its first component that is not data, and the category of that component.
+
+    Return None if all components may be data.
+    """
     end = 0
     for part in path.split("/"):
         end += len(part)

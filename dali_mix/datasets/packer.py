@@ -8,9 +8,9 @@ middle step, which assigns offsets and updates the file's sha256, runs in the or
     thread 1   make job 0 ──── place 0 ─ store 0 ── make job 2 ──── place 2 ─ store 2
     thread 2   make job 1 ─────────────── place 1 ─ store 1 ── make job 3 ──────────── …
 
-Invariant of the ordering: between job n and job n + 1 there is a queue that receives exactly one item: True once n has
-been placed, or False if it cannot be placed because it or an earlier job failed. Therefore nothing is placed after a
-job that could not be, and a waiting thread is always woken.
+Invariant of the ordering: between job n and job n + 1 there is a queue that receives exactly one item. The item is True
+once job n has been placed, or False if it cannot be placed because it or an earlier job failed. Therefore no job is
+placed after one that could not be placed, and a waiting thread is always woken.
 
 With several machines, each shard is packed by `_pack_shard`, which writes a .rec file and returns its table rows:
 

@@ -1,9 +1,9 @@
 """Divide one folder or list into splits "train" and "val" by the hash of each image's name.
 
-In each class (multi-label and detection: in the set), images are ordered by the sha256 of their name; the first `share`
-of them are "val". The splits are therefore disjoint and complete, equal on every machine, and for classification
-stratified by class. If files are added, pack both splits again: a few older files near the boundary in their class
-change their split.
+In each class (multi-label and detection: in the set), images are ordered by the sha256 of their name. The fraction
+`--val-share` that comes first is "val". The splits are therefore disjoint and complete, equal on every machine, and for
+classification stratified by class. If files are added, pack both splits again: a few older files near the boundary in
+their class change their split.
 """
 
 from __future__ import annotations

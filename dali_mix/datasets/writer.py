@@ -30,7 +30,10 @@ _DEEP = ("I", "F")  # prefixes of PIL modes with more than 8 bits
 
 
 class Writer:
-    """Write a set image by image: `with Writer(prefix, classes=["cat", "dog"]) as writer: writer.write(image, label)`.
+    """A context manager that writes a set image by image.
+
+        with Writer(prefix, classes=["cat", "dog"]) as writer:
+            writer.write(image, label)
 
     Leaving the block publishes the set. If it is left by an exception, nothing is published and an existing set is
     unchanged. By default files and encoded bytes are stored unchanged unless decoders disagree on them, and pixels as

@@ -61,14 +61,15 @@ def adopt(
 
     Args:
         prefix: prefix of the set, in the folder of the .rec files; by default that of a single .rec file.
-        task: by default determined from the labels: flag 0 or one float is a class, a fixed number of values 1, 0, -1
-            is multi-label, mxnet's box layout is detection. With "classification" the class is the first float of each
-            label, as in insightface's sets.
+        task: name of the task; None: determined from the labels. Labels with flag 0 or one float are classes, a fixed
+            number of values 1, 0, -1 is multi-label, and mxnet's box layout is detection. With "classification" the
+            class is the first float of each label, as in insightface's sets.
         classes: class names; None: use the class indices as names.
-        reindex: replace an existing index. Without `force`, a set that has a manifest is not scanned: only an .idx that
-            does not match is rewritten, if necessary with its entry in the manifest. Then `recs` may be the prefix.
+        reindex: replace an existing index. If the set has a manifest and `force` is not set, the records are not
+            scanned: only an .idx that does not match the manifest is rewritten, if necessary with its entry in the
+            manifest. In this case `recs` may also be the prefix.
         renumber: use row numbers as ids, for files whose ids are not unique.
-        skip_bad: skip records without a readable image; the manifest's report lists them.
+        skip_bad: skip records whose header or image cannot be read; the manifest's report lists them.
         force: replace an existing set.
         progress: called with the number of records processed since the last call.
 
@@ -132,10 +133,10 @@ def adopt(
 
 
 class _Scan:
-    """The records of .rec files: table rows, labels as stored, and records without a readable image.
+    """The records of .rec files: table rows, labels as stored, and records that were skipped.
 
-    Raise ValueError naming file and record for an invalid record or, without `skip_bad`, for one without a readable
-    image. Raise ValueError naming the first file if no record is left.
+    Raise ValueError naming file and record for invalid framing or, without `skip_bad`, for a record whose header or
+    image cannot be read. Raise ValueError naming the first file if no record is left.
     """
 
     def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:
@@ -224,8 +225,9 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
 def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     """Replace the .idx of the set `base` unless it matches the manifest. Return the manifest.
 
-    The new index equals the original byte for byte, unless the set was adopted with the index of another program, whose
-    keys and order are stored nowhere else. Then it has the records' ids in file order, and the manifest is updated.
+    The new index equals the original byte for byte, unless the set was adopted with the index of another program. The
+    keys and order of such an index are stored nowhere else, so the new index has the records' ids in file order, and
+    the manifest is updated.
     Raise ValueError if `paths` are not those of the set, or if a new index would come from a changed table.
     """
     manifest = manifest_path(base)

@@ -79,7 +79,7 @@ def file_sha256(path: Path, stop: threading.Event | None = None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class SetInfo:
-    """The content of PREFIX.json. Control characters in names become escapes (\\x1b).
+    """The manifest of a set: the content of PREFIX.json. Control characters in names become escapes (\\x1b).
 
     Attributes:
         task: name of the task.

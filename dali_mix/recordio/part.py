@@ -71,7 +71,7 @@ class Part:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Raise OSErrors of the block (except FileExistsError) with a message that names `path` and says what to do."""
+    """Re-raise OSErrors of the block (except FileExistsError) with a message that names `path` and says what to do."""
     try:
         yield
     except FileExistsError:

@@ -34,7 +34,11 @@ _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Publication:
-    """Write the files of the set `prefix`: `with Publication(prefix) as files: files.write(…); files.publish(…)`.
+    """A context manager that writes the files of the set `prefix` under temporary names and publishes them together.
+
+        with Publication(prefix) as files:
+            files.write(…)
+            files.publish(…)
 
     Raise ValueError if `prefix` is a folder, OSError if its parent folder cannot be created or another packer is
     writing the set. `check_free` raises FileExistsError for an existing set. Leaving the block without `publish`
@@ -79,8 +83,8 @@ class Publication:
     def check_free(self, names: list[str]) -> None:
         """Raise FileExistsError if one of `names` is a folder, or an existing file that may not be replaced.
 
-        `force` allows all files to be replaced. The remains of an older set that a killed packer was replacing may
-        always be.
+        With `force`, all files may be replaced. The remains of an older set that a killed packer was replacing may
+        always be replaced.
         """
         for name in names:
             if (self.folder / name).is_dir():

@@ -136,8 +136,8 @@ class RecordSet:
     def unencoded(self) -> bool:
         """Return True if all images are binary PNMs, except for sets of 8-bit grey images.
 
-        For 8-bit grey images a decoder is faster than `pixels`, which repeats each value three times. Only the size of
-        the first record decides whether a set is of this kind.
+        For 8-bit grey images a decoder is faster than `pixels`, which repeats each value three times. A set counts as
+        such if the payload of its first record has fewer than two bytes per pixel.
         """
         if not len(self) or self.table["encoding"][0] != _PNM:
             return False  # without reading the rest of the table

@@ -14,7 +14,7 @@ _SHOWN = 20  # entries of a dict in a line
 
 
 def summarize(records: RecordSet) -> dict[str, Any]:
-    """Return the statistics of a set as plain values: records, bytes, encodings, sizes in pixels, classes, report, …"""
+    """Return a dict of statistics of a set, as JSON values: records, bytes, encodings, heights, widths, report, …"""
     info, table = records.info, records.table
     heights, widths = table["height"], table["width"]
     kinds, counts = np.unique(table["encoding"], return_counts=True)

@@ -46,7 +46,7 @@ def verify_set(
     progress: Progress | None = None,
     machines: Machines | None = None,
 ) -> Generator[str]:
-    """Yield each problem of the set `prefix` once, naming file and record and what to do.
+    """Yield one message for each problem of the set `prefix`. It names the file and record, and says what to do.
 
     Checks: size and sha256 of all files; the index line by line; each record's framing, crc32, header and label; and
     that its image is complete according to its header, with the dimensions in the table. If the table changed, records

@@ -33,11 +33,11 @@ _ROWS = 1 << 12  # initial rows of the table if the number of records is unknown
 
 
 class RecordWriter:
-    """Write records sequentially into the .rec files `paths`, each of which holds an equal share of `total` positions.
+    """A context manager that writes records in order into the .rec files `paths`.
 
-    If `total` is None, the number of records is unknown and there must be one path. Use the writer as a context
-    manager. Only `spare_block` and the functions returned by `place` are thread-safe. Raise OSError naming the file if
-    the disk is full.
+    Each file holds an equal share of the `total` positions. If `total` is None, the number of records is unknown and
+    there must be one path. Only `spare_block` and the functions returned by `place` are thread-safe. Raise
+    OSError naming the file if the disk is full.
     """
 
     def __init__(self, task: str, classes: Iterable[str], total: int | None, paths: Sequence[Path]) -> None:
@@ -125,9 +125,9 @@ class RecordWriter:
 
 
 class SetWriter(RecordWriter):
-    """Write records sequentially; `finish` publishes them as a set.
+    """A `RecordWriter` for a set: `finish` adds index, table and manifest, and publishes the set.
 
-    Use it as a context manager; leaving it before `finish` publishes nothing.
+    Leaving the `with` block before `finish` publishes nothing.
 
     `total`: the expected number of records, which determines the boundaries of shards; None if it is unknown, for one
     shard only. Raise ValueError for an invalid number of `shards`, FileExistsError on entering the block if the set
@@ -251,7 +251,7 @@ def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
 class Sample:
     """An encoded image and its label.
 
-    Size (pixels, after EXIF rotation) and encoding are read from the image unless all three are set.
+    `height` and `width` (pixels, after EXIF rotation) and `encoding` are read from the image unless all three are set.
     """
 
     encoded: bytes

@@ -109,8 +109,8 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
     """Return the model that `state` belongs to, recognized from the shapes of its tensors.
 
-    If it is not recognized, return None if `sure` (the keys are those of our own models) and `model` is empty. In other
-    cases raise ValueError, also if the keys of `state` differ from the recognized model's.
+    If no model is recognized, or its keys differ from those of `state`, return None if `sure` (the keys are those of
+    our own models) and `model` is empty, else raise ValueError.
     """
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters

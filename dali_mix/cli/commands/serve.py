@@ -145,7 +145,7 @@ def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
 
 
 def _show(node: Any, running: Event, args: argparse.Namespace, opened: ExitStack) -> str:
-    """Serve the page until `opened` is closed; return its URL. The page answers 503 unless `running` is set."""
+    """Serve the status page until `opened` is closed; return its URL. The page answers 503 unless `running` is set."""
     from dali_mix.service.cluster import LOOPBACK
     from dali_mix.service.dashboard import Dashboard
 

@@ -25,7 +25,9 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Transform:
-    """How images are stored. They are never enlarged.
+    """Options for how images are stored, and a callable that converts an encoded image accordingly.
+
+    Images are never enlarged.
 
     Attributes:
         resize: maximum length of the shorter side in pixels.

@@ -21,7 +21,10 @@ _HELD_OUT = 0.2
 
 
 def digits(root: Path | None, split: str, options: Options) -> Listing:
-    """List split "train", "val" (also called "test") or "all"; `root` is not read. Raise ValueError for any other."""
+    """List split "train", "val" (also called "test") or "all"; `root` is not read.
+
+    Raise ValueError for any other split.
+    """
     if split not in ("train", "val", "test", "all"):
         raise ValueError(f"digits has the splits train, val (test is the same) and all, not {split!r}")
     from sklearn.datasets import load_digits

@@ -51,10 +51,10 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return the labels as indices of `names`, and `names` or `classes`.
+    """Return the labels as indices of `names`, and `names`.
 
-    If all `classes` are wnids in `names`, labels are matched by name, else they are unchanged. Raise ValueError if the
-    number of names does not fit.
+    If all `classes` are wnids in `names`, labels are matched by name, else they are unchanged. Raise ValueError if they
+    are not matched by name and there are fewer names than classes, or with wnids also if there are more.
     """
     wnids = not classes[0].isdigit()
     if wnids and set(classes) <= set(names):

@@ -145,7 +145,7 @@ def _fitted(
 
 
 def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:
-    """Add each path listed with two different labels to the mistakes. With equal labels, it becomes two records."""
+    """Add each path listed with two different labels to the mistakes. One with equal labels becomes two records."""
     for index, before in doubles(names):
         one, other = labels[before], labels[index]
         if one is not None and other is not None and not np.array_equal(one, other):

@@ -1,9 +1,9 @@
 """Layout `wider`: WIDER-Attribute, one record per person, cropped to the person's box, with 14 attributes.
 
-Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE. An attribute is 1, -1
-(negative) or 0 (unspecified), which become targets 1, 0 and, for unspecified, 0 in a training split and -1 (ignore) in
-others. A crop is encoded once, as JPEG (`--quality`, default 95) or as set by `--encoding`; its box is rounded to
-pixels and clipped to the image.
+Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE. Attribute values 1 and -1
+(negative) become targets 1 and 0. Value 0 (unspecified) becomes target 0 in a training split and -1 (ignore) in others.
+A crop is encoded once, as JPEG (`--quality`, default 95) or as set by `--encoding`; its box is rounded to pixels and
+clipped to the image.
 """
 
 from __future__ import annotations

@@ -62,11 +62,11 @@ def cut_short(name: str, data: bytes | memoryview) -> ValueError:
 
 
 def read_exif(tiff: bytes) -> Exif:
-    """Return the orientation stated in the first directory of an EXIF block (which begins with its TIFF header).
+    """Return the `Exif` of an EXIF block, which begins with its TIFF header, from the block's first directory.
 
-    Decoders agree if a complete directory has a single orientation entry of one short integer. DALI and OpenCV ignore
-    its type and count, PIL does not, and each stops at a different point in a truncated block. DALI does not rotate an
-    image if a value of the tags `_TEXTS` and `_RATIONALS` lies outside the block.
+    Decoders agree if the directory is complete and has a single orientation entry of one short integer. DALI and OpenCV
+    ignore the entry's type and count, PIL does not, and each stops at a different point in a truncated block. DALI does
+    not rotate an image if a value of the tags `_TEXTS` and `_RATIONALS` lies outside the block.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
