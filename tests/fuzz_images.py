@@ -240,7 +240,7 @@ def _strange_chunk(random: np.random.Generator) -> bytes:
 def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
     """Pack and load damaged files in this process; return counts of the outcomes, by format.
 
-    Every file counts as one of "files", and as "kept", "normalized" or "refused" by packing. Every packed file counts
+    Every file counts in "files", and as "kept", "normalized" or "refused" by packing. Every packed file counts
     as "loaded", or as "named" if the loader reports it as bad and skips it. Loaded files also count as "otherwise" if
     DALI shows other pixels than packing decodes. Named files also count as "unseen" if `verify --decode` would not
     find them.

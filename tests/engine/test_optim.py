@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def groups(name, num_classes):
-    """Return {(learning rate, weight decay): parameter names} of a recipe's optimizer, and all trainable names."""
+    """Return {(learning rate, weight decay): parameter names} of a recipe's optimizer, and the trainable names."""
     config = load_config(f"multilabel/{name}")
     with torch.device("meta"):
         model = build_model(config, num_classes)

@@ -37,7 +37,7 @@ class Ray:
     """Stand-in for Ray with machines and their slots. Tries follow `scripts[shard][try]`.
 
     A script is [(seconds since the try began, what it yields or raises), …]. `sees` maps a machine to the answer to its
-    check: (host name, versions, missing folders).
+    check: (host name, versions, missing paths) or an error.
     """
 
     exceptions = errors
@@ -116,7 +116,7 @@ def test_in_order(start):
 
 
 def test_a_first_try_that_freezes_is_doubled(start):
-    """Until a shard has been packed, it is unknown how long one takes, so a fixed time limit applies."""
+    """Until a shard has ended, it is unknown how long one takes, so a fixed time limit applies."""
     ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, done(5, "second")]])
     assert list(results) == ["second"] and machines.lost == 0
     first, second = ray.begun[0]

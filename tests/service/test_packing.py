@@ -93,7 +93,7 @@ def tasks(*serves):
 
 
 def both(capfd, tmp_path, address, arguments, out=True):
-    """Run a command without and with `--cluster`; return [status, error stream and digests of the files] of both."""
+    """Run a command without and with `--cluster`; return [(status, error stream, digests of files)] of both."""
     found = []
     for name, more in (("here", []), ("there", ["--cluster", address])):
         (tmp_path / name).mkdir()
