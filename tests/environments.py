@@ -11,9 +11,9 @@ BUILD = Path(__file__).resolve().parents[1] / "build"
 
 
 def environment(name: str, requirements: tuple[str, ...], find_base: Callable[[], str | None]) -> Path | None:
-    """Return the interpreter of the environment build/NAME, which is made if it is missing.
+    """Return the Python interpreter of the environment build/NAME. Create the environment if it is missing.
 
-    Return None if `find_base` finds no Python to make it with. Raise RuntimeError, with pip's output, if the packages
+    Return None if `find_base` finds no Python to create it with. Raise RuntimeError, with pip's output, if the packages
     cannot be installed.
     """
     folder = BUILD / name

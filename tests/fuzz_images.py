@@ -1,9 +1,9 @@
-"""Pass damaged images through packing's check and the loader, in child processes. None may die, hang or exhaust memory.
+"""Pack and load damaged images in child processes. No process may die, hang or exhaust memory.
 
     python -m tests.fuzz_images --count 100000 --seed 0
 
 File number N of a seed is the same on every machine: `--only N` makes and loads that file, `--save FOLDER` writes it.
-A child process takes `--chunk` files. If it dies, its files are halved until the one that kills it is found.
+A child process takes `--chunk` files. If it dies, its range of files is halved until the one that kills it is found.
 """
 
 from __future__ import annotations
@@ -240,9 +240,10 @@ def _strange_chunk(random: np.random.Generator) -> bytes:
 def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
     """Pack and load damaged files in this process; return counts of the outcomes, by format.
 
-    While packing: "kept", "normalized" or "refused". Of the stored files: "loaded", or "named" by the loader and then
-    left out. "otherwise": DALI shows other pixels than packing decodes. "unseen": named by the loader, but not found by
-    `verify --decode`.
+    Every file counts in "files", and as "kept", "normalized" or "refused" by packing. Every packed file counts
+    as "loaded", or as "named" if the loader reports it as bad and skips it. Loaded files also count as "otherwise" if
+    DALI shows other pixels than packing decodes. Named files also count as "unseen" if `verify --decode` would not
+    find them.
     """
     counts: dict[str, Counter[str]] = {}
     samples, kinds, origin = [], [], []
@@ -317,7 +318,7 @@ def _shown_otherwise(rows: list[int], samples: list[Sample]) -> list[int]:
 
 
 def child(seed: int, numbers: range) -> tuple[dict[str, Counter[str]] | None, str]:
-    """Call `load` in a child process; return its counts, or None and the reason if the process died."""
+    """Call `load` in a child process; return (counts, ""), or (None, reason) if the process failed or did not end."""
     options = ["--load", f"{numbers.start}:{numbers.stop}", "--seed", str(seed)]
     command = [sys.executable, "-m", "tests.fuzz_images", *options]
     quiet = {**os.environ, "OPENCV_LOG_LEVEL": "OFF", "OMP_NUM_THREADS": "1"}
@@ -337,7 +338,7 @@ def child(seed: int, numbers: range) -> tuple[dict[str, Counter[str]] | None, st
 def fuzz(
     seed: int, numbers: range, chunk: int, seconds: float = math.inf
 ) -> tuple[dict[str, Counter[str]], list[tuple[int, str]]]:
-    """Return the outcomes of the files, and (number, reason) of those that ended a process.
+    """Return the counts of `load` over all files, and (number, reason) of the files that ended a process.
 
     No child process is started after `seconds`.
     """

@@ -2,11 +2,11 @@
 
     python -m tests.soak --minutes 60 --out soak.json [--ranks 1] [--seed 0]
 
-Each round packs a set and trains on it through the command line. Every process is killed at a random moment (SIGKILL,
-or SIGTERM or Ctrl-C for training) and started again until it ends by itself. Then the packed files, the last
-checkpoint, the scores and the log of record numbers must equal those of a round without a kill, byte for byte or bit
-for bit. The script ends with status 1 at the first difference and keeps the folder for inspection. `pytest` does not
-collect it.
+A first round packs a set and trains on it through the command line, without a kill. Each further round packs the set
+again and trains on the first one. Its commands are killed at random moments (SIGKILL, or SIGTERM or Ctrl-C for
+training) and started again until they end by themselves. Then the packed files, the last checkpoint, the scores and
+the log of record numbers must be bit-equal to those of the first round. The script ends with status 1 at the first
+difference and keeps the folder for inspection. `pytest` does not collect it.
 """
 
 import argparse
@@ -32,7 +32,7 @@ OPTIONS = (
 
 
 class Soak:
-    """Rounds of packing and training in `folder`. `counts` has what was done and how it ended."""
+    """Rounds of packing and training in `folder`. `counts` counts kills, completed commands and equal rounds."""
 
     def __init__(self, folder: Path, seed: int, ranks: int) -> None:
         self.folder, self.ranks = folder, ranks
@@ -84,7 +84,7 @@ class Soak:
         return True
 
     def until_done(self, kind: str, round_: Path, signals: list[signal.Signals]) -> None:
-        """Start a command repeatedly, killed at random, until it ends by itself."""
+        """Start a command repeatedly, killed at random, until it ends by itself or the packed set is complete."""
         again = False
         while not self.run(kind, round_, again=again, kill=self.random.choice(signals)):
             again = True

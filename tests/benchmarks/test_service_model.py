@@ -202,7 +202,7 @@ def test_a_question_that_the_pool_leaves_unanswered_goes_to_a_worker():
 
 
 def test_constants_are_those_of_the_service():
-    """The simulation cannot import them, because Ray may be missing and must not be imported here."""
+    """The simulation has copies of the constants, because `dali_mix.service.pool` imports Ray, which may be missing."""
     model = sys.modules["_service_model"]
     text = "".join((ROOT / "dali_mix/service" / name).read_text() for name in ("client.py", "pool.py", "workers.py"))
     for name in ("ANSWER", "DIRECTLY", "REFRESH", "SUSPECTED", "SILENT"):

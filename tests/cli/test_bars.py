@@ -21,7 +21,7 @@ from dali_mix.engine.config.recipe_files import load_config
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Return (recipe options, weights, folder of three images) for an untrained model."""
+    """Return (recipe options, weights file, folder of three images) for an untrained model."""
     folder = tmp_path_factory.mktemp("bars")
     for split in ("train", "val"):
         assert main(["pack", "digits", "--split", split, "--out", str(folder / split), "--quiet"]) == 0

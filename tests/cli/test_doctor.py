@@ -43,7 +43,7 @@ REQUIRED = [need for need in NEEDED if need.name not in OPTIONAL and need.name n
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Return the installed versions by name, for tests to change. Every module can be imported."""
+    """Simulate an installation; return its versions by name, for tests to change. Every module can be imported."""
     versions = (
         {need.name: str(need.specifier).removeprefix(">=") for need in NEEDED}
         | {"dali_mix": dali_mix.__version__}

@@ -62,7 +62,7 @@ def test_an_import_that_fails_by_itself_keeps_its_traceback(monkeypatch):
 
 @pytest.mark.parametrize("name", ["torch", "nvidia.dali"])
 def test_while_torch_or_dali_is_imported_the_process_ends_at_once(tmp_path, name):
-    """An exception raised during these imports aborts the process with status -6 once their C++ code is called."""
+    """Ctrl-C skips all cleanup: an exception here would abort the process (status -6) when their C++ code is called."""
     folder = tmp_path / name.replace(".", "/")
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()

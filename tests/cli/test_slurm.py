@@ -84,7 +84,10 @@ def test_slurm_requeues_after_saving_alone(tmp_path, status, options, requeued):
     ("python", "task", "script"), [(1, 201, 1), (2, 202, 2), (3, 3, 3), (75, 75, 75), (143, 75, 75)]
 )
 def test_slurm_an_error_of_one_task_is_above_75_of_the_others(tmp_path, python, task, script):
-    """srun ends with the highest status of its tasks. Status 143 is SIGTERM while Python itself starts."""
+    """srun ends with the highest status of its tasks, so a task adds 200 to status 1 or 2, and the script subtracts it.
+
+    Status 143 means that SIGTERM arrived while Python itself was starting.
+    """
     assert slurm(tmp_path, "w", status=python)[0] == script
     assert (tmp_path / "ended").read_text() == f"{task}\n"
 
@@ -98,7 +101,7 @@ def test_slurm_sigterm_for_the_script_alone_ends_the_step_and_requeues(tmp_path)
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_the_script_of_the_pages_waits_for_its_pool(tmp_path, answers):
-    """The script in docs/service.md, run with stand-ins, starts training once the pool answers, and not without it."""
+    """The script in docs/service.md, run with stand-ins, starts training only after the pool has answered."""
     text = (ROOT / "docs/service.md").read_text(encoding="utf-8")
     script = text[text.index("#!/bin/bash\n#SBATCH") :].partition("```")[0]
     assert "timeout 120 " in script

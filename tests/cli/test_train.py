@@ -25,7 +25,7 @@ def sets(tmp_path_factory):
 
 
 def cli(arguments, out):
-    """Run `dali-mix ARGUMENTS` in this process, with its output in a file."""
+    """Run `dali-mix ARGUMENTS` with its output appended to the file `out`, and end this process with its status."""
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = Path(out).open("a", buffering=1)  # noqa: SIM115  # open until the process ends
     os._exit(main(arguments))
@@ -47,7 +47,7 @@ def wait_for(path, process, seconds=60):
 
 @pytest.mark.parametrize(("sign", "model"), [(signal.SIGKILL, "torchvision/resnet18"), (signal.SIGTERM, "wrn-10-1")])
 def test_photos_stopped_half_way_and_resumed(sets, tmp_path, sign, model):
-    """The run trains ResNet-18 for one epoch, with random crops and ResizeMix. It ends as it would without the stop."""
+    """One epoch with random crops and ResizeMix, stopped and resumed, has the same result as without the stop."""
     options = [f"train_set={sets['photos']}", "batch_size=4", "visualizer=[]", "log_ids=true", "loader.num_threads=1"]
     options += [f"model.type={model}", "checkpoint.interval_steps=4"]
     command = ["train", "imagenet/resnet18_sample", "--cfg-options", *options, "--work-dir"]

@@ -87,7 +87,7 @@ class Sometimes(TinyNet):
 
 
 class Pooled(nn.Module):
-    """BatchNorm over one value per image, so a batch of one image cannot be normalized in training."""
+    """Model with BatchNorm over one value per image, so training fails on a batch of one image."""
 
     def __init__(self, num_classes):
         super().__init__()

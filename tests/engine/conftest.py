@@ -9,7 +9,7 @@ from tests.engine.sets import pack_digits
 
 @pytest.fixture(scope="session")
 def scene_sets(tmp_path_factory):
-    """Return recipe values that name packed scenes, and a classification set as "digits"."""
+    """Return {"train_set", "val_set": prefixes of packed digit scenes, "digits": prefix of a classification set}."""
     folder = tmp_path_factory.mktemp("scenes")
     pack_scenes(folder, train=160, val=60)
     return {"train_set": str(folder / "train"), "val_set": str(folder / "val"), "digits": pack_digits(folder, 40)[0]}
@@ -17,7 +17,7 @@ def scene_sets(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digit_scenes(tmp_path_factory):
-    """Return a folder with packed scenes, a recipe, a run of it, and the validation scenes as files in scenes/."""
+    """Train on packed scenes; return the folder with the sets, recipe.py, run/ and the validation images in scenes/."""
     folder = tmp_path_factory.mktemp("multilabel")
     pack_scenes(folder, train=100, val=30)
     (folder / "recipe.py").write_text(RECIPE.format(folder=folder, head=CSRA))
@@ -31,13 +31,13 @@ def digit_scenes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def best(digit_scenes):
-    """Return the path of that run's best checkpoint."""
+    """Return the path of the best checkpoint of the run in `digit_scenes`."""
     return digit_scenes / "run" / "checkpoints" / "best.pt"
 
 
 @pytest.fixture(scope="session")
 def bare(digit_scenes):
-    """Return (recipe, checkpoint) outside of any run. The sets that the recipe names do not exist."""
+    """Return the paths of a recipe and a checkpoint outside of any run. The sets that the recipe names do not exist."""
     away = digit_scenes / "away"
     away.mkdir()
     (away / "recipe.py").write_text(RECIPE.format(folder="/nowhere", head=CSRA))

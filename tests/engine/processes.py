@@ -35,7 +35,7 @@ def context():
 
 
 def child(values, work_dir, env, options):
-    """Run one rank in this process. `options` selects what happens to it, such as "kill_at" or "term_at_end"."""
+    """Run one rank in this process, then end it. `options` select what happens to it, such as "kill_at"."""
     os.environ.update(env)
     torch.set_num_threads(1)
     log = (Path(work_dir).parent / f"{Path(work_dir).name}-rank{env.get('RANK', 0)}.txt").open("a", buffering=1)
@@ -146,7 +146,7 @@ def finish(processes, seconds=60):
 
 
 def run(values, work_dir, **options):
-    """Run to the end; return the exit codes by rank."""
+    """Start a run and wait until it ends; return the exit codes by rank."""
     return finish(start(values, work_dir, **options))
 
 

@@ -37,7 +37,7 @@ def pack_digits(folder, count=None):
 
 
 def pack_photos(prefix, count=24):
-    """Pack `count` JPEG crops that alternate between the two sample photographs."""
+    """Pack `count` JPEG crops that alternate between the two sample photographs; return the prefix."""
     photos = load_sample_images().images
     generator = np.random.Generator(np.random.Philox(key=[3, 3]))
     images, labels = [], []

@@ -131,7 +131,10 @@ def make_loaders(config, ranks, *, count=40, nan_at=(), bad=()):
 
 
 class TinyNet(nn.Module):
-    """Convolution, norm (or none), dropout and linear layer: all that a checkpoint must restore, in 364 parameters."""
+    """Model of 364 parameters (with 4 classes) that has all kinds of state that a checkpoint must restore.
+
+    It has a convolution, BatchNorm (or none), dropout and a linear layer.
+    """
 
     def __init__(self, num_classes: int, norm: bool = True, dropout: float = 0.2):
         super().__init__()
@@ -149,7 +152,7 @@ PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0
 
 
 def recipe(**changes):
-    """Return plain values of a recipe over the loaders and model above: 5 steps per epoch, the last one short."""
+    """Return a recipe as a dict, for the loaders and model above. An epoch has 5 steps, the last one short."""
     return {
         "train_set": "made-up",
         "val_set": "made-up",
@@ -171,5 +174,5 @@ def recipe(**changes):
 
 
 def train_synthetic(values, work_dir, **options):
-    """Train a recipe's plain values over the loaders above; return how the run ended."""
+    """Train a recipe, given as a dict, with the loaders above; return how the run ended."""
     return train(make_config(values), work_dir, make_loaders=make_loaders, **options)

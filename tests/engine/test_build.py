@@ -197,7 +197,7 @@ def test_weights_of_any_backbone(name):
 
 
 def test_the_weights_of_a_backbone_by_name_arrive(tmp_path):
-    """The header of the recipe for your own images promises that a classifier's weights file works."""
+    """The recipe's header promises that the weights file of a classifier can be loaded into the backbone."""
     torch.manual_seed(1)  # the recipe's seed is 0
     donor = build_multilabel("resnet18", "max", num_classes=3).backbone
     torch.save(

@@ -28,7 +28,7 @@ def strict(text):
 
 
 def bright():
-    """Return the records of the evaluation set for which `Scoring` gives NaN."""
+    """Return the numbers of the evaluation records for which `Scoring` gives NaN."""
     batches = list(SyntheticLoader(22, 22, train=False))
     found = [number for number, image in zip(batches[0].ids.tolist(), batches[0].images, strict=True)
              if image.mean() > 0.25]  # fmt: skip

@@ -81,7 +81,7 @@ def test_the_run_is_refused_before_its_first_step_and_the_advice_works(digits, t
 
 
 def test_bad_records_that_leave_one_are_explained(tmp_path):
-    """Checks before the run cannot foresee this: of 40 records in steps of 9, the first step loses all but one."""
+    """Checks before the run cannot foresee that all but one of the first step's 9 records are bad."""
     train_loader = make_loaders(make_config(values(batch_size=9)), Ranks(0, 1, CPU))[0]
     first = next(iter(train_loader)).ids.tolist()
     work_dir = tmp_path / "run"
@@ -143,7 +143,7 @@ def test_an_evaluation_batch_that_cannot_fit_is_refused(digits, monkeypatch, tmp
 
 @pytest.mark.parametrize("name", ["quickstart", "cifar10/wrn28_10:resizemix", "multilabel/digit_scenes:csra"])
 def test_recipes_that_are_known_to_fit_are_not_refused(name, monkeypatch):
-    """With 1.2 GB free, the offline recipes fit unchanged, and WRN-28-10 with batches of 8."""
+    """In 1.2 GB, quickstart and digit_scenes fit unchanged, and WRN-28-10 fits with batches of 8."""
     assert name in list_recipes()
     config = load_config(name, ["device=cpu", *(["batch_size=8"] if "wrn28" in name else [])])
     monkeypatch.setattr(memory, "free_memory", lambda: 1_200_000_000)

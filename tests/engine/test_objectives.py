@@ -23,7 +23,7 @@ TARGETS = (torch.rand(4, 5, generator=generator()) < 0.5).float()
 
 
 class Pooled(nn.Module):
-    """Compute logits from mean colors, in half precision under autocast, and record the calls."""
+    """Model that computes logits from mean colors, in half precision under autocast, and records its calls."""
 
     def __init__(self):
         super().__init__()
@@ -41,7 +41,7 @@ class Pooled(nn.Module):
 
 
 def test_difficult_objects_are_not_learned_from():
-    """VOC's difficult objects and COCO's crowds add nothing to the loss. Targets without the flag stay unchanged."""
+    """VOC's difficult objects and COCO's crowds add nothing to the loss. The batch's own targets stay unchanged."""
     model = build_detector("torchvision/resnet18", 5, channels=16, hidden=16, rois=16).train()
     objective = Detection(model)
     boxes, labels = torch.tensor([[4.0, 4, 30, 24], [8, 2, 40, 28]]), torch.tensor([1, 3])

@@ -1,4 +1,4 @@
-"""Optimizers: parameter groups, refused optimizers, and steps and resuming with all others."""
+"""Optimizers: parameter groups and refused optimizers. All other optimizers take steps and resume."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def groups(name, num_classes):
-    """Return {(learning rate, weight decay): parameter names} of a recipe's optimizer, and the trainable parameters."""
+    """Return {(learning rate, weight decay): parameter names} of a recipe's optimizer, and the trainable names."""
     config = load_config(f"multilabel/{name}")
     with torch.device("meta"):
         model = build_model(config, num_classes)

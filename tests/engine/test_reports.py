@@ -33,7 +33,7 @@ def columns_of(png):
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """Return (recipe, weights, folder) of a small classification model with a plain weights file and existing sets."""
+    """Pack digits and save an untrained model's weights; return (recipe file, weights file, folder)."""
     folder = tmp_path_factory.mktemp("classes")
     train, val = pack_digits(folder, 200)
     text = (
@@ -50,7 +50,7 @@ def classifier(tmp_path_factory):
 
 
 def one_rank(arguments, rank, port, out):
-    """Run `dali-mix ARGUMENTS` in this process, as one of two ranks."""
+    """Run `dali-mix ARGUMENTS` as one of two ranks, and end this process with its status. Output: `out`-RANK."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)

@@ -26,7 +26,7 @@ KILLED = -signal.SIGKILL
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Train the uninterrupted run; return its work directory."""
+    """Train without an interruption; return the work directory."""
     work_dir = tmp_path_factory.mktemp("straight") / "run"
     assert run(recipe(), work_dir) == [0], said(work_dir)
     return work_dir
@@ -147,7 +147,7 @@ def test_another_number_of_ranks(tmp_path, before, after):
 
 
 def test_accumulation_saves_at_its_end_only(tmp_path):
-    """Steps of 9 records have 3 micro-batches; SIGTERM and saves wait for the optimizer step."""
+    """A step of 9 records has 3 micro-batches. It is saved only after all of them, so 3 steps are 27 records."""
     values = recipe(accumulate=3, checkpoint={"interval_steps": 1, "keep": 3})
     assert run(values, tmp_path / "one") == [0]
     assert run(values, tmp_path / "two", kill_at=3) == [KILLED]
@@ -158,7 +158,7 @@ def test_accumulation_saves_at_its_end_only(tmp_path):
 
 @pytest.mark.parametrize(("accumulate", "batches", "saved"), [(1, 7, 7), (3, 7, 2), (3, 6, 2), (3, 3, 1)])
 def test_sigterm_while_the_loader_waits_for_a_pool(tmp_path, accumulate, batches, saved):
-    """Nothing new is saved in mid-step: BatchNorm has seen some of its batches, and the loader is ahead."""
+    """Nothing is saved between micro-batches, because BatchNorm and the loader are then ahead of the last step."""
     values = recipe(accumulate=accumulate, checkpoint={"interval_steps": 1, "keep": 100})
 
     def waiting(config, ranks):

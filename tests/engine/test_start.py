@@ -72,7 +72,7 @@ class Centers(nn.Module):
 
 
 class Noting(Callback):
-    """Callback that records its calls, counts steps, and may act after one of them."""
+    """Callback that records its calls, counts steps, and calls `do` after step `at`."""
 
     def __init__(self, at=None, do=None):
         self.called, self.steps, self.at, self.do = [], 0, at, do
@@ -104,7 +104,7 @@ def sgd(parameters):
 
 
 def objects(micro=9, **changes):
-    """Return as objects what the recipe of `tests.engine.synthetic` names."""
+    """Return the objects that `tests.engine.synthetic.recipe` names, as keyword arguments of `dali_mix.train`."""
     torch.manual_seed(derive_seed(INIT, 0))
     return {
         "model": TinyNet(4),

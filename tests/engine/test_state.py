@@ -32,7 +32,7 @@ class Other(TinyNet):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Return a run made by `begun`, for tests to copy."""
+    """Return the work directory of a run made by `begun`, for tests to copy."""
     work_dir = tmp_path_factory.mktemp("made") / "run"
     begun(work_dir)
     return work_dir

@@ -45,7 +45,7 @@ def test_step_is_the_plain_step(tmp_path):
 
 @pytest.mark.parametrize(("until", "count"), [(0.4, 6), (0.0, 0), (1.0, 15), (None, 15)])
 def test_a_mixer_stops_after_a_share_of_the_run(tmp_path, monkeypatch, until, count):
-    """The count holds for a resumed run too. Unmixed targets have the same form as mixed ones."""
+    """A resumed run stops mixing at the same step. Unmixed targets have the same form as mixed ones."""
     calls, apply = [], CutMix.apply
     monkeypatch.setattr(CutMix, "apply", lambda *args, **options: calls.append(1) or apply(*args, **options))
     values = recipe(model=PLAIN, mixer_until=until, ema=None)

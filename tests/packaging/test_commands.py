@@ -92,7 +92,7 @@ def check(words, line):
 
 
 def check_dali_mix(words):
-    """Parse the arguments of `dali-mix`. Options in brackets, as in a synopsis, must exist."""
+    """Parse the arguments of `dali-mix`, and load the recipe. Options in brackets, as in a synopsis, must exist."""
     line = " ".join(words)
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
         assert option in help_of(tuple(words[:2]) if words[0] == "detect" else (words[0],)), f"{option} in {line}"

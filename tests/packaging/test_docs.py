@@ -47,7 +47,7 @@ def test_columns_of_tables_have_headers():
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
 def test_commands_and_code_fit_the_page(text):
-    """In longer lines, the site's copy button covers words, and text is cut off at a width of 1280 pixels."""
+    """Lines have at most 86 characters. The copy button covers longer ones, and a 1280-pixel window cuts them off."""
     blocks = re.findall(r"^```(?:bash|sh|python)\n(.*?)^```", text.read_text(encoding="utf-8"), flags=re.S | re.M)
     assert not [line for block in blocks for line in block.splitlines() if len(line) > 86]
 

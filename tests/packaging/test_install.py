@@ -25,7 +25,7 @@ print(Path(importlib.util.find_spec("dali_mix.pipelines").origin).resolve())
 
 
 def pip(*arguments: str) -> None:
-    """Run pip. Calls leave out dependencies, but builds fetch setuptools."""
+    """Run pip, which must succeed. No call installs dependencies, but builds download setuptools."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -85,7 +85,7 @@ class Serve:
         return self._log.read_text()
 
     def ready(self, seconds: float = 180.0) -> Serve:
-        """Wait until the server is ready, and kill it on failure."""
+        """Wait until the server is ready, and return it. Kill it on failure."""
         try:
             until(lambda: "pool  " in self.text or self.process.poll() is not None, seconds)
             assert self.process.poll() is None, self.text
@@ -98,7 +98,7 @@ class Serve:
     def ended(self, seconds: float = 180.0) -> tuple[int, str]:
         """Wait until the process ends, and return its status and output. Kill it on a timeout.
 
-        The default timeout is long enough for a full startup before the end.
+        The default timeout also covers a process that has only begun to start.
         """
         try:
             return self.process.wait(seconds), self.text
@@ -107,7 +107,7 @@ class Serve:
             raise
 
     def sessions(self) -> set[int]:
-        """Return the ids of the process sessions of Ray that it has started."""
+        """Return the ids of the process sessions in which this `dali-mix serve` runs Ray."""
         mine = f'"parent": {self.pid},'
         return {session for _, session, name in processes() if "ray_node.py" in name and mine in name}
 

@@ -19,7 +19,7 @@ SPEC = Spec(Path("set"), "imagenet", {}, train=True, seed=0, decode="auto", veri
 
 
 class Ray:
-    """Stand-in for Ray and the pool's actor. `ask` answers with what `asks` returns, or raises it if it is an error."""
+    """Stand-in for Ray and the pool's actor. The function `asks` makes the pool's answers. `get` raises errors."""
 
     exceptions = errors
 

@@ -31,9 +31,10 @@ def loader(records, **more):
 
 @pytest.fixture
 def epoch(pool, records, capsys):
-    """Return a function that takes two epochs from the pool and compares them with the in-process loader's.
+    """Return a function that loads two epochs from a pool and compares them with those of the in-process loader.
 
-    `events` maps a step of the first epoch to a function that is called after it. The longest wait since is printed.
+    `events` maps a step of the first epoch to a function that is called after it. The longest wait from the first
+    event on is printed.
     """
 
     def take(events=(), pool=pool):

@@ -17,7 +17,7 @@ FROZEN = ()
 
 
 class Stream:
-    """A try: what it yields, and when."""
+    """Stand-in for the results of a try, which become ready at the times in its script."""
 
     def __init__(self, ray, node, script):
         self.node, self.begun, self.cancelled = node, ray.now, False
@@ -36,7 +36,8 @@ class Stream:
 class Ray:
     """Stand-in for Ray with machines and their slots. Tries follow `scripts[shard][try]`.
 
-    A script is [(seconds since the try began, what it yields or raises), …]. A machine sees what `sees` states for it.
+    A script is [(seconds since the try began, what it yields or raises), …]. `sees` maps a machine to the answer to its
+    check: (host name, versions, missing paths) or an error.
     """
 
     exceptions = errors
@@ -115,7 +116,7 @@ def test_in_order(start):
 
 
 def test_a_first_try_that_freezes_is_doubled(start):
-    """Until a shard has ended, it is unknown how long one takes."""
+    """Until a shard has ended, it is unknown how long one takes, so a fixed time limit applies."""
     ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, done(5, "second")]])
     assert list(results) == ["second"] and machines.lost == 0
     first, second = ray.begun[0]

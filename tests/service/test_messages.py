@@ -42,7 +42,7 @@ def soon():
 
 
 def refused(address, program=CONNECT, **environment):
-    """Run a client that cannot connect; return its message and the seconds since its attempt."""
+    """Run a client that cannot connect; return its message and the seconds until it failed."""
     text, _ = client(program, address, **environment)
     assert text.endswith("\n"), text
     said, _, seconds = text[:-1].rpartition("\n")
@@ -52,7 +52,10 @@ def refused(address, program=CONNECT, **environment):
 
 @pytest.fixture(scope="module", autouse=True)
 def strangers(head, tmp_path_factory):
-    """Start two clients without the right token. Ray takes 20 s to refuse them, so other tests run meanwhile."""
+    """Start two clients, one with a wrong token and one without any; yield the wrong token's file and two futures.
+
+    A future's result is that of `refused`. Ray takes 20 s to refuse them, so other tests run meanwhile.
+    """
     token = tmp_path_factory.mktemp("stranger") / "token"
     token.write_text("0" * 64)
     plain = """
@@ -114,7 +117,7 @@ def test_a_second_pool_on_this_machine_is_not_auto(tmp_path, monkeypatch):
 
 
 def test_one_connection_is_one_pool(pool, head):
-    """Each connection watches Ray on its own thread and reports its end."""
+    """Connecting again reuses the thread that watches Ray, so the end of the pool is reported once."""
     assert service.connect(head.address).watch is pool.watch
 
 
@@ -320,7 +323,7 @@ if __name__ == "__main__":
 
 
 def test_a_set_of_files_that_do_not_decode(pool, tmp_path):
-    """The message is the same as in this process. If bad records are skipped, a chunk may consist of nothing else."""
+    """The message is that of the in-process loader. If bad records are skipped, a chunk may have nothing else."""
     good = [encode(picture(40, 50, seed=i)) for i in range(200)]
     bad = {5: b"<html>", 70: good[70][:90], **dict.fromkeys(range(128, 192), b"")}
     write_set(tmp_path / "set", [(bad.get(i, good[i]), 0, 40, 50, "png") for i in range(200)], classes="a")

@@ -93,7 +93,7 @@ def tasks(*serves):
 
 
 def both(capfd, tmp_path, address, arguments, out=True):
-    """Run a command here and on the machines; return status, error stream and files of both."""
+    """Run a command without and with `--cluster`; return [(status, error stream, digests of files)] of both."""
     found = []
     for name, more in (("here", []), ("there", ["--cluster", address])):
         (tmp_path / name).mkdir()
@@ -195,7 +195,7 @@ def written(prefix, least=1):
 
 
 def kill_tasks(machines, head):
-    """Kill a machine's tasks until a try is lost, since each may have just ended; return how many were killed."""
+    """Kill tasks until a try is lost; return their number. One may not be enough, because it may have just ended."""
     killed = set()
 
     def lost():
@@ -394,7 +394,7 @@ def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp
 
 
 def test_a_machine_comes_and_is_lost(machines, head, settings, large, calm, tmp_path, monkeypatch):
-    """Ray may need more than 10 s to notice the loss. The machine's shards are then packed a second time first."""
+    """Ray may need more than 10 s to notice the loss. By then, another machine may pack its shards again."""
     monkeypatch.setattr(packing, "REFRESH", 0.2)
     monkeypatch.setattr(packing, "LATE_AT_LEAST", 1.0)
     node = Serve(settings, "--workers", 2, "--join", head.address)

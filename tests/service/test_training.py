@@ -1,4 +1,4 @@
-"""Runs that take their batches from a pool have the weights, logs and checkpoints of runs that decode themselves."""
+"""Runs with batches from a pool have the same weights, logs and checkpoints as runs that decode images themselves."""
 
 import os
 import signal
