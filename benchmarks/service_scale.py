@@ -178,7 +178,10 @@ def check(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
 
 
 def check_faults(found: dict[str, Any], seed: int) -> dict[str, float]:
-    """Return the simulated longest wait, in s, after one of two workers is killed or frozen (real: see service.py)."""
+    """Return the longest simulated wait for a batch, in seconds, after one of two workers is killed or frozen.
+
+    `faults` in service.py measures it with a real pool.
+    """
     waits = {}
     for name in ("killed", "frozen"):
         costs = Costs(**{**vars(costs_of(found, "original")), "cut": found["trainer"]["normalize"]})

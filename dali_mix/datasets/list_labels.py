@@ -194,7 +194,10 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice about numbered classes without images or boxes: labels may start at 1, or not be indices."""
+    """Return one notice if numbered classes have no images or boxes; else an empty list.
+
+    The labels may then start at 1, or not be indices.
+    """
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
     used = np.bincount(np.concatenate(numbers).astype(np.int64), minlength=len(classes))
@@ -211,7 +214,11 @@ def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice about classes that join other names, such as "cat|dog": they may be several labels in one."""
+    """Return one notice if class names are combinations of others, such as "cat|dog"; else an empty list.
+
+    A name with "|", ";" or "," is a combination if any of its parts is a class, and a name of several words if all of
+    its words are classes. Its images may have several labels.
+    """
     known = frozenset(classes)
     joined = [
         name

@@ -91,12 +91,12 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
         """Return the partners, boxes and λ that `apply` uses for `images`.
 
-        `CutMix.apply` returns the same result with the returned params.
+        `CutMix.apply` with the returned params gives the same result as `apply` with `params`.
         """
         return self._locate(images, params)[0]
 
     def _locate(self, images: Tensor, params: SaliencyMixParams) -> tuple[PasteParams, tuple[Tensor, Tensor]]:
-        """Return `locate`'s params, and row and column of the partners' most salient pixels, (B,) int64 each."""
+        """Return `locate`'s params, and the row and column of each partner's most salient pixel, (B,) int64 each."""
         height, width = images.shape[2:]
         if self.per_batch:
             found = peaks(self.saliency(of_partners(images, params.permutation[:1])))

@@ -95,7 +95,10 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
 def _checked(
     row: Row, label: Label, name: str, tree: Tree, task: Task, num_classes: int, options: Options, counts: Counter[str]
 ) -> Label:
-    """Return the label after `treat_boxes`. Raise ValueError naming the row if it is invalid."""
+    """Check a label and return it. For a task with boxes, `treat_boxes` first handles the bad ones.
+
+    Raise ValueError naming the row if the label is invalid.
+    """
     try:
         if task.boxes:
             return _fitted(row, objects_of(np.asarray(label)), name, tree, task, num_classes, options, counts)

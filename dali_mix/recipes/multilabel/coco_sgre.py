@@ -3,7 +3,7 @@
 Command:  scripts/train_dist.sh multilabel/coco_sgre:{variant} {gpus} --work-dir work_dirs/coco_sgre_{variant}
 Hardware: {hardware}
 Source:   SGRE (IEEE TCSVT 2024) on COCO 2014; label embeddings by `dali-mix embed-labels --from bert`{source}
-Expected: the paper's mAP; no published figure found
+Expected: no published figure found
 """
 
 from mmengine.config import read_base

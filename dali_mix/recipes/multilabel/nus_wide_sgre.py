@@ -3,7 +3,7 @@
 Command:  scripts/train_dist.sh multilabel/nus_wide_sgre:{variant} {gpus} --work-dir work_dirs/nus_wide_sgre_{variant}
 Hardware: {hardware}
 Source:   SGRE (IEEE TCSVT 2024) on NUS-WIDE; label embeddings by `dali-mix embed-labels --from bert`{source}
-Expected: the paper's mAP; no published figure found
+Expected: no published figure found
 """
 
 from mmengine.config import read_base

@@ -4,7 +4,7 @@ Command:  scripts/train_dist.sh multilabel/vg500_sgre:{variant} {gpus} --work-di
 Hardware: {hardware}
 Source:   SGRE (IEEE TCSVT 2024) on VG500; label embeddings by `dali-mix embed-labels --from bert`; our choice:
           λ as on COCO{source}
-Expected: the paper's mAP; no published figure found
+Expected: no published figure found
 """
 
 from mmengine.config import read_base

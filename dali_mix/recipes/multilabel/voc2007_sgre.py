@@ -3,7 +3,7 @@
 Command:  scripts/train_dist.sh multilabel/voc2007_sgre:{variant} {gpus} --work-dir work_dirs/voc2007_sgre_{variant}
 Hardware: {hardware}
 Source:   SGRE (IEEE TCSVT 2024) on VOC2007; label embeddings by `dali-mix embed-labels --from bert`{source}
-Expected: the paper's mAP; no published figure found
+Expected: no published figure found
 """
 
 from mmengine.config import read_base
