@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._text import first_of
+
 MAX_CLASS = 1 << 24  # labels are stored as float32: above this, adjacent integers are not distinct
 HEADER_WIDTH, OBJECT_WIDTH = 2, 6  # mxnet's detection layout: [2, 6, (class, xmin, ymin, xmax, ymax, difficult) * n]
 ROUNDING = 1e-5  # of coordinates in 0..1: a box that touches the border is often written with six digits
@@ -84,7 +86,7 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
     report: dict[str, Any] = {"targets": targets}
     suspect = np.flatnonzero((counts[1] == 0) & (counts[2] > 0)).tolist()
     if suspect:
-        which = ", ".join(classes[number] for number in suspect[:6]) + ", …" * (len(suspect) > 6)
+        which = first_of([classes[number] for number in suspect])
         report["notices"] = [
             f"no target is 0 in {len(suspect):,} of {len(classes):,} classes ({which}): -1 means ignore, so"
             " these classes have no negative examples; use 0 for no"

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Control characters, line separators, marks that change the text direction, and bytes that are not UTF-8.
 _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -47,6 +47,11 @@ def differ_in_form(ours: str, others: str) -> str:
 def counted(count: int, one: str, many: str) -> str:
     """Return "1 `one`", or the count with thousands separators, followed by `many`."""
     return f"{count:,} {one if count == 1 else many}"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return the first 6 names for a message, with "…" if there are more."""
+    return ", ".join(names[:6]) + ", …" * (len(names) > 6)
 
 
 def worded(error: Exception) -> str:

@@ -236,11 +236,6 @@ def doubles(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
             yield index, before
 
 
-def first_of(names: Sequence[str]) -> str:
-    """Return the first 6 names for a message, with "…" if there are more."""
-    return ", ".join(names[:6]) + ", …" * (len(names) > 6)
-
-
 def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
     """Return the classes "0" to `highest`. Raise ValueError if `highest` is at least 100,000."""
     if highest >= MAX_NUMBERED_CLASSES:

@@ -7,8 +7,8 @@ from collections import Counter
 from difflib import get_close_matches
 from typing import Any
 
-from dali_mix._text import composed, printable
-from dali_mix.datasets.base import SPLIT_NAMES, first_of
+from dali_mix._text import composed, first_of, printable
+from dali_mix.datasets.base import SPLIT_NAMES
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
 
@@ -126,8 +126,9 @@ def _counted(suffixes: Counter[str]) -> str:
 
 def _another_layout(tree: Tree) -> str:
     """Return advice, beginning with "; ", if files below the root are those of a layout with boxes; else ""."""
+    names = list(tree.walk())
     for layout, files in _ANNOTATIONS.items():
-        if found := next(filter(files.search, tree.walk()), None):
+        if found := next(filter(files.search, names), None):
             return f"; if the images have boxes, as {tree.where(found)} suggests, use `dali-mix pack {layout}`"
     return ""
 

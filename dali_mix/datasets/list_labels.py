@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, boxes_of, check_class, label_of
-from dali_mix.datasets.base import first_of, numbered_classes
+from dali_mix._text import first_of
+from dali_mix.datasets.base import numbered_classes
 from dali_mix.datasets.mistakes import Mistakes, also
 from dali_mix.options import did_you_mean
 from dali_mix.recordio.header import Label

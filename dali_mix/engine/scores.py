@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from dali_mix._text import first_of
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.metrics import Accuracy, ClassAccuracy, ClassReport, DetectionMetrics, MultiLabelMetrics, per_class
 from dali_mix.metrics.detection import COCO_STATS
 from dali_mix.options import number
 
 ByClass = tuple[str, dict[str, list[float]], Sequence[ClassReport]]
-_SHOWN = 6
 
 
 class Scores(Protocol):
@@ -150,7 +150,7 @@ def _absent(classes: Sequence[str], values: Sequence[float], what: str, mean: st
     absent = [name for name, value in zip(classes, values, strict=True) if math.isnan(value)]
     if not absent:
         return []
-    which = ", ".join(absent[:_SHOWN]) + ", …" * (len(absent) > _SHOWN)
+    which = first_of(absent)
     left = f"{mean} is the mean over the others" if len(absent) < len(classes) else f"there is no {mean}"
     return [f"{len(absent):,} of {len(classes):,} classes have no {what} in the val_set ({which}): {left}"]
 

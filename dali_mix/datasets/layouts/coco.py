@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix._labels import has_area, label_of, leaving
-from dali_mix._text import composed
+from dali_mix._text import composed, first_of
 from dali_mix.datasets.annotations import (
     OR_TREAT,
     against_published,
@@ -38,7 +38,7 @@ from dali_mix.datasets.annotations import (
     treat_boxes,
 )
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, first_of, join_reports
+from dali_mix.datasets.base import Listing, Options, join_reports
 from dali_mix.datasets.mistakes import Mistakes, also
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix._labels import bad_box_text, bad_boxes, label_of, leaving, objects_of
+from dali_mix._text import first_of
 from dali_mix.datasets.annotations import (
     OR_TREAT,
     choose_task,
@@ -32,7 +33,7 @@ from dali_mix.datasets.annotations import (
     without_repeats,
 )
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, doubles, first_of, join_reports, numbered_lines, read_given
+from dali_mix.datasets.base import Listing, Options, doubles, join_reports, numbered_lines, read_given
 from dali_mix.datasets.layouts.csv_list import read_csv
 from dali_mix.datasets.list_labels import LABELS, Labels, Row, guess_task, read_id
 from dali_mix.datasets.mistakes import Mistakes

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dali_mix._text import composed, counted
+from dali_mix._text import composed, counted, first_of
 from dali_mix.datasets.annotations import choose_task, image_size, is_text, labelled, read_mapping, report_bad_boxes
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, first_double, first_of, join_reports, numbered_lines
+from dali_mix.datasets.base import Listing, Options, first_double, join_reports, numbered_lines
 from dali_mix.datasets.class_folders import unread_images
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, is_image, suffix_of

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dali_mix._files import replacing
+from dali_mix._text import first_of
 from dali_mix.options import did_you_mean
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -68,8 +69,8 @@ def find_weights(path: str | Path) -> Path:
         found = [file for file in (*path.iterdir(), *path.glob("checkpoints/*.pt")) if _is_weights(file.name)]
         found.sort(key=lambda file: (-file.stat().st_mtime, file.name))
         names = [file.relative_to(path).as_posix() for file in found]
-        shown = ", ".join(names[:8]) + ", …" * (len(names) > 8)
-        raise FileNotFoundError(f"{path}: a folder; pass a weight file or checkpoint in it: {shown or 'there is none'}")
+        shown = first_of(names) or "there is none"
+        raise FileNotFoundError(f"{path}: a folder; pass a weight file or checkpoint in it: {shown}")
     if not path.is_file():
         folder = path.parent
         there = [file.name for file in folder.iterdir() if _is_weights(file.name)] if folder.is_dir() else []
