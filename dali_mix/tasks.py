@@ -7,6 +7,7 @@ More than 300 lines: the interface and its three tasks, so that everything a tas
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -260,7 +261,11 @@ class Detection(Task):
         return True
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        return _highest([boxes_of(label, "label")[:, 0] for label in labels if self.fits([label])])
+        kinds = []
+        for label in labels:
+            with contextlib.suppress(ValueError):
+                kinds.append(boxes_of(label, "label")[:, 0])
+        return _highest(kinds)
 
 
 CLASSIFICATION, MULTILABEL, DETECTION = Classification(), MultiLabel(), Detection()
