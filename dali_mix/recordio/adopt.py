@@ -44,7 +44,7 @@ from dali_mix.tasks import Task
 
 @keywords
 def adopt(
-    recs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    recs: Sequence[str | os.PathLike[str]],
     prefix: str | os.PathLike[str] | None = None,
     *,
     task: str | None = None,
@@ -55,7 +55,7 @@ def adopt(
     force: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> SetInfo:
-    """Write the manifest and table for the .rec files `recs`, one or several in order, and PREFIX.idx if it is missing.
+    """Write the manifest and table for the .rec files `recs`, in this order, and PREFIX.idx if it is missing.
 
     Return the manifest. The .rec files are never modified.
 
@@ -79,7 +79,7 @@ def adopt(
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written.
     """
-    paths = [Path(rec) for rec in ([recs] if isinstance(recs, str | os.PathLike) else recs)]
+    paths = [Path(rec) for rec in recs]
     if reindex and not force and (prefix is not None or len(paths) == 1):
         existing = set_prefix(paths[0] if prefix is None else prefix)
         if manifest_path(existing).exists():

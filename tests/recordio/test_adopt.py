@@ -46,7 +46,7 @@ def test_an_index_that_does_not_match(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"set\.idx: 1 lines that do not match the 3 records; reindex=True"):
         adopt([rec])
     assert not (tmp_path / "set.json").exists()
-    adopt(rec, reindex=True)
+    adopt([rec], reindex=True)
     assert len((tmp_path / "set.idx").read_text().splitlines()) == 3
 
 
