@@ -97,7 +97,7 @@ def main() -> None:
     }
     print(f"torchvision + DataLoader, 2 workers {found['torchvision_img_s']:10,.0f} img/s")
     print(f"dali_mix cifar                      {found['dali_mix_img_s']:10,.0f} img/s")
-    print(f"ratio {found['ratio']:.1f} (goals: 10, later 20); rounds {found['ratios']}")
+    print(f"ratio {found['ratio']:.1f}; rounds {found['ratios']}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 
