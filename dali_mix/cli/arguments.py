@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Iterable
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dali_mix.options import did_you_mean
@@ -14,7 +15,7 @@ from dali_mix.options import did_you_mean
 class Parser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` with suggestions and without abbreviated options.
 
-    A subcommand reports unknown arguments itself, with its own usage, instead of leaving them to the parent parser.
+    A subcommand reports unknown arguments itself instead of leaving them to the parent parser.
 
     Attributes:
         instead_of_word: the option to suggest for an unexpected positional argument.
@@ -46,14 +47,16 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
             hint = did_you_mean(str(value), names)
+            if self.instead_of_word and Path(str(value)).exists():
+                hint = f" (did you mean {self.instead_of_word} {value}?)"
             raise argparse.ArgumentError(action, f"{value!r} is unknown{hint}; choose from {', '.join(names)}")
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2, printing the usage and the message, with suggestions for unknown options."""
+        """Exit with status 2, printing the message with suggestions for unknown options, in one line."""
         for name in self._unknown:
             if hint := did_you_mean(name, self._option_string_actions):
                 message += f"; {name} is unknown{hint}"
-        super().error(message)
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

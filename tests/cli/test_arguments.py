@@ -75,11 +75,18 @@ def test_help_describes_every_argument_and_names_its_default(command):
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("recipes", "doctor")])
-def test_each_command_reports_unknown_options_with_its_own_usage(command, capsys):
+def test_each_command_reports_unknown_options_in_one_line_that_names_its_help(command, capsys):
     with pytest.raises(SystemExit):
         parse([command, "--helpp"])
-    said = capsys.readouterr().err
-    assert f"usage: dali-mix {command}" in said and "did you mean --help?" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dali-mix {command}: error: ") and "did you mean --help?" in line
+    assert line.endswith(f"(see dali-mix {command} --help)")
+
+
+def test_pack_with_a_folder_where_the_layout_belongs_names_the_option(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(["pack", str(tmp_path), "--out", "p"])
+    assert f"is unknown (did you mean --root {tmp_path}?); choose from cifar10, " in capsys.readouterr().err
 
 
 def test_values_that_look_like_options_are_left_alone():
