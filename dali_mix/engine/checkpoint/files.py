@@ -28,7 +28,7 @@ _CHUNK = 1 << 22
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) to `path`. On failure, raise OSError and leave an existing file as it is."""
+    """Write `state` (tensors and plain values) to `path`. On failure, raise OSError and leave an old file unchanged."""
     try:
         with replacing(path) as aside, aside.open("r+b") as file:
             torch.save(state, file)
