@@ -76,7 +76,7 @@ def _refuses_one(config: RunConfig, num_classes: int) -> bool:
     try:
         model, images = _on_meta(config, num_classes, 1, True)
         model(images)
-    except Exception as error:  # BatchNorm's, or the model does not run on the meta device
+    except Exception as error:  # raised by BatchNorm, or because the model does not run on the meta device
         return _SINGLE in str(error)
     return False
 
@@ -99,7 +99,7 @@ def held_by_step(model: nn.Module, images: Tensor) -> int:
 
 
 def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
-    """Return the bytes that the inputs and output of a layer take in evaluation, for the layer that needs the most."""
+    """Return the largest number of bytes that the inputs and output of a single layer take in evaluation."""
     most = 0
 
     def measure(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -119,7 +119,7 @@ def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Return the bytes of memory that are available without swapping and within the cgroup's limit.
 
-    None if the system reports neither the available memory nor a limit.
+    Return None if the system reports neither the available memory nor a limit.
     """
     free = available_memory()
     for limit, used, cache in (
@@ -180,7 +180,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
 
 @contextmanager
 def explaining(config: RunConfig) -> Iterator[None]:
-    """Convert torch errors that a setting of the recipe causes in the block into a ValueError that says what to do."""
+    """Re-raise a torch error in the block as a ValueError that says what to do, if a recipe setting can avoid it."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

@@ -123,7 +123,7 @@ def train(
             check_recipe(config, num_classes, task)
             if isinstance(config.val_set, str):  # the batch size of a user's loader is unknown
                 check_evaluation(config, num_classes, environment()[1], device)
-        begun = resume != "no" and bool(folder.steps())  # then all weights come from the checkpoint
+        begun = resume != "no" and bool(folder.steps())  # if so, all weights come from the checkpoint
         for part, path in ({} if begun else weight_files(config)).items():
             try:
                 find_weights(path)
@@ -320,7 +320,7 @@ def _other_pipeline(trainer: Trainer) -> Iterator[str]:
 
 
 def _any_object(records: Any) -> bool:
-    """Return True if any record has a box, or if `records` is not a `RecordSet`, so that this is not known."""
+    """Return True if any record has a box. Also return True if `records` is not a `RecordSet`, and is not inspected."""
     if not isinstance(records, RecordSet):
         return True
     rows = np.arange(len(records))

@@ -74,7 +74,7 @@ class MultiLabelScores(Scores):
     """The scores of `MultiLabelMetrics` in percent; `details` has them as fractions, with the AP of each class."""
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
-        # Logits are used instead of probabilities, which saturate at 1. Logit 0 is probability 0.5.
+        # Logits are used instead of probabilities, which saturate at 1. A logit of 0 is a probability of 0.5.
         self.metrics = MultiLabelMetrics(num_classes, protocol, threshold=0.0, device=device, ties=ties)
         self.details: dict[str, Any] = {}
 

@@ -118,8 +118,8 @@ def evaluate(
     """Evaluate a checkpoint, or a weight file, on the recipe's `val_set`, using each record exactly once.
 
     Args:
-        recipe: a name or path, for which the values of the checkpoint's run are used, as in `dali-mix evaluate`; or a
-            config, which is used unchanged.
+        recipe: name or path of the recipe of the checkpoint's run, or a config. With a name or path, the values of the
+            run replace the recipe's, as in `dali-mix evaluate`. With a config, they are not used.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         model, loss, val_loader, options, values: as for `train`; objects that were passed to the run must be passed

@@ -22,7 +22,7 @@ from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw, wrapped
 
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#469990")
-SHOWN, COLUMNS, SIDE = 20, 5, 480  # maximum number of images, of columns, and of pixels of an image's longer side
+SHOWN, COLUMNS, SIDE = 20, 5, 480  # maximum number of images and of columns, and longer side of an image in pixels
 
 
 class Drawings:
@@ -54,7 +54,7 @@ class Drawings:
 
 
 def pixels_of(data: bytes) -> np.ndarray:
-    """Decode an image file to pixels (H, W, 3) uint8 RGB, rotated by EXIF. Raise ValueError if that is impossible."""
+    """Decode an image file to (H, W, 3) uint8 RGB, rotated by EXIF. Raise ValueError if it cannot be decoded."""
     header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
     return np.ascontiguousarray(decode_bgr(data, header)[:, :, ::-1])
 

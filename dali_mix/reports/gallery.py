@@ -120,7 +120,7 @@ def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = Non
     would look unmixed.
 
     Args:
-        text: the string.
+        text: the mixer's name and options.
         num_classes: number of classes of the set.
         image_size: side of the images in pixels.
         mean, std: normalization of the images, passed to mixers that need it.

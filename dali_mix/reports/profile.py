@@ -11,7 +11,7 @@ from dali_mix.reports import style
 
 
 def profile(found: Mapping[str, Any], out: str | Path) -> Path:
-    """Draw the time per batch that each part takes as the PNG `out`, and return its path.
+    """Draw a bar chart of the time that each part takes per batch as the PNG `out`, and return its path.
 
     Args:
         found: dict as written by `dali-mix profile --json`. "what" describes what was measured, "milliseconds" has the

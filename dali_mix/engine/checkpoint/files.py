@@ -46,7 +46,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, is not a dali_mix checkpoint, or contains other things than tensors and plain
+        ValueError: the file is damaged, is not a dali_mix checkpoint, or contains anything other than tensors and plain
             values.
     """
     if reason := damage(path):
@@ -149,7 +149,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError, naming `folder`, if no file can be created in it. A missing folder must be possible to create."""
+    """Raise OSError, naming `folder`, if no file can be created in it, or if it is missing and cannot be created."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{folder}: {there} is a file; choose another folder")
@@ -158,7 +158,10 @@ def check_writable(folder: Path) -> None:
 
 
 def check_out(option: str, out: Path) -> None:
-    """Raise ValueError or OSError, naming `option`, if the file `out` cannot be written. Call this before the work."""
+    """Raise ValueError or OSError, naming `option`, if the file `out` cannot be written.
+
+    Call it before the work that produces the file.
+    """
     if str(out) == "-":
         raise ValueError(f"{option} -: cannot write to the standard output; pass a file name")
     if not out.absolute().parent.is_dir():

@@ -1,4 +1,4 @@
-"""Dataclasses for the option groups of a recipe. A field can carry a check (`checked`), which `make` calls."""
+"""Dataclasses for the option groups of a recipe. A field can have a check (see `checked`), which `make` calls."""
 
 from __future__ import annotations
 

@@ -72,9 +72,9 @@ def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None
 
 
 class ObjectMissing(ValueError):
-    """Raised if a run used an object of which its files record only the class name.
+    """Raised if the user must pass an object of a run again, since the run's files contain only its class name.
 
-    The user must pass the object again as the argument `keyword`, which `cli.main` reads for its message.
+    `keyword` is the name of the argument to pass. `cli.main` reads it for its message.
     """
 
     def __init__(self, message: str, keyword: str) -> None:

@@ -188,7 +188,7 @@ def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **p
         parts: like `values`; None means that the recipe's value is kept.
 
     Raises:
-        ValueError: `options` is a single string, or sets a key of which the top level is also in `values` or `parts`.
+        ValueError: `options` is a single string, or sets (part of) a key that is in `values` or `parts`.
     """
     if isinstance(options, str):
         raise ValueError(f'options={options!r:.60}: must be a dict of keys and values, or a list of "KEY=VALUE"')

@@ -1,4 +1,4 @@
-"""Load the configs of existing runs from config.json or a checkpoint, and override them by new options."""
+"""Load the configs of existing runs from config.json or a checkpoint, and override them with new options."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-    """Raise ValueError for an unknown top-level key that belongs in a dict of the recipe, as "lr" in `optimizer`."""
+    """Raise ValueError for an unknown top-level key that belongs in a dict of the recipe, e.g. "lr" in `optimizer`."""
     groups: dict[str, Any] = {"loader": LoaderOptions, "checkpoint": CheckpointOptions, "early_stopping": EarlyStopping}
     for key in values if isinstance(values, Mapping) else ():
         if key in FIELDS:

@@ -60,7 +60,7 @@ class Ranks:
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Replace the buffers of `models` by rank 0's, since BatchNorm statistics differ between DDP ranks."""
+        """Replace the buffers of `models` with rank 0's, since BatchNorm statistics differ between DDP ranks."""
         if self.world_size > 1:
             for model in models:
                 for buffer in model.buffers():
@@ -163,7 +163,7 @@ class StopSignal:
     """A flag that SIGTERM and Ctrl-C set: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
     After the first signal, a Ctrl-C raises KeyboardInterrupt. Further SIGTERMs are ignored, since a launcher may
-    forward a SIGTERM that the scheduler also sends. A process that hangs must therefore be ended by SIGKILL or Ctrl-C.
+    forward a SIGTERM that the scheduler also sends. A process that hangs must therefore be ended by SIGKILL.
 
     Attributes:
         asked: True once a signal was received.

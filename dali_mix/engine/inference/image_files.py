@@ -124,7 +124,8 @@ def load_images(
     """Yield batches of the files, in order, decoded and preprocessed as in an evaluation of the recipe.
 
     The pixels may differ slightly from those of a set packed with `--resize`, which stores smaller images. At the end,
-    log how many files have transparency, and how many decoders disagree on, such as files with several images.
+    log warnings with the numbers of files that have transparency or that decoders read differently (multi-image files,
+    for example).
 
     Args:
         config: the recipe's config, which determines the pipeline and the batch size.

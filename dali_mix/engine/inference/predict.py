@@ -97,8 +97,9 @@ class Predictor:
     """A trained model that predicts the classes or boxes of image files.
 
     Args:
-        config: name or path of the recipe the model was trained with, for which the values of the run are used, as in
-            `dali-mix predict`; or a config, which is used unchanged, with a warning if the run's values differ.
+        config: name or path of the recipe the model was trained with, or a config. With a name or path, the values of
+            the run replace the recipe's, as in `dali-mix predict`. With a config, they are not used, and a warning is
+            logged if they differ.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits, or a file with one name per line; by default the names in the
@@ -193,7 +194,7 @@ class Predictor:
 
         Args:
             images: files and folders, see `find_images`.
-            threshold: minimum score (exclusive) of the boxes to return; by default 0.5.
+            threshold: return only boxes with a score above it; by default 0.5.
             each: called with each file that is not skipped and its boxes, scores and labels, as soon as they are
                 computed.
 

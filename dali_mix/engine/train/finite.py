@@ -1,4 +1,4 @@
-"""Check tensors for NaN and infinity, and name the affected one. `watch` runs these checks during training."""
+"""Check tensors for NaN and infinity, and name the first affected one. `watch` runs these checks during training."""
 
 from __future__ import annotations
 

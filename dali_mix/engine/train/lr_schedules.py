@@ -37,7 +37,7 @@ def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, f
     """Return a schedule that rises from 1/`div_factor` to 1, then falls to 1/(`div_factor`·`final_div_factor`).
 
     It rises for the share `pct_start` of the steps. Both phases follow half a cosine. The values equal those of torch's
-    OneCycleLR with its defaults; the optimizer's `lr` is its `max_lr`.
+    OneCycleLR with its defaults; the optimizer's `lr` corresponds to its `max_lr`.
     """
     top = pct_start * total - 1.0
     low, final = 1.0 / div_factor, 1.0 / (div_factor * final_div_factor)

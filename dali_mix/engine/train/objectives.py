@@ -189,7 +189,7 @@ class Detection(Objective):
             raise ValueError(f"objective Detection needs model detector, not {type(self.model).__name__}")
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Return the targets on `device`, without difficult objects. All are moved in one copy."""
+        """Return the targets on `device`, without difficult objects. All tensors are moved in one copy."""
         names = ("boxes", "labels", "difficult")
         easy = [
             one | {name: one[name][~one["difficult"]] for name in names} if "difficult" in one else one
@@ -234,7 +234,7 @@ def in_float32(outputs: Any) -> Any:
 
 
 def logits_of(model: nn.Module, outputs: Any) -> Tensor:
-    """Return the `outputs` of a model, its logits, as float32. Raise ValueError unless they are one tensor."""
+    """Return a model's `outputs`, its logits, as float32. Raise ValueError if they are not a single tensor."""
     if not isinstance(outputs, Tensor):
         parts = f" of {len(outputs)}" if isinstance(outputs, Sized) else ""
         raise ValueError(

@@ -6,15 +6,15 @@ import hashlib
 
 import torch
 
-# The first key of a derived seed is its purpose, so that equal (seed, step, rank) give different streams.
+# The first key of a derived seed is its purpose. Different purposes get different streams for equal (seed, step, rank).
 INIT, MODEL, MIXER = 1, 2, 3
 
 
 def derive_seed(*keys: int) -> int:
     """Return a seed in [0, 2**63) that depends on every key and on their order.
 
-    The seed is a blake2b hash of the keys as signed 64-bit little-endian integers. Unlike sums and products of
-    (seed, step, rank), adjacent keys give unrelated seeds.
+    The seed is a blake2b hash of the keys as signed 64-bit little-endian integers. Adjacent keys give unrelated seeds,
+    which sums and products of (seed, step, rank) would not.
 
     Raises:
         OverflowError: a key outside the signed 64-bit range.

@@ -86,7 +86,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
 
 def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Load the optimizer's state. If it does not fit, keep the initial state and return a message in a list.
+    """Load the optimizer's state. If it does not fit, keep the initial state and return a list with a message.
 
     With `resume_strict`, raise ValueError if the state does not fit.
 
