@@ -1,4 +1,4 @@
-"""Evaluate a model on every sample of a set, each exactly once over all ranks.
+"""Evaluate a model on all ranks, using each sample of a set exactly once.
 
 Host and device synchronize only after the last batch, except for detectors, whose boxes are copied after each batch.
 """

@@ -320,7 +320,7 @@ def _other_pipeline(trainer: Trainer) -> Iterator[str]:
 
 
 def _any_object(records: Any) -> bool:
-    """Return True if any record has a box. Also return True if `records` is not a `RecordSet`, and is not inspected."""
+    """Return True if any record has a box, or if `records` is not a `RecordSet` and therefore not inspected."""
     if not isinstance(records, RecordSet):
         return True
     rows = np.arange(len(records))
