@@ -75,7 +75,7 @@ def train(
         for a worker pool.
 
     Raises:
-        FileExistsError: `work_dir` contains checkpoints and `resume` is False.
+        FileExistsError: `work_dir` contains checkpoints and `resume` is False or "no".
         FileNotFoundError: the recipe, a set, a weight file or a checkpoint to resume from is missing.
         ValueError: recipe, objects, sets, checkpoint and machine are incompatible; an option has no effect because of
             another one; or, as `NonFinite`, a loss, gradient or weight is not finite.

@@ -137,8 +137,8 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 def run_values(checkpoint: str | Path) -> dict[str, Any]:
     """Return the run's recipe values stored in a checkpoint, with the recipe's name under "recipe".
 
-    The result is empty for a weight file or an older best.pt. It is also empty for a missing or unreadable file, for
-    which `open_trained` raises an error.
+    The result is empty for a weight file or a best.pt of an older version. It is also empty for a missing or unreadable
+    file, for which `open_trained` raises an error.
     """
     path = follow_pointer(checkpoint)
     if not path.is_file() or not is_checkpoint(path):

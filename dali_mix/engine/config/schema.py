@@ -150,7 +150,7 @@ class RunConfig:
 
     @cached_property
     def pool(self) -> ServiceOptions | None:
-        """Return `service` as options with defaults filled in; None without a worker pool."""
+        """Return `service` as `ServiceOptions`, with defaults filled in; None without a worker pool."""
         if self.service is None:
             return None
         values = {"address": self.service} if isinstance(self.service, str) else self.service

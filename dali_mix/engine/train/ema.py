@@ -43,7 +43,7 @@ class ModelEma:
                 tensor.copy_(theirs[index])
 
     def state_dict(self) -> dict:
-        """Return "updates", and "model", the averaged weights with the model's own keys."""
+        """Return a dict of "updates" and "model", the averaged weights under the model's own keys."""
         return {"updates": self.updates, "model": self.module.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
