@@ -1,4 +1,4 @@
-"""Runs: training, evaluation and prediction from recipes. `dali_mix.train` and `dali_mix.evaluate` start them.
+"""Training, evaluation and prediction from recipes. `dali_mix.train` and `dali_mix.evaluate` are in `start`.
 
 Names are imported on first use, so that the command line can read configs before torch is loaded.
 """

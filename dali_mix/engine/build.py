@@ -1,6 +1,6 @@
-"""Build the objects of a run from a checked `RunConfig`: one function per key of a recipe.
+"""Build the objects of a run from a checked `RunConfig`.
 
-More than 300 lines: keys are checked against each other, and sets against model, mixer and loss.
+More than 300 lines: one function per object, and checks of sets, model, mixer and loss against each other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dali_mix.tasks import CLASSIFICATION, Task, trainable
 
 
 class Loader(Protocol):
-    """The loader interface that the engine needs; `dali_mix.build_loader` returns one.
+    """The loader interface that the engine needs. Loaders from `dali_mix.build_loader` implement it.
 
     Batches must not share memory, since in-place mixers modify them.
     """
@@ -56,7 +56,7 @@ class Loader(Protocol):
 
 @dataclass
 class Parts:
-    """The objects of a run, on this rank's device, with the task and class names of its training set."""
+    """The objects of a run on this rank, and the task and class names of its training set."""
 
     model: nn.Module
     loss: nn.Module | None
@@ -75,18 +75,19 @@ class Parts:
         return [[names[parameter] for parameter in group["params"]] for group in self.optimizer.param_groups]
 
     def trained_on(self) -> dict[str, Any]:
-        """Return {"task": name, "classes": list of names} of the training set, stored in checkpoints for prediction."""
+        """Return the training set's {"task": name, "classes": list of names}, stored in checkpoints for prediction."""
         return {"task": self.task.name, "classes": list(self.classes)}
 
 
 def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
-    """Open the packed sets of a recipe, with cheap checks only.
+    """Open the sets of a recipe, with cheap checks only.
 
     Args:
+        config: the run's settings.
         train: also open the training set; evaluation needs only the `val_set`.
 
     Returns:
-        the sets, by "train_set" and "val_set".
+        the sets, with the keys "train_set" and "val_set".
 
     Raises:
         FileNotFoundError: a set does not exist.
@@ -97,10 +98,10 @@ def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
 
 
 def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, int]:
-    """Return the task and the number of classes of `sets`, as returned by `open_sets`.
+    """Return the task and the number of classes of `sets`, a result of `open_sets`.
 
-    Raise ValueError if there are none, if one is empty or has a task that cannot be trained, if tasks or classes
-    differ, or if the recipe's `num_classes` differs.
+    Raise ValueError if there are no sets, if a set is empty or has a task that cannot be trained, if the sets differ in
+    task or classes, or if the recipe's `num_classes` differs from theirs.
     """
     found = {}
     for name, dataset in sets.items():
@@ -156,7 +157,7 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
 
 
 def _connected(options: ServiceOptions) -> Any:
-    from dali_mix import service  # imports Ray, an extra, only if a run needs it
+    from dali_mix import service  # imports Ray, an optional dependency, only if a run needs it
 
     return service.connect(options.address, fallback=options.fallback)
 
@@ -171,7 +172,7 @@ def _class_difference(ours: tuple[str, ...], others: tuple[str, ...]) -> str:
 
 
 def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
-    """Return the number of the set's classes. Raise ValueError if the recipe's `num_classes` differs."""
+    """Return the number of `classes`. Raise ValueError if the recipe's `num_classes` differs."""
     if config.num_classes not in (None, len(classes)):
         raise ValueError(
             f"num_classes={config.num_classes}, but {config.train_set} has {len(classes)} classes: "
@@ -184,6 +185,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     """Build the cheap parts (pipelines, mixer, loss, and the model on the meta device) to find mistakes early.
 
     Args:
+        config: the run's settings.
         num_classes: number of classes of the sets.
         task: task of the training set.
 
@@ -236,8 +238,9 @@ def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | Non
 def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
     """Return the loader of the recipe's `train_set`, or of its `val_set` if `train` is False.
 
-    The loader of the `val_set` keeps an incomplete last batch. A user's loader is returned unchanged. Raise ValueError
-    if it does not fit the run, see `check_share`.
+    The loader of the `val_set` keeps an incomplete last batch.
+
+    A user's loader is returned unchanged. Raise ValueError if a user's loader does not fit the run, see `check_share`.
     """
     given: Any = config.train_set if train else config.val_set
     if is_object(given):
@@ -288,10 +291,10 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
 
 
 def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the options of a model, with each part in `names` split into its type and its options.
+    """Return the options of a model, with each part in `names` split into PART, its type, and PART_options.
 
-    A part is a name, or a dict of a type and options. The backbone's option `weights`, a file, is removed.
-    Raise ValueError for a part without a type.
+    A part is a name, or a dict of a type and options. The backbone's option `weights` is removed. Raise ValueError for
+    a part without a type.
     """
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:
@@ -331,8 +334,8 @@ def build_objective(
 def build_loss(config: RunConfig) -> nn.Module | None:
     """Return the recipe's loss: (logits, targets) → mean or sum over the batch.
 
-    None for objective Detection, where the model computes its own losses. Raise ValueError for an unknown loss, or one
-    that cannot be built.
+    Return None for objective Detection, for which the model computes its own losses. Raise ValueError for a loss that
+    is unknown or cannot be built.
     """
     if config.objective["type"] == "Detection":
         if config.loss != DEFAULT_LOSS:
@@ -343,7 +346,7 @@ def build_loss(config: RunConfig) -> nn.Module | None:
     check_present("loss", kind)
     if is_object(kind):
         return user_loss(kind)
-    # Losses with more arguments than logits and targets are used only by an objective.
+    # Losses with more arguments than logits and targets are used only by objectives.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
         raise ValueError(
@@ -356,9 +359,10 @@ def build_loss(config: RunConfig) -> nn.Module | None:
 
 
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
-    """Return the recipe's mixer, or None.
+    """Return the recipe's mixer, or None if it has none.
 
-    It is built with the number of classes and the pipeline's mean and std. Raise ValueError if it cannot be built.
+    The mixer is built with the number of classes and the pipeline's mean and std. A user's mixer is returned unchanged.
+    Raise ValueError if the mixer cannot be built.
     """
     if config.mixer is None:
         return None
@@ -394,9 +398,12 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
 def build_parts(
     config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
 ) -> Parts:
-    """Build the model, loss, optimizer and mixer of a run for these loaders. Raise ValueError if one cannot be built.
+    """Build the model, loss, optimizer and mixer of a run. Raise ValueError if one of them cannot be built.
 
     Args:
+        config: the run's settings.
+        ranks: the ranks of the run.
+        train_loader, val_loader: the loaders to use in the run.
         pretrained: load the recipe's weight files; False if a checkpoint will be loaded into the model.
     """
     metainfo = train_loader.dataset.metainfo
@@ -424,8 +431,9 @@ def build_parts(
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
     """Load the weight files named in the recipe into `model`, and return their reports.
 
-    A file for the full model must contain all of its tensors, except a head for a different number of classes. A file
-    for the backbone must contain at least 95% of its tensors. Raise FileNotFoundError or ValueError as `load_weights`.
+    A file for the full model must contain all tensors of the model, except those of a head for a different number of
+    classes. A file for the backbone must contain at least 95% of the backbone's tensors. Raise FileNotFoundError or
+    ValueError as `load_weights`.
     """
     found = []
     for part, path in weight_files(config).items():

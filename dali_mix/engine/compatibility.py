@@ -19,7 +19,7 @@ _WORDS: dict[TargetKind, str] = {
 }
 _SINGLE: frozenset[TargetKind] = frozenset({"class", "soft"})
 _MULTI: frozenset[TargetKind] = frozenset({"multi-hot", "soft multi-hot"})
-# torch's losses, according to their documentation. Its multi-label losses do not support -1.
+# Targets that torch's losses accept, according to their documentation. torch's multi-label losses do not support -1.
 _TORCH: dict[type[nn.Module], frozenset[TargetKind]] = {
     nn.CrossEntropyLoss: _SINGLE,
     nn.NLLLoss: frozenset({"class"}),
@@ -30,18 +30,19 @@ _TORCH: dict[type[nn.Module], frozenset[TargetKind]] = {
 
 
 def accepted(loss: nn.Module) -> Collection[TargetKind] | None:
-    """Return the kinds of targets a loss accepts; None if unknown."""
+    """Return the kinds of targets that `loss` accepts, or None if they are not known."""
     return getattr(loss, "accepts", None) or _TORCH.get(type(loss))
 
 
 def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, evaluates: bool = True) -> None:
-    """Raise ValueError, suggesting alternatives, if `task`, `mixer` and `loss` do not agree on the targets.
+    """Raise ValueError if `task`, `mixer` and `loss` do not agree on the targets. The message suggests alternatives.
 
     Args:
         task: task of the sets.
-        mixer: the mixer, or None. It must support boxes if the task has boxes, and only then.
-        loss: None for objective Detection, and only for a task with boxes. A loss lists the kinds of targets it accepts
-            in `accepts` (`ops.targets.TargetKind`); five of torch's losses are known. Any other loss is not checked.
+        mixer: the mixer, or None. It must support boxes if and only if the task has boxes.
+        loss: the loss, or None for objective Detection. It must be None if and only if the task has boxes. The kinds of
+            targets that it accepts (`ops.targets.TargetKind`) are those in its attribute `accepts`, and are known for
+            five losses of torch. Other losses are not checked.
         evaluates: whether the loss is also computed on unmixed targets, in evaluation.
     """
     if task.boxes != (loss is None):

@@ -1,4 +1,4 @@
-"""Evaluate a model on each sample exactly once over all ranks.
+"""Evaluate a model on all ranks, using each sample of a set exactly once.
 
 Host and device synchronize only after the last batch, except for detectors, whose boxes are copied after each batch.
 """
@@ -20,11 +20,11 @@ from dali_mix.engine.train.objectives import check_loss, counted, is_summed, log
 
 
 class NonFiniteScores(NonFinite):
-    """Raised if a model's logits contain NaN in an evaluation, or a detector's outputs NaN or infinity."""
+    """Raised if, in an evaluation, a model's logits contain NaN, or a detector's outputs contain NaN or infinity."""
 
 
 class Preempted(Exception):
-    """Raised inside a run that has received a stop signal, to end it (see `Trainer.fit`)."""
+    """Raised to end a run that has received a stop signal. `Trainer.fit` catches it."""
 
 
 def evaluate(
@@ -38,28 +38,28 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     each: Callable[[int], object] = lambda done: None,
 ) -> dict[str, float]:
-    """Evaluate `model` on all records of `loader` over all ranks; return scores in percent, and "loss" if there is one.
+    """Evaluate `model` on the records of all ranks' loaders. Return scores in percent, and "loss" if there is a loss.
 
     Args:
         model: not wrapped in DDP, since ranks may have different numbers of batches. Its train/eval mode is restored.
         loader: an evaluation loader; one full epoch is read.
         loss: (logits (B,K) float32, targets) → mean over the batch, or the sum over it if the loss has `reduction`
-            "sum". None for a detector, which is called with images and targets (it reads only the `size` of each) and
-            returns predictions.
+            "sum". None for a detector, which is called with images and targets (it reads only the `size` of each
+            target) and returns predictions.
         scores: the scores to compute.
         autocast: returns the context manager the model runs in.
-        stop: called between batches; once it returns True on any rank, every rank raises `Preempted`, so that none
-            waits for the sums of a rank that has stopped.
+        stop: called before each batch. If it returns True, this rank skips its remaining batches, and all ranks raise
+            `Preempted` together when the others have evaluated theirs.
         each: called after each batch with the number of batches done.
 
     Raises:
-        NonFiniteScores: logits contain NaN, or a detector's outputs NaN or infinity; raised on every rank, naming the
-            first such records.
-        ValueError: the model does not return one tensor of logits, or the loss no scalar tensor.
+        NonFiniteScores: logits contain NaN, or a detector's outputs contain NaN or infinity. It is raised on every
+            rank, and the message names up to five such records.
+        ValueError: the model does not return one tensor of logits, or the loss does not return a scalar tensor.
         Preempted: see `stop`; also if the loader was interrupted while waiting for a worker pool.
     """
     rows = counted(loss)
-    total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # sums of losses, records, ranks that must stop
+    total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # sum of losses, records, ranks that must stop
     seen: list[tuple[Tensor, Tensor]] = []  # record numbers, and whether outputs contain NaN
     training = model.training
     model.eval()
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _nan(outputs: Any) -> Tensor:
-    """Return (B,) bool, True if the logits of an image contain NaN, or a detector's outputs for it are not finite."""
+    """Return (B,) bool: True if an image's logits contain NaN, or if a detector's outputs for it are not finite."""
     if isinstance(outputs, Tensor):
         return outputs.isnan().flatten(1).any(1)
     return torch.stack([~one["finite"] for one in outputs])

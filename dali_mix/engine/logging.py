@@ -1,4 +1,4 @@
-"""Log a run: text to the terminal and train.log, numbers to metrics.jsonl and mmengine's visualizer."""
+"""Log a run: text to the terminal and train.log, numbers to metrics.jsonl and mmengine's visualizer backends."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
 
 
 def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return (line, parsed record) pairs of a .jsonl file, without empty lines or a truncated last line.
+    """Return (line, parsed record) pairs of a .jsonl file, without empty lines and a truncated last line.
 
     Raises:
-        ValueError: a line is not a JSON object with a step; the message has its number.
+        ValueError: a line is not a JSON object with a step; the message contains the line number.
     """
     found = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
@@ -62,7 +62,7 @@ def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite a .jsonl file, if it exists, with the wanted records only, and without a truncated last line."""
+    """Rewrite a .jsonl file, if it exists, with only the records for which `wanted` returns True."""
     if path.is_file():
         write_text(path, "".join(line for line, record in read_records(path) if wanted(record)))
 
@@ -75,7 +75,7 @@ class LineFile:
         self._file = path.open(mode, encoding="utf-8", buffering=1)
 
     def write(self, line: str) -> None:
-        """Append `line` and a newline. Raise OSError naming the file if that fails."""
+        """Append `line` and a newline. Raise OSError, naming the file, on failure."""
         try:
             self._file.write(line + "\n")
         except OSError as error:
@@ -120,12 +120,13 @@ class Report:
 
         Args:
             resumed_at: the step of the checkpoint from which the run continues; None for a new run.
-            logged: whether the interval ending at that step was logged before saving; else it is logged after resuming.
+            logged: whether the log interval that ends at that step was logged before the checkpoint was saved. If not,
+                it is logged after resuming.
         """
         if not self.main:
             return
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        at_step = {"train": logged, "val": False}  # the evaluation at that step is done again
+        at_step = {"train": logged, "val": False}  # whether to keep that step's records; its evaluation is repeated
         for path in (self.work_dir / "metrics.jsonl", *sorted(self.work_dir.glob("ids-rank*.jsonl"))):
             if resumed_at is None:
                 path.unlink(missing_ok=True)
@@ -177,7 +178,7 @@ class Report:
             self._visualizer.add_scalars(scalars, step=step)
 
     def ids(self, rank: int, step: int, ids: list[int]) -> None:
-        """Write the record numbers that a rank trained on at a step to its ids-rankN.jsonl, on any rank."""
+        """Append the record numbers that this rank trained on in a step to ids-rankN.jsonl. Works on every rank."""
         if self._ids is None:
             self._ids = LineFile(self.work_dir / f"ids-rank{rank}.jsonl", "a")
         self._ids.write(json_text({"step": step, "ids": ids}))

@@ -1,7 +1,8 @@
-"""Simulate a step or an evaluation batch on the meta device before the run: shapes only, without computation or memory.
+"""Simulate a training step or an evaluation batch on the meta device, which computes only shapes, before the run.
 
-This detects a batch that does not fit into a machine's memory, for which Linux would kill the process, and a step with
-a single record, which BatchNorm cannot normalize. A model that does not run on the meta device is not checked.
+The simulation detects a batch that does not fit into a machine's memory, for which Linux would kill the process. It
+also detects a step with a single record, which BatchNorm cannot normalize. A model that does not run on the meta device
+is not checked.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # optimizer 
 
 
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
-    """Raise ValueError if a training step of the recipe cannot work.
+    """Raise ValueError if a training step of the recipe would fail.
 
     This is the case if a process gets a single record in a step and the model cannot train on one record. On a CPU and
     without `compile`, it is also the case if the step needs more than the free memory, which the processes of a machine
@@ -75,7 +76,7 @@ def _refuses_one(config: RunConfig, num_classes: int) -> bool:
     try:
         model, images = _on_meta(config, num_classes, 1, True)
         model(images)
-    except Exception as error:  # BatchNorm's, or the model does not run on the meta device
+    except Exception as error:  # raised by BatchNorm, or because the model does not run on the meta device
         return _SINGLE in str(error)
     return False
 
@@ -98,7 +99,7 @@ def held_by_step(model: nn.Module, images: Tensor) -> int:
 
 
 def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
-    """Return the largest sum of bytes that a layer's input and output take in evaluation."""
+    """Return the largest number of bytes that the inputs and output of a single layer take in evaluation."""
     most = 0
 
     def measure(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -116,7 +117,10 @@ def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes available without swapping, within the cgroup limit; None if the system reports neither."""
+    """Return the bytes of memory that are available without swapping and within the cgroup's limit.
+
+    Return None if the system reports neither the available memory nor a limit.
+    """
     free = available_memory()
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -137,7 +141,7 @@ def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
 def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: int) -> None:
     """Raise ValueError if a batch of `count` records needs more than the free memory.
 
-    accumulate: micro-batches per step; 0 for an evaluation.
+    accumulate: number of micro-batches per step; 0 for an evaluation.
     """
     free, train = free_memory(), accumulate > 0
     try:
@@ -176,7 +180,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
 
 @contextmanager
 def explaining(config: RunConfig) -> Iterator[None]:
-    """Convert torch errors in the block, if the recipe is their cause, into a ValueError that says what to do."""
+    """Re-raise a torch error in the block as a ValueError that says what to do, if a recipe setting can avoid it."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

@@ -2,13 +2,13 @@
 
 All ranks run the same steps. A rank that fails reports it to the others, which then exit too:
 
-    prepare   checks a rank can make alone: device, work directory, sets, recipe, weight files
+    prepare   each rank checks what it can check alone: device, work directory, sets, recipe, weight files
     join      ranks connect and compare what determines the run: settings, versions, code, sets
-    lock      rank 0 locks the work directory; all check that they see the same one, and so the same checkpoints
-    build     rank 0 selects the newest undamaged checkpoint; loaders, model, optimizer
-    restore   from that checkpoint, or start from scratch; then train
+    lock      rank 0 locks the work directory; all ranks check that they see this directory, and so its checkpoints
+    build     rank 0 selects the newest undamaged checkpoint; all ranks build loaders, model and optimizer
+    restore   all ranks load that checkpoint, or start from scratch; then they train
 
-More than 300 lines: these steps, for training and for evaluation, in the order in which they run.
+More than 300 lines: the file has these steps, for training and for evaluation, in the order in which they run.
 """
 
 from __future__ import annotations
@@ -82,15 +82,17 @@ def train(
     make_loaders: MakeLoaders | None = None,
     callbacks: Any = (),
 ) -> str:
-    """Train `config` and write the results to `work_dir`; under torchrun every rank calls this.
+    """Train the model of `config` and write the results to `work_dir`. Under torchrun, every rank calls this.
 
     Args:
+        config: the run's settings.
         work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/. Several machines must share it.
         resume: "no" (start a new run); "must" (continue from the newest checkpoint, which must exist); "auto" (continue
             if there is one).
         recipe: the name of the recipe of `config`, recorded in config.json.
-        make_loaders: returns (training loader, evaluation loader or None), replacing the recipe's packed sets.
-        callbacks: one or a list, see `train.callbacks.Callback`.
+        make_loaders: called with `config` and the ranks; returns (training loader, evaluation loader or None), which
+            replace the recipe's packed sets.
+        callbacks: one callback or a list of callbacks, see `train.callbacks.Callback`.
 
     Returns:
         "finished", "stopped early", or, if stopped by a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C). After
@@ -99,9 +101,9 @@ def train(
 
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is "no".
-        FileNotFoundError: a set, a weight file or, with "must", any checkpoint is missing.
-        ValueError: config, sets, checkpoint and machine are incompatible; as `NonFinite`, a loss, gradient or weight is
-            not finite.
+        FileNotFoundError: a set, a weight file or, with "must", the checkpoint to resume from is missing.
+        ValueError: config, sets, checkpoint and machine are incompatible; or, as `NonFinite`, a loss, gradient or
+            weight is not finite.
         OSError: a file could not be written, another run is writing to `work_dir`, or another rank failed.
     """
     callbacks = user_callbacks(callbacks)
@@ -121,7 +123,7 @@ def train(
             check_recipe(config, num_classes, task)
             if isinstance(config.val_set, str):  # the batch size of a user's loader is unknown
                 check_evaluation(config, num_classes, environment()[1], device)
-        begun = resume != "no" and bool(folder.steps())  # then all weights come from the checkpoint
+        begun = resume != "no" and bool(folder.steps())  # if so, all weights come from the checkpoint
         for part, path in ({} if begun else weight_files(config)).items():
             try:
                 find_weights(path)
@@ -179,7 +181,7 @@ def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.0) -> None:
-    """Raise ValueError on every rank if one does not see the main rank's `token` in the lock file within `seconds`."""
+    """Raise ValueError on all ranks if any rank does not find rank 0's `token` in the lock file within `seconds`."""
     lock, end = work_dir / ".lock", time.monotonic() + seconds
     while not (seen := lock.is_file() and lock.read_text(encoding="utf-8") == token) and time.monotonic() < end:
         time.sleep(0.2)
@@ -203,7 +205,7 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
 
 
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
-    """Restore the checkpoint of `step`, unless None, and log how the run starts.
+    """Restore the checkpoint of `step` unless `step` is None, write config.json, and log how the run starts.
 
     Raise ValueError if the checkpoint cannot be restored, and NonFinite for weights that are not finite.
     """
@@ -254,7 +256,10 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
 
 
 def _fed(trainer: Trainer) -> str:
-    """Return the model's input as "  batches (64, 3, 32, 32) of pipeline cifar"; "" for a loader without pipeline."""
+    """Describe the model's input for the log: "  batches (64, 3, 32, 32) of pipeline cifar".
+
+    Return "" for a loader without a pipeline.
+    """
     pipeline = getattr(trainer.parts.train_loader, "pipeline", None)
     if not isinstance(pipeline, Pipeline):
         return ""
@@ -297,7 +302,7 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
 def _other_pipeline(trainer: Trainer) -> Iterator[str]:
     """Yield a warning if the pipeline of the user's training loader differs from the recipe's.
 
-    The recipe's pipeline is still used in the evaluation of its `val_set`, by mixers, and in prediction.
+    The recipe's pipeline is still used by mixers, in prediction, and in the evaluation of the recipe's `val_set`.
     """
     given = getattr(trainer.parts.train_loader, "pipeline", None)
     if not is_object(trainer.config.train_set) or not isinstance(given, Pipeline):
@@ -315,7 +320,7 @@ def _other_pipeline(trainer: Trainer) -> Iterator[str]:
 
 
 def _any_object(records: Any) -> bool:
-    """Return True if any record has a box, or if `records` is not a `RecordSet` and cannot be inspected."""
+    """Return True if any record has a box, or if `records` is not a `RecordSet` and therefore not inspected."""
     if not isinstance(records, RecordSet):
         return True
     rows = np.arange(len(records))
@@ -338,7 +343,7 @@ class Evaluation:
         values: the scores in percent by name, and "loss" except for detectors.
         scores: the `Scores` object, for per-class scores.
         classes: class names.
-        main: True if this rank writes files.
+        main: True on rank 0, which writes files.
         notes: remarks on the weight file (see `MatchReport.notes`), on classes without positive examples, and on
             skipped records.
         skipped: number of skipped records, over all ranks.
@@ -396,7 +401,7 @@ def evaluate_checkpoint(
         loader = build_split(config, ranks, train=False) if make_loaders is None else make_loaders(config, ranks)[1]
         if loader is None:
             raise ValueError("the recipe has no val_set to evaluate on")
-        with nullcontext() if loader is config.val_set else closing(loader):  # otherwise it belongs to the user
+        with nullcontext() if loader is config.val_set else closing(loader):  # a user's loader is not closed
             metainfo = loader.dataset.metainfo
             classes, task = tuple(map(str, metainfo["classes"])), tasks.get(metainfo.get("task", "classification"))
             trained.check_set(task.name, classes, f"val_set {config.resolved()['val_set']}")

@@ -21,13 +21,15 @@ ByClass = tuple[str, dict[str, list[float]], Sequence[ClassReport]]
 class Scores(Protocol):
     """The scores of an evaluation, computed from model outputs that are added batch by batch.
 
-    `update` takes the model's outputs, the targets and the record numbers (B,) of a batch. `compute` combines all ranks
-    and returns the scores by name, equal on every rank. It must be called before `by_class` and `notes`. `by_class`
-    returns a chart title, columns by name (K values each; the first column is plotted), and K `ClassReport`s with
-    precision-recall curves, or none. `notes` returns remarks on the set for the user.
+    - `update` adds a batch: the model's outputs, the targets and the record numbers (B,).
+    - `compute` combines all ranks and returns the scores by name, equal on every rank. It must be called before
+      `by_class` and `notes`.
+    - `by_class` returns a chart title, columns by name (K values each; the first column is plotted), and K
+      `ClassReport`s with precision-recall curves, or an empty sequence.
+    - `notes` returns remarks on the set for the user.
 
     Attributes:
-        names: names of the scores; empty if they are all those of `Task.measured`.
+        names: names of the scores; empty for all scores in `Task.measured`.
         lower_is_better: names of scores for which lower is better; for all others higher is better.
     """
 
@@ -43,7 +45,7 @@ class Scores(Protocol):
 
 
 class ClassificationScores(Scores):
-    """Top-1 and top-5 accuracy in percent; only top-1 with five classes or fewer, where top-5 is always 100."""
+    """Top-1 and top-5 accuracy in percent. With five classes or fewer, top-5 is always 100 and is omitted."""
 
     def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None:
         if options:
@@ -69,10 +71,10 @@ class ClassificationScores(Scores):
 
 
 class MultiLabelScores(Scores):
-    """The scores of `MultiLabelMetrics` in percent, with per-class AP, 0 to 1, in `details`."""
+    """The scores of `MultiLabelMetrics` in percent; `details` has them as fractions, with the AP of each class."""
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
-        # Logits above 0 are probabilities above 0.5, and do not saturate at 1.
+        # Logits are used instead of probabilities, which saturate at 1. A logit of 0 is a probability of 0.5.
         self.metrics = MultiLabelMetrics(num_classes, protocol, threshold=0.0, device=device, ties=ties)
         self.details: dict[str, Any] = {}
 
@@ -96,7 +98,7 @@ class MultiLabelScores(Scores):
 
 
 class DetectionScores(Scores):
-    """The scores of `DetectionMetrics` in percent, for boxes in pixels of the packed images; there is no loss.
+    """The scores of `DetectionMetrics` in percent, for boxes in pixels of the packed images.
 
     Attributes:
         metrics: the `DetectionMetrics`, which holds the images of all ranks after `compute`.
@@ -155,7 +157,7 @@ def _absent(classes: Sequence[str], values: Sequence[float], what: str, mean: st
     return [f"{len(absent):,} of {len(classes):,} classes have no {what} in the val_set ({which}): {left}"]
 
 
-# The classes are called with the number of classes, a device and the recipe's `metrics`.
+# Each class is called with the number of classes, a device and, as keywords, the recipe's `metrics`.
 SCORES: dict[str, type[Scores]] = {
     "accuracy": ClassificationScores,
     "average precision": MultiLabelScores,

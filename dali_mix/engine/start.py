@@ -1,4 +1,4 @@
-"""Start a run from a recipe: `dali_mix.train` and `dali_mix.evaluate`, which the commands use too.
+"""Start a run from a recipe: `dali_mix.train` and `dali_mix.evaluate`, which the command line also calls.
 
 torch is imported only after the recipe has been read and checked, so a misspelled key is reported at once.
 """
@@ -45,7 +45,7 @@ def train(
     options: Options = (),
     **values: Any,
 ) -> str:
-    """Train a recipe, optionally with your own objects, and write the results to `work_dir`.
+    """Train the model of a recipe, optionally with your own objects, and write the results to `work_dir`.
 
     Under torchrun, call it on every rank.
 
@@ -53,21 +53,21 @@ def train(
         recipe: the name of a bundled recipe, the path of a .py file, or a config.
         work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/.
         resume: False or "no" (start a new run); True or "must" (continue from the newest checkpoint, which must exist);
-            "auto" (continue if there is one). Objects must be passed again.
-        model: a module, which is trained in place. Like the next three arguments, it may also be a name or dict as in a
-            recipe.
+            "auto" (continue if there is one). To continue a run, pass its objects again.
+        model: a module, which is trained in place. Like `optimizer`, `loss` and `mixer`, it may also be a name or a
+            dict as in a recipe.
         optimizer: a function that takes the parameters to train and returns an optimizer; or an optimizer over the
             model's parameters. The recipe's schedule scales its learning rates; `paramwise` does not apply to it.
         loss: a module or function (outputs, targets) → mean over the batch.
-        mixer: by default the recipe's; None disables mixing.
+        mixer: a mixer; by default the recipe's. None disables mixing.
         train_loader, val_loader: loaders from `dali_mix.build_loader`, in place of the recipe's `train_set` and
-            `val_set`. `train_loader` also determines `batch_size`, unless you set it. The mixer's mean and std,
-            `Predictor`, and a set without a loader still follow the recipe: with `train_loader` alone, the recipe's
-            `val_set` is evaluated with the recipe's pipeline.
+            `val_set`. `train_loader` also determines `batch_size`, unless you set it. With `train_loader` alone, the
+            recipe's `val_set` is evaluated with the recipe's pipeline. `Predictor` also uses the recipe's pipeline, and
+            mixers built by name use its mean and std.
         callbacks: an object with methods of `dali_mix.engine.Callback`, a function to call after each step, or a list
             of these.
         options: recipe values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
-        values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
+        values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …; see docs/training.md.
 
     Returns:
         "finished", "stopped early", or, if stopped by a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C). After
@@ -75,7 +75,7 @@ def train(
         for a worker pool.
 
     Raises:
-        FileExistsError: `work_dir` contains checkpoints and `resume` is False.
+        FileExistsError: `work_dir` contains checkpoints and `resume` is False or "no".
         FileNotFoundError: the recipe, a set, a weight file or a checkpoint to resume from is missing.
         ValueError: recipe, objects, sets, checkpoint and machine are incompatible; an option has no effect because of
             another one; or, as `NonFinite`, a loss, gradient or weight is not finite.
@@ -118,15 +118,16 @@ def evaluate(
     """Evaluate a checkpoint, or a weight file, on the recipe's `val_set`, using each record exactly once.
 
     Args:
-        recipe: a name or path, which is used with the values of the checkpoint's run, as in `dali-mix evaluate`; or a
-            config.
+        recipe: name or path of the recipe of the checkpoint's run, or a config. With a name or path, the values of the
+            run replace the recipe's, as in `dali-mix evaluate`. With a config, they are not used.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
-        model, loss, val_loader, options, values: as for `train`; objects passed to the run must be passed again.
+        model, loss, val_loader, options, values: as for `train`; objects that were passed to the run must be passed
+            again.
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Returns:
-        an `Evaluation`: `values` (scores in percent by name, and "loss" except for detectors), `notes` and more.
+        an `Evaluation`. Its `values` are the scores in percent by name, and "loss" except for detectors.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `train`; ValueError also for a checkpoint whose task or classes
@@ -151,10 +152,10 @@ _REPLACED = {"train": {"train_set", "loader.drop_last"}, "val": {"val_set", "val
 
 
 def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: Any) -> list[tuple[str, Any]]:
-    """Return the loaders that were passed, as pairs with the keys "train_set" and "val_set".
+    """Return the loaders that were passed as pairs ("train_set", loader) and ("val_set", loader).
 
-    Raise ValueError for a loader that is not an object, such as a path or a list, and for a key in `changes` that a
-    loader replaces.
+    Raise ValueError for a value that cannot be a loader, such as a path or a list, and for a key in `changes` that has
+    no effect if a loader is passed.
     """
     given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
     asked = {name for name, _ in changes}
@@ -168,7 +169,7 @@ def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: 
 
 
 def _check_used(asked: Iterable[str], *sets: Any) -> None:
-    """Raise ValueError if one of the keys `asked` configures loaders, and all `sets` in use are loaders."""
+    """Raise ValueError if one of the keys `asked` configures loaders, although all `sets` that are used are loaders."""
     if not any(map(is_object, sets)) or any(isinstance(one, str) for one in sets):
         return
     instead = {

@@ -18,7 +18,7 @@ _TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_st
 
 
 def check_loader(name: str, loader: Any, train: bool) -> None:
-    """Raise ValueError if a user's loader lacks attributes that a run needs, or was not built with this `train`."""
+    """Raise ValueError if a user's loader lacks attributes that a run needs, or was built with a different `train`."""
     if hasattr(loader, "__getitem__") and not hasattr(loader, "dataset"):
         which, prefix = name.replace("loader", "set"), getattr(loader, "prefix", None)
         how = "pack it: dali_mix.Writer.from_dataset(dataset, PREFIX), then pass"
@@ -41,7 +41,7 @@ def check_loader(name: str, loader: Any, train: bool) -> None:
 
 
 def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: bool) -> None:
-    """Raise ValueError if a user's loader was built for different ranks, or a different batch size or device."""
+    """Raise ValueError if a user's loader was built for a different world size, batch size or type of device."""
     if (count := getattr(loader, "world_size", ranks.world_size)) != ranks.world_size:
         raise ValueError(
             f"{name} was built with world_size={count}, this run has {ranks.world_size}: build it with the rank"
@@ -70,8 +70,8 @@ def user_model(model: Any) -> nn.Module:
 def user_loss(given: Any) -> nn.Module:
     """Return the user's loss as a module.
 
-    Raise ValueError if it is not a function of outputs and targets, has trainable parameters, which a run would not
-    train, or has reduction "none".
+    Raise ValueError if it is not a function of outputs and targets, or has reduction "none". Also raise ValueError if
+    it has trainable parameters, since a run would not train them.
     """
     check_object("loss", given, Callable, "a function of outputs and targets")
     loss = given if isinstance(given, nn.Module) else FunctionLoss(given)

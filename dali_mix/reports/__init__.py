@@ -4,7 +4,7 @@ from dali_mix import caches
 
 caches.for_matplotlib()
 
-from dali_mix.reports.attention import attention  # noqa: E402  matplotlib reads the variable when it is imported
+from dali_mix.reports.attention import attention  # noqa: E402  matplotlib reads MPLCONFIGDIR when it is imported
 from dali_mix.reports.boxes import Drawings  # noqa: E402
 from dali_mix.reports.curves import curves  # noqa: E402
 from dali_mix.reports.evaluation import evaluation_report  # noqa: E402

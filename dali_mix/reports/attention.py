@@ -1,4 +1,4 @@
-"""Show where a model sees each class: one sheet per image, with the picture and a heat map per class."""
+"""Draw heat maps that show where a model sees each class, as one sheet per image."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ def attention(
     top_k: int = 3,
     each: Callable[[Path], object] = lambda sheet: None,
 ) -> tuple[list[Path], list[Unreadable]]:
-    """Draw a sheet for each image: the model's input, and next to it one heat map per class, from dark to bright.
+    """Draw a sheet for each image, with the model's input and one heat map per class.
 
-    Maps are those of `dali_mix.models.maps.look`: the class's evidence at each position. Each is scaled from its
-    minimum to its maximum, which are printed below it together with the class's probability. For models with label
-    attention (SGRE) a second row shows each label's attention in percent.
+    A heat map shows the evidence for a class at each position (see `dali_mix.models.maps.look`), from its minimum
+    (dark) to its maximum (bright). These two values and the probability of the class are printed below the map. For
+    models with label attention (SGRE), a second row shows each label's attention in percent.
 
     Args:
         predictor: the model; `Predictor(config, checkpoint, model=…)` if the run used a model object.
         images: image files and folders.
-        out: the folder for `NAME.png`, created if missing; a second file of the same name becomes `NAME-2.png`.
-        classes: names of classes to draw; by default the `top_k` with the highest probability.
+        out: the folder for `NAME.png`, created if missing; for a second image of the same name, `NAME-2.png`.
+        classes: names of the classes to draw; by default the `top_k` classes with the highest probability.
+        top_k: number of classes to draw if `classes` is None.
         each: called with the path of every sheet as soon as it is written.
 
     Returns:
@@ -93,9 +94,9 @@ def _columns(
 
 
 def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
-    """Overlay a heat map (h,w) on a greyscale version of a picture (3,H,W) uint8, and return the result (3,H,W) uint8.
+    """Return a greyscale version of a picture (3,H,W) uint8 with a heat map (h,w) on top, as (3,H,W) uint8.
 
-    The map is scaled from its minimum to its maximum and resized to the picture.
+    The values of the map are scaled to 0 … 1, and the map is resized to the picture.
     """
     low, high = heat.min(), heat.max()
     scaled = (heat - low) / (high - low).clamp_min(1e-12)
@@ -106,9 +107,10 @@ def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
 
 
 def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
-    """Return the model's inputs as B colour pictures (3,H,W) uint8 on the CPU, with their original aspect ratio.
+    """Return the model's inputs as B colour pictures (3,H,W) uint8 on the CPU.
 
-    The longer side has `SIDE` pixels.
+    A picture has the aspect ratio of the region that the pipeline uses of the original image. Its longer side has
+    `SIDE` pixels.
     """
     pipeline = build_pipeline(predictor.config, False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (pipeline.mean, pipeline.std))
@@ -122,9 +124,9 @@ def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
 
 
 def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
-    """Return, for each image, width / height of the region that evaluation uses, in pixels of the original image.
+    """Return, for each image, the aspect ratio (width / height) of the region that the pipeline uses of the original.
 
-    rows: (B,) of RECORD_DTYPE.
+    rows: (B,) of RECORD_DTYPE, the records of the images.
     """
     height, width = pipeline.fixed_size
     draws = pipeline.draw(rows, pipelines.SampleRandom(0, 0, np.arange(len(rows))))

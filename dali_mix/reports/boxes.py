@@ -22,11 +22,11 @@ from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw, wrapped
 
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#469990")
-SHOWN, COLUMNS, SIDE = 20, 5, 480  # of a sheet: number of images and of columns, longer side of an image in pixels
+SHOWN, COLUMNS, SIDE = 20, 5, 480  # maximum number of images and of columns, and longer side of an image in pixels
 
 
 class Drawings:
-    """A folder of images with boxes drawn on them: `NAME.png`, or `NAME-2.png` if the name repeats."""
+    """A folder of images with boxes drawn on them: `NAME.png`, or `NAME-2.png` for a second image of that name."""
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
@@ -34,7 +34,7 @@ class Drawings:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, path: Path, boxes: Tensor, scores: Tensor, labels: Tensor) -> Path:
-        """Write a copy of an image file, with boxes drawn on it, to the folder. Return the path of the copy, a PNG.
+        """Write a PNG copy of an image file, with boxes drawn on it, to the folder, and return its path.
 
         Args:
             path: the image file.
@@ -54,7 +54,7 @@ class Drawings:
 
 
 def pixels_of(data: bytes) -> np.ndarray:
-    """Return the pixels of an image file, (H, W, 3) uint8 RGB, rotated by EXIF. Raise ValueError if undecodable."""
+    """Decode an image file to (H, W, 3) uint8 RGB, rotated by EXIF. Raise ValueError if it cannot be decoded."""
     header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
     return np.ascontiguousarray(decode_bgr(data, header)[:, :, ::-1])
 
@@ -62,13 +62,14 @@ def pixels_of(data: bytes) -> np.ndarray:
 def outlined(
     pixels: np.ndarray, boxes: np.ndarray, colors: Sequence[str], captions: Sequence[str] = (), width: int | None = None
 ) -> Image.Image:
-    """Return `pixels`, (H, W, 3) uint8, as an image with boxes drawn on it.
+    """Return an image with boxes drawn on it.
 
     Args:
+        pixels: (H, W, 3) uint8, the image.
         boxes: (n, 4) x1, y1, x2, y2 in pixels.
-        colors: one for each box.
-        captions: one for each box, drawn above it, or inside it if there is no room; or none.
-        width: of the lines in pixels; by default 1/400 of the image's longer side, and at least 2.
+        colors: one color for each box.
+        captions: one text for each box, drawn above the box, or inside it if there is no room; empty for no captions.
+        width: line width in pixels; by default 1/400 of the image's longer side, and at least 2.
     """
     image = Image.fromarray(pixels)
     pen, line = ImageDraw.Draw(image), width or max(2, round(max(image.size) / 400))
@@ -87,12 +88,14 @@ def outlined(
 def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
     """Draw images of an evaluation as the PNG `out`, with hits, misses and wrong predictions at IoU 0.5.
 
-    Up to 20 evenly spaced images are drawn. Correct predictions are green, wrong predictions orange, missed objects
-    red. Only predictions above the threshold of `metrics` are used; difficult objects are not shown as missed.
+    Up to 20 images, spread evenly over the set, are drawn. Correct predictions are green, wrong predictions orange, and
+    missed objects red. Only predictions with scores above the threshold of `metrics` are used. Difficult objects are
+    not shown as missed.
 
     Args:
         metrics: the evaluation's metrics, with the images of all ranks.
         records: the set that was evaluated.
+        out: path of the PNG.
 
     Returns:
         `out`.
@@ -122,11 +125,12 @@ def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
 def boxed_batch(
     images: Sequence[Image.Image], labels: Sequence[np.ndarray], size: int
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Resize images; return a padded batch (B, 3, H, W) uint8, and the targets in the format of `mixers.boxes`.
+    """Resize images. Return a padded batch (B, 3, H, W) uint8, and the targets in the format of `mixers.boxes`.
 
     Args:
-        labels: for each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.
-        size: the shorter side of resized images in pixels; less where the longer side would exceed 2 · size.
+        images: the images.
+        labels: for each image (n, 6): class, x1, y1, x2, y2 in 0 … 1, difficult.
+        size: shorter side of a resized image in pixels; less if the longer side would otherwise exceed 2 · `size`.
     """
     targets: list[dict[str, Any]] = []
     small = []
@@ -147,7 +151,7 @@ def boxed_batch(
 def boxed_column(
     name: str, batch: Tensor, targets: Sequence[dict[str, Any]], rows: int, classes: Sequence[str]
 ) -> Column:
-    """Return a column with the first `rows` images of a batch, with their boxes and, as captions, the class counts.
+    """Return a column with the first `rows` images of a batch and their boxes. Captions count the boxes of each class.
 
     batch, targets: in the format of `boxed_batch`.
     """

@@ -22,9 +22,9 @@ class Batch:
     Attributes:
         images: (B,3,S,S) uint8.
         targets: (B,) class indices, or (B,K) multi-hot rows.
-        mean: (3,) float32, the mean colour in 0..1 units.
+        mean: (3,) float32, the mean colour, 0 … 1.
         classes: class names.
-        rows: number of images shown, ≤ B.
+        rows: number of images to show, at most B.
     """
 
     images: Tensor
@@ -35,7 +35,7 @@ class Batch:
 
 
 def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
-    """Return a column with the original images, followed by a column with their saliency if `maps` is True.
+    """Return a column with the original images and, if `maps` is True, a column with their saliency.
 
     peaks: mark the most salient pixel of each image.
     """
@@ -55,9 +55,11 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
     """Return a column with the output of `mixer`, or one column per view if it returns several views of the batch.
 
     Args:
+        mixer: the mixer.
+        batch: the images to mix.
         seed: seed of the mixer's random draws.
         boxes: outline pasted or erased areas, and the cells of a grid.
-        peaks: mark the pixel that each pasted box is centred on, for SaliencyMix.
+        peaks: for SaliencyMix, mark the pixel on which each pasted box is centred.
         options: text to show after the mixer's name.
     """
     count = len(batch.images)
@@ -119,9 +121,9 @@ def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor
 
 
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Return the mean and std, (3,1,1) each, with which images are normalized before mixing; None to mix uint8 images.
+    """Return the mean and std, (3,1,1) each, for normalizing images before mixing; None to mix uint8 images.
 
-    For a mixer with attributes mean and std, return these; for other mixers, the batch's mean and 1.
+    These are the mixer's attributes `mean` and `std`. A mixer without these attributes gets the batch's mean and std 1.
     """
     mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
     if mean is None or std is None:
@@ -135,9 +137,9 @@ def _inputs(mixer: Mixer[Any], batch: Batch) -> Tensor:
 
 
 def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
-    """Return lines of text: λ with the image's own labels, and 1-λ with its partner's.
+    """Return the lines of a caption: λ with the image's own labels, and 1-λ with its partner's.
 
-    For an image without a single partner or without λ, return its note and its mixed labels.
+    For an image that has no λ or not exactly one partner, return its note and its mixed labels.
     """
     if image.own is None:
         return [image.note, *wrapped(_names(target, batch.classes))]
@@ -149,7 +151,7 @@ def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
 
 
 def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return lines of text: the class, every label of a multi-hot row, or the two largest soft targets."""
+    """Return the lines of a caption: the class, all labels of a multi-hot row, or the two largest soft targets."""
     if target.ndim == 0 or ((target == 1) | (target <= 0)).all():
         return wrapped(_names(target, classes))
     names, largest = _short(classes), sorted(range(len(target)), key=lambda index: -float(target[index]))[:2]
@@ -164,9 +166,10 @@ def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def _short(classes: Sequence[str]) -> Sequence[str]:
-    """Return display names: up to the first comma (ImageNet's names are lists of synonyms), with spaces for "_".
+    """Return class names shortened for display: the text before the first comma, with spaces instead of "_".
 
-    Returns `classes` unchanged if two of the short names are equal.
+    ImageNet's class names are lists of synonyms, separated by commas. Return `classes` unchanged if two of the short
+    names are equal.
     """
     short = [name.split(",")[0].strip().replace("_", " ") for name in classes]
     return short if len({*short}) == len(short) else classes

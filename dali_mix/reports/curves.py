@@ -21,16 +21,17 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
     """Draw loss, evaluation scores, learning rate and speed over the steps of a run, as the PNG `out`.
 
     Args:
-        metrics: a metrics.jsonl, or the work directory that holds it. For a step logged twice, the later record is
-            used.
-        title: heading; by default the name of the folder with the metrics, and the last and best score.
+        metrics: a metrics.jsonl, or the work directory that contains it. If a step was logged twice, the later record
+            is used.
+        out: path of the PNG.
+        title: heading; by default the name of the folder with the metrics, and the last and the best score.
 
     Returns:
         the path of the PNG.
 
     Raises:
-        FileNotFoundError: no metrics, or the output folder does not exist.
-        ValueError: an invalid line, or no records; `out` does not end in .png.
+        FileNotFoundError: there is no metrics.jsonl, or the output folder does not exist.
+        ValueError: the file has an invalid line or no records, or `out` does not end in .png.
     """
     path = Path(metrics)
     if path.is_dir():
@@ -56,7 +57,7 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
 
 
 def read_metrics(path: Path) -> tuple[Records, Records]:
-    """Return the train and the val records of a metrics.jsonl, both in order of steps, with one record per step.
+    """Return the train and the val records of a metrics.jsonl, both ordered by step, with one record per step.
 
     An incomplete last line, left by a killed run, is skipped. Raise FileNotFoundError if there is no such file, and
     ValueError if it has an invalid line or no records.
@@ -133,9 +134,9 @@ def _legend_or_note(axes: Axes, note: str, legend: bool = False) -> None:
 
 
 def _smoothed(values: list[float]) -> np.ndarray:
-    """Return `values` averaged over a centred window of about 1/25 of the series, which narrows towards its ends.
+    """Return `values` averaged over a centred window.
 
-    The window has at least 5 values, except at the ends.
+    The window has about 1/25 of the values, and at least 5. It is narrower near the two ends of the series.
     """
     half = max(len(values) // 50, 2)
     total = np.concatenate([[0.0], np.cumsum(values)])
@@ -151,7 +152,7 @@ def _marker(steps: list[int], most: int = 40) -> str:
 def _watched(val: Records) -> tuple[str, dict[str, str]]:
     """Return the `chart` of the task whose scores were logged: title of the panel, and score → display name.
 
-    Without logged scores, return the first task's.
+    If no scores were logged, return the chart of the first task.
     """
     charts = [task.chart for task in trainable().values()]
     return next((chart for chart in charts if _series(val, next(iter(chart[1])))[0]), charts[0])

@@ -1,4 +1,4 @@
-"""Per-class report of an evaluation: a table, a chart, and precision-recall curves (not for classification)."""
+"""Write a per-class report of an evaluation: a table, a chart, and precision-recall curves (not for classification)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ from dali_mix.reports.sheet import fitted
 
 # Lengths are in inches.
 BAR, NAME, LENGTH, GAP, TOP, MARGIN = 0.165, 1.15, 1.5, 0.3, 0.7, 0.25
-FEWEST, MOST_COLUMNS = 40, 7  # a column has more than 40 bars only if 7 columns do not suffice
+FEWEST, MOST_COLUMNS = 40, 7  # a column has at most 40 bars, unless that would take more than 7 columns
 ACROSS, UP, CELL_GAP, CAPTION = 1.2, 0.95, 0.16, 0.2
 POINTS = 200  # maximum number of points of a curve
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write a per-class report to the folder `out` and return its files; on ranks other than 0, write none.
+    """Write a per-class report to the folder `out` and return the paths of its files. Only rank 0 writes files.
 
-    Files are `per_class.csv`, rates in percent and counts; `per_class.png`, a bar chart in percent; `pr_curves.png` if
-    there are precision-recall curves; and for a detector `boxes.png`, images with hits and misses. `out` is created if
-    missing, and existing files of these names are replaced.
+    - `per_class.csv`: a table of rates in percent and counts;
+    - `per_class.png`: a bar chart in percent;
+    - `pr_curves.png`: precision-recall curves, if the evaluation has them;
+    - `boxes.png`, for a detector: images with hits and misses.
+
+    The folder is created if missing, and existing files of these names are replaced.
     """
     if not evaluation.main:
         return []
@@ -63,9 +66,9 @@ def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Figure:
-    """Draw one bar per class, highest first, in columns from top to bottom.
+    """Draw one bar per class in columns from top to bottom, the highest value first.
 
-    values: 0 … 100, one per class; classes with NaN come last, without a bar.
+    values: one value per class, 0 … 100. Classes with NaN come last and have no bar.
     """
     order = sorted(range(len(classes)), key=lambda index: (math.isnan(values[index]), -values[index], index))
     rows = max(FEWEST, math.ceil(len(order) / MOST_COLUMNS))
@@ -94,7 +97,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
             axes.text(start + 0.04, middle, "no sample", color=style.FAINT, **look)
             continue
         bars.append((start, middle, value / 100 * LENGTH))
-        # In white inside the bar if there is room, else next to it.
+        # Write the value in white inside the bar if there is room, else next to the bar.
         offset, side, color = (-0.04, "right", "white") if value >= 30 else (0.04, "left", style.INK)
         x = start + value / 100 * LENGTH + offset
         axes.text(x, middle, f"{value:.1f}", ha=side, color=color, **look | {"fontsize": 6})
@@ -105,7 +108,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
 
 
 def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport]) -> Figure:
-    """Draw one small panel per class, in class order: precision (y) over recall (x), both 0 … 1."""
+    """Draw precision (y) over recall (x), both 0 … 1, in one small panel per class, in class order."""
     columns = min(len(classes), max(5, math.ceil(math.sqrt(1.2 * len(classes)))))
     rows = math.ceil(len(classes) / columns)
     across, down = ACROSS + CELL_GAP, UP + CAPTION + CELL_GAP
@@ -141,7 +144,7 @@ def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport]) -> Figur
 
 
 def thinned(count: int) -> np.ndarray:
-    """Return at most `POINTS` evenly spaced indices out of `count`, including the first and the last."""
+    """Return at most `POINTS` evenly spaced indices into `count` values, including the first and the last index."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 

@@ -1,4 +1,4 @@
-"""Draw mixers applied to a set: one row per image, one column per mixer, with labels and their weights below."""
+"""Draw images of a set, mixed by several mixers: one row per image, one column per mixer, labels in the captions."""
 
 from __future__ import annotations
 
@@ -40,29 +40,33 @@ def gallery(
 ) -> Path:
     """Draw `rows` images of a packed set, unmixed and mixed by each mixer, as the PNG `out`, and return its path.
 
-    Images are the central squares of randomly drawn records; partners come from a batch of 32 or more, if the set has
-    as many. All mixers use the same seed. Captions show λ with the image's own labels and 1-λ with its partner's; for
-    SpliceMix the grid and all visible labels. For a mixer that appends images (SpliceMix) the appended ones are shown,
-    each row from a separate draw; a mixer that returns several views of the batch (ResizeMixPlus) has one column per
-    view.
+    Images are the central squares of randomly drawn records. Partners come from a batch of at least 32 records, or of
+    all records if the set has fewer. All mixers use the same seed. Captions show λ with the image's own labels, and 1-λ
+    with its partner's.
 
-    Images of a set with boxes keep their aspect ratio and are drawn with their boxes; `boxes`, `peaks` and `maps` have
-    no effect on them.
+    - For a mixer that appends images (SpliceMix), the appended images are shown, each row from a separate draw. The
+      captions show the grid and all visible labels.
+    - A mixer that returns several views of the batch (ResizeMixPlus) has one column per view.
+    - Images of a set with boxes keep their aspect ratio and are drawn with their boxes. `boxes`, `peaks` and `maps`
+      have no effect on them.
 
     Args:
         records: a packed set, or its prefix. A set with boxes requires mixers that support boxes.
         mixers: mixers, or strings for `parse_mixer`.
-        image_size: side in pixels to which images are resized before mixing (the shorter one for sets with boxes); by
+        out: path of the PNG.
+        rows: number of images.
+        image_size: side in pixels to which images are resized before mixing (the shorter side for sets with boxes); by
             default `natural_size` of the set.
         seed: seed for the choice of records and for the mixers.
         boxes: outline pasted or erased areas, and the cells of a grid.
-        peaks: mark the most salient pixel of each image and, for SaliencyMix, of the pasted box.
+        peaks: mark the most salient pixel of each image and, for SaliencyMix, the pixel on which the pasted box is
+            centred.
         maps: add a column with the saliency of each image.
-        title: heading; by default the name of the set, and its numbers of images and classes.
+        title: heading; by default the name of the set and its numbers of images and classes.
 
     Raises:
-        ValueError: no mixer, an unknown mixer, or one that does not support the set's targets; rows outside 1 … 100,
-            image_size outside 8 … 2048; an image that cannot be decoded; or `out` does not end in .png.
+        ValueError: no mixer, an unknown mixer, or a mixer that does not support the set's targets; rows outside
+            1 … 100; image_size outside 8 … 2048; an image that cannot be decoded; or `out` does not end in .png.
         FileNotFoundError: no such set, or the output folder does not exist.
     """
     style.check_out(out)
@@ -89,7 +93,7 @@ def gallery(
         mean = torch.zeros(3)
     else:
         images, targets = read_images(records, chosen, size), read_targets(records, chosen)
-        mean = images.float().mean((0, 2, 3)) / 255  # as in training, 0 is the mean colour of the images mixed
+        mean = images.float().mean((0, 2, 3)) / 255  # as in training, images are normalized to a mean of 0 for mixing
         batch = Batch(images, targets, mean, classes, min(rows, len(chosen)))
         columns = plain(batch, peaks, maps)
     for mixer in mixers:
@@ -111,11 +115,12 @@ Normal = Sequence[float] | None
 def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = None, std: Normal = None) -> Mixer[Any]:
     """Build a mixer from a string: its name and options, separated by colons.
 
-    For instance `resizemix`, `mixup:alpha=1.0:per_batch=True`, or `my_module:MyMixer:alpha=1.0` for your own. Cutout's
-    size defaults to half of `image_size`, and MixUp's alpha to 1, since with 0.2 nearly every picture would look
-    unmixed.
+    Examples are `resizemix`, `mixup:alpha=1.0:per_batch=True` and, for your own mixer, `my_module:MyMixer:alpha=1.0`.
+    Cutout's size defaults to half of `image_size`. MixUp's alpha defaults to 1, since with 0.2 nearly every picture
+    would look unmixed.
 
     Args:
+        text: the mixer's name and options.
         num_classes: number of classes of the set.
         image_size: side of the images in pixels.
         mean, std: normalization of the images, passed to mixers that need it.
@@ -146,7 +151,7 @@ def _name_and_options(text: str) -> tuple[str, list[str]]:
 
 
 def _in_words(text: str) -> str:
-    """Return the options in `text` for a column heading: `per_batch=True` becomes per_batch, `grids=mini` mini."""
+    """Return the options in `text` for a column heading. `per_batch=True` becomes "per_batch", `grids=mini` "mini"."""
     words = []
     for key, _, value in (pair.partition("=") for pair in _name_and_options(text)[1]):
         words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")
@@ -164,7 +169,7 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for index, row in enumerate(rows):
         upright = read_image(records, row)
-        # Nearest neighbour for enlarging, so that pixels stay sharp; Lanczos for reducing.
+        # Enlarge with nearest neighbour, so that pixels stay sharp. Reduce with Lanczos.
         enlarged = min(upright.size) < size
         resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
         images[index] = np.asarray(ImageOps.fit(upright, (size, size), resampling))
@@ -183,7 +188,7 @@ def read_image(records: RecordSet, row: int) -> Image.Image:
 def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
     """Return the targets of the records `rows`: (B,) int64 class indices, or (B,K) float32 multi-hot rows.
 
-    Raise ValueError if the set has neither.
+    Raise ValueError if the set has neither class indices nor multi-hot labels.
     """
     if records.task.target_kind is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A chart of how a loader or a training run spends its time."""
+"""Draw a chart of how a loader or a training run spends its time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from dali_mix.reports import style
 
 
 def profile(found: Mapping[str, Any], out: str | Path) -> Path:
-    """Draw the time spent on each part of a batch as the PNG `out`, and return its path.
+    """Draw a bar chart of the time that each part takes per batch as the PNG `out`, and return its path.
 
     Args:
-        found: dict as written by `dali-mix profile --json`: "what" was measured, "milliseconds" by part,
-            "images_per_second", and "limit", the text after "Limited by".
+        found: dict as written by `dali-mix profile --json`. "what" describes what was measured, "milliseconds" has the
+            time per batch of each part, "images_per_second" the speed, and "limit" the text after "Limited by".
+        out: path of the PNG.
 
     Raises:
         ValueError: `out` does not end in .png.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dali_mix.reports import style
 
-# In inches. CAPTION fits two lines and grows by LINE for each further line.
+# Lengths in inches. CAPTION has room for two lines and grows by LINE for each further line.
 CELL, GAP, CAPTION, LINE, HEAD, TITLE, MARGIN = 1.65, 0.14, 0.40, 0.13, 0.26, 0.52, 0.22
 SMALL, MIDDLE, LARGE = 7.5, 9.0, 11.0  # points
 MOST_LINES = 6
@@ -54,10 +54,10 @@ class Column:
 
 
 def draw(columns: Sequence[Column], title: str) -> Figure:
-    """Draw a sheet: pictures at most `CELL` wide, with their captions below, and `title` above all.
+    """Draw a sheet of pictures at most `CELL` wide and high, with captions below them, and `title` at the top.
 
-    Text that is too wide is truncated. All rows have the same height: that of the tallest picture at a width of `CELL`,
-    at most `CELL`, plus that of the longest caption.
+    Text that is too wide is truncated. All rows have the same height, with room for the tallest picture and the longest
+    caption.
     """
     pictures = [picture for column in columns for picture in column.pictures]
     rows = max(len(column.pictures) for column in columns)
@@ -91,7 +91,7 @@ def _show(axes: Axes, picture: Picture) -> None:
     axes.imshow(picture.image.permute(1, 2, 0).numpy(), interpolation="antialiased" if smooth else "nearest")
     axes.set_axis_off()
     axes.set_anchor("W")  # align a narrow picture with its caption
-    # Draw lines in white under the colour, which makes them visible on any picture.
+    # Draw each line on top of a wider white line, which makes it visible on any picture.
     for y, x, height, width in picture.outlines:
         for color, line in (("white", 2.0), (style.ORANGE, 1.0)):
             box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color, linewidth=line)
@@ -114,7 +114,7 @@ def row_height(lines: int, tall: float = CELL) -> float:
 
 
 def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal") -> str:
-    """Return `text`, truncated with … if it is wider than `width` inches at a font size of `size` points."""
+    """Return `text`, truncated and with "…" appended if it is wider than `width` inches at `size` points."""
     if _inches(text, size, weight) <= width:
         return text
     kept = text
@@ -124,10 +124,10 @@ def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal")
 
 
 def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> list[str]:
-    """Join names with commas into lines at most as wide as a picture; the first line begins with `first`.
+    """Join names with commas into lines at most as wide as a picture. The first line begins with `first`.
 
-    A name too long for one line is truncated. If the names need more than `most` lines, the last line gives the number
-    of names that are not shown.
+    A name that is too long for one line is truncated. If the names need more than `most` lines, the last line contains
+    the number of names that are not shown.
     """
     lines: list[str] = []
     indent = INDENT if first else ""
@@ -150,6 +150,6 @@ def _inches(text: str, size: float, weight: str) -> float:
     # Escape dollar signs: class names contain no formulas.
     plain = text.replace("$", r"\$")
     font = FontProperties(size=size, weight=weight)
-    # Append a bar, whose width is subtracted, so that trailing blanks count.
+    # Append a bar and subtract its width, so that trailing blanks count.
     ends = [TextPath((0, 0), piece, prop=font).get_extents().x1 if piece else 0.0 for piece in (plain + "|", "|")]
     return float(ends[0] - ends[1]) / 72

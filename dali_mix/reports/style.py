@@ -1,4 +1,4 @@
-"""Common style of all charts, and functions that write them."""
+"""The common style of all charts, and functions that write charts to files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DPI = 160
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty white figure of `width` × `height` inches, which needs no display."""
+    """Return an empty white figure of `width` × `height` inches. No display is needed."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
 
@@ -44,7 +44,7 @@ def unused(stem: str, used: set[str]) -> str:
 
 
 def check_out(out: str | Path) -> Path:
-    """Return `out` as a path; raise ValueError or OSError if no PNG can be written there."""
+    """Return `out` as a path. Raise ValueError or OSError if no PNG can be written there."""
     out = Path(out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"cannot write {out}: pictures are PNGs, choose a name that ends in .png")

@@ -1,8 +1,8 @@
 """Checkpoint files: written under a temporary name, synced and renamed, and checked by sha256.
 
-A checkpoint is a zip archive as written by `torch.save`, with the standard zip comment "sha256:<hex>", the digest of
-every byte before the comment. It is a single file that `torch.load` and `unzip` can read, and one rename publishes it.
-It is read with `weights_only=True`, so no code in it is executed.
+A checkpoint is a zip archive as written by `torch.save`. Its zip comment is "sha256:<hex>", the digest of every byte
+before the comment. `torch.load` and `unzip` can read the file. It is loaded with `weights_only=True`, so no code in it
+is executed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHUNK = 1 << 22
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) to `path`, or raise OSError and leave an existing file unchanged."""
+    """Write `state` (tensors and plain values) to `path`. On failure, raise OSError and leave an old file unchanged."""
     try:
         with replacing(path) as aside, aside.open("r+b") as file:
             torch.save(state, file)
@@ -46,13 +46,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a dali_mix checkpoint, is damaged, or contains anything but tensors and plain values.
+        ValueError: the file is damaged, is not a dali_mix checkpoint, or contains anything other than tensors and plain
+            values.
     """
     if reason := damage(path):
         raise ValueError(f"{path}: {reason}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many types, all for files that are not ours
+    except Exception as error:  # torch raises errors of many types for a file it cannot read
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path}: refused: it is damaged, or contains more than tensors and plain values ({first})"
@@ -71,14 +72,15 @@ def _has_model(state: object) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return True if the file ends in a checkpoint's checksum, or its zip record declares a comment of that length.
+    """Return True if a file is a checkpoint of dali_mix, even if it is damaged.
 
-    The checksum is not verified here, so a damaged checkpoint is recognized too; `load_checkpoint` reports the damage.
+    The file must end in a checkpoint's checksum, or its zip record must declare a comment as long as a checkpoint's.
+    The checksum is not verified; `load_checkpoint` reports damage.
     """
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
         end = file.read()
-    # A zip archive's end record, 22 bytes, contains the length of the comment after it; other writers add no comment.
+    # A zip archive's end record of 22 bytes contains the length of the comment after it. Other writers add no comment.
     record = end.rfind(b"PK\x05\x06")
     announced = end[record + 20 : record + 22] if record >= 0 else b""
     return _TAG in end or announced == struct.pack("<H", _COMMENT)
@@ -141,13 +143,13 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file, or raise OSError naming it and leave an existing file unchanged."""
+    """Write a small text file. On failure, raise OSError naming it and leave an existing file unchanged."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError naming `folder` if no file can be created in it, or it is missing and cannot be created."""
+    """Raise OSError, naming `folder`, if no file can be created in it, or if it is missing and cannot be created."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{folder}: {there} is a file; choose another folder")
@@ -156,7 +158,10 @@ def check_writable(folder: Path) -> None:
 
 
 def check_out(option: str, out: Path) -> None:
-    """Raise ValueError or OSError naming `option` if the file `out` cannot be written; call this before the work."""
+    """Raise ValueError or OSError, naming `option`, if the file `out` cannot be written.
+
+    Call it before the work that produces the file.
+    """
     if str(out) == "-":
         raise ValueError(f"{option} -: cannot write to the standard output; pass a file name")
     if not out.absolute().parent.is_dir():
@@ -170,7 +175,7 @@ def check_out(option: str, out: Path) -> None:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run: `step-00000100.pt` …, `best.pt`, and `latest`, a text file that names the newest.
+    """The folder with a run's checkpoints `step-00000100.pt`, … and `best.pt`. Its text file `latest` names the newest.
 
     Args:
         path: the folder; created on the first write.
@@ -217,10 +222,10 @@ class CheckpointFolder:
         Raises:
             ValueError: all checkpoints are damaged, or only `latest` exists.
         """
-        # Checkpoints are found by name and checked by sha256. `latest` is for people and other programs, so one that is
-        # empty, missing or dangling causes only a warning. Damaged files are renamed to *.damaged; otherwise pruning,
-        # which goes by name, would keep them instead of readable ones. If checkpoints exist and none can be read, raise
-        # an error instead of silently starting at step 0.
+        # Checkpoints are found by name and checked by sha256. `latest` is for people and other programs. If it is
+        # missing or empty, or names no file, this causes only a warning. Damaged files are renamed to *.damaged, since
+        # `save` would otherwise keep them instead of readable ones. If checkpoints exist and none can be read, raise an
+        # error instead of silently starting at step 0.
         steps, pointer = self.steps(), self.path / "latest"
         named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
         if not steps and not pointer.exists():

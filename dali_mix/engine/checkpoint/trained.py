@@ -29,9 +29,9 @@ class Trained:
     Attributes:
         path: the file.
         weights: tensors by name; None for a plain weight file, which `load_into` reads.
-        classes: class names in the order of the logits.
-        task: task of the training set.
-        values: the run's recipe values. Like classes and task, empty if not in the file.
+        classes: class names in the order of the logits; empty if not in the file.
+        task: task of the training set; empty if not in the file.
+        values: the run's recipe values; empty if not in the file.
     """
 
     path: Path
@@ -43,8 +43,8 @@ class Trained:
     def warn_of_values(self, config: RunConfig) -> None:
         """Log a warning if the values of the run's model or evaluation pipeline differ from `config`.
 
-        Without this warning, the user would only see lower scores. The values differ if the recipe was edited, or if
-        the run had `--cfg-options`.
+        Without this warning, the user would only see lower scores. The values differ if the recipe was edited since, or
+        if the run had `--cfg-options` that were not passed again.
         """
         run, now = _of_scores(self.values), _of_scores(config.resolved())
         differ = sorted(key for key in run.keys() | now.keys() if run.get(key) != now.get(key))
@@ -81,10 +81,11 @@ class Trained:
         """Load the weights into `model`.
 
         Args:
+            model: the model.
             given: True if the user passed the model, False if it was built from the recipe; for messages.
 
         Returns:
-            notes on how a plain weight file was read, see `MatchReport.notes`.
+            notes on how a plain weight file was read (see `MatchReport.notes`); empty for a checkpoint.
 
         Raises:
             ValueError: the weights do not fit the model, or are not finite.
@@ -136,13 +137,13 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 def run_values(checkpoint: str | Path) -> dict[str, Any]:
     """Return the run's recipe values stored in a checkpoint, with the recipe's name under "recipe".
 
-    The result is empty for a weight file or an older best.pt. It is also empty for a missing or unreadable file, for
-    which `open_trained` raises an error.
+    The result is empty for a weight file or a best.pt of an older version. It is also empty for a missing or unreadable
+    file, for which `open_trained` raises an error.
     """
     path = follow_pointer(checkpoint)
     if not path.is_file() or not is_checkpoint(path):
         return {}
-    try:  # memory-mapped, so that no tensor is read
+    try:  # mmap, so that no tensor is read
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch raises errors of many types
         return {}

@@ -1,1 +1,1 @@
-"""Recipe files, and `RunConfig`, their validated form."""
+"""Recipe files and their validated form, `RunConfig`."""

@@ -1,4 +1,4 @@
-"""Dataclasses for the option groups of a recipe. A field can carry a check (`checked`), which `make` calls."""
+"""Dataclasses for the option groups of a recipe. A field can have a check (see `checked`), which `make` calls."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ Group = TypeVar("Group")
 
 
 def checked(check: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return field metadata with which `make` checks a value by `check(name, value, *arguments)`.
+    """Return metadata for a dataclass field whose value `make` checks by calling `check(name, value, *arguments)`.
 
-    `check` raises ValueError; what it returns, unless None, replaces the value.
+    `check` raises ValueError for an invalid value. If it returns a result other than None, the result replaces the
+    value.
     """
     return {"check": lambda name, value: check(name, value, *arguments)}
 
@@ -23,11 +24,13 @@ def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group
     """Build the dataclass `group` from a dict of plain values. A field whose type includes None accepts None.
 
     Args:
+        group: the dataclass.
+        values: field name → value.
         where: prefix of messages about keys.
         prefix: prefix of field names in messages.
 
     Raises:
-        ValueError: not a dict, an unknown or missing key, or an invalid value.
+        ValueError: `values` is not a dict, has an unknown key or an invalid value, or lacks a required key.
     """
     mapping(where, values)
     known = {item.name: item for item in fields(cast(Any, group))}
@@ -65,10 +68,11 @@ class CheckpointOptions:
     """When checkpoints are written, how many are kept, and the score that selects the best model.
 
     Attributes:
-        interval_epochs, interval_steps: write a checkpoint every so many epochs or steps; None to disable this. The
-            last step of a run is always saved.
+        interval_epochs: number of epochs between checkpoints; None disables this. A run that trains to its end also
+            saves its last step.
+        interval_steps: number of optimizer steps between checkpoints; None disables this.
         keep: number of newest checkpoints to keep.
-        best: name of a score, "auto" for the task's first, or None for no best.pt.
+        best: name of the score that selects best.pt; "auto" for the task's first score; None for no best.pt.
     """
 
     interval_epochs: int | None = field(default=1, metadata=checked(whole, 1))
@@ -93,7 +97,7 @@ class ServiceOptions:
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """The first and the last step of a process to profile, counted from 1: see `train.step_profile`."""
+    """The first and the last step to profile, counted from 1 in each process; see `train.step_profile`."""
 
     first: int = field(default=10, metadata=checked(whole, 1))
     last: int = field(default=20, metadata=checked(whole, 1))
@@ -120,11 +124,12 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class Paramwise:
-    """Rules for groups of parameters: see `train.optim.parameter_groups`.
+    """Rules for groups of parameters; see `train.optim.parameter_groups`.
 
     Attributes:
-        norm_decay, bias_decay: weight decay of normalization layers and of other biases; None for the optimizer's.
-        custom: part of a parameter's name → `Multipliers`.
+        norm_decay: weight decay of normalization layers; None for the optimizer's.
+        bias_decay: weight decay of all other biases; None for the optimizer's.
+        custom: part of a parameter's name → options of `Multipliers`.
     """
 
     norm_decay: float | None = field(default=None, metadata=checked(number, 0))

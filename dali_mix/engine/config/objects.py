@@ -21,7 +21,10 @@ def is_object(value: Any) -> bool:
 
 
 def recorded(value: Any) -> Any:
-    """Convert a config value to plain values: a loader to its set's prefix, other objects to "object module.Class"."""
+    """Convert a config value to plain values.
+
+    A loader becomes the prefix of its set. Any other object becomes the text "object module.Class".
+    """
     if isinstance(value, dict):
         return {key: recorded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -69,9 +72,9 @@ def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None
 
 
 class ObjectMissing(ValueError):
-    """Raised if a run used an object and its files record only the name; the user must pass it again as `keyword`.
+    """Raised if the user must pass an object of a run again, since the run's files contain only its class name.
 
-    `cli.main` reads `keyword` for its message.
+    `keyword` is the name of the argument to pass. `cli.main` reads it for its message.
     """
 
     def __init__(self, message: str, keyword: str) -> None:

@@ -4,8 +4,9 @@ A recipe is a Python module of plain values (mmengine's config style, `with read
 imported like any module, so only bundled recipes, files that the user names as recipes, and their imports are executed,
 never code from a dataset, a checkpoint or a run's config.json. YAML and JSON are not supported.
 
-A file with several similar recipes lists them in `VARIANTS`, variant → {dotted key: value}; each is named
-"FILE:VARIANT". The key "about" holds the values for the "{field}" placeholders in the file's docstring.
+A file with several similar recipes lists them in the dict `VARIANTS`, variant → {dotted key: value}. Each variant is a
+recipe with the name "FILE:VARIANT". A variant's key "about" holds the values for the "{field}" placeholders in the
+file's docstring.
 """
 
 from __future__ import annotations
@@ -55,19 +56,21 @@ def list_recipes() -> list[str]:
 def former_names() -> dict[str, str]:
     """Return a dict from every accepted spelling of each bundled recipe to its name.
 
-    "cifar10/wrn28_10:cutmix" can also be spelled "cifar10/wrn28_10_cutmix" and "cifar10/cutmix_wrn28_10". These are
-    names from before files had variants, which users' files and the config.json of older runs still contain.
+    "cifar10/wrn28_10:cutmix" can also be spelled "cifar10/wrn28_10_cutmix" and "cifar10/cutmix_wrn28_10". These
+    spellings date from before files had variants. Users' recipes and the config.json of older runs still contain them.
     """
     joined = (r"\1_\2", r"\2_\1", r"\g<0>")
     return {re.sub(r"(\w+):(\w+)", text, name): name for name in list_recipes() for text in joined}
 
 
 def find_recipe(name: str | Path) -> tuple[Path, str]:
-    """Return (file, variant) of a bundled recipe, or of a path "FILE.py" or "FILE.py:VARIANT"; variant "" for none.
+    """Return (file, variant) of a bundled recipe, or of a path "FILE.py" or "FILE.py:VARIANT".
+
+    The variant is "" if `name` contains none.
 
     Raises:
         FileNotFoundError: no such recipe (the message suggests similar names).
-        ValueError: a YAML or JSON file, or neither a string nor a path.
+        ValueError: a YAML or JSON file, or `name` is neither a string nor a path.
     """
     if not isinstance(name, (str, os.PathLike)):
         wanted = "must be a name (`dali-mix recipes` lists them) or the path of a .py file"
@@ -94,8 +97,8 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     """Return a deep copy of a recipe's public variables, merged with the values of its variant.
 
     Raises:
-        FileNotFoundError, ValueError: as `find_recipe`; also a file that cannot be imported, a variable that is not a
-            plain value, or a missing or unknown variant.
+        FileNotFoundError, ValueError: as `find_recipe`; ValueError also for a file that cannot be imported, a variable
+            that is not a plain value, or a missing or unknown variant.
     """
     path, variant = find_recipe(recipe)
     module = _import(path)
@@ -158,9 +161,9 @@ def _import(path: Path) -> types.ModuleType:
 
 
 def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
-    """Parse "a.b=value" to ("a.b", value). The value is a Python literal, true/false/none/null, or else a string.
+    """Parse "a.b=value" into ("a.b", value). The value is a Python literal, true/false/none/null, or else a string.
 
-    Raise ValueError, naming `option`, for text of any other form.
+    Raise ValueError, naming `option`, if `text` is not of the form KEY=VALUE.
     """
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
@@ -176,8 +179,8 @@ def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
 def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **parts: Any) -> list[tuple[str, Any]]:
     """Return (dotted key, value) pairs from `options`, then `values`, then those `parts` that are not None.
 
-    For keys with a type ("model", "mixer", …), a name or an object in `values` or `parts` becomes the "type". Values
-    that are paths become strings.
+    For keys whose value has a type ("model", "mixer", …), a name or an object in `values` or `parts` becomes the dict
+    {"type": name or object}. Values that are `Path`s become strings.
 
     Args:
         options: see `Options`.
@@ -185,7 +188,7 @@ def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **p
         parts: like `values`; None means that the recipe's value is kept.
 
     Raises:
-        ValueError: `options` is a single string, or contains a key that `values` or `parts` replace.
+        ValueError: `options` is a single string, or sets (part of) a key that is in `values` or `parts`.
     """
     if isinstance(options, str):
         raise ValueError(f'options={options!r:.60}: must be a dict of keys and values, or a list of "KEY=VALUE"')
@@ -202,15 +205,15 @@ def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **p
 
 
 def change(config: RunConfig, pairs: Iterable[tuple[str, Any]]) -> RunConfig:
-    """Return `config` with dotted keys set. Raise ValueError as `make_config`."""
+    """Return a copy of `config` with dotted keys set. Raise ValueError as `make_config`."""
     return make_config(merge_options({name: getattr(config, name) for name in FIELDS}, pairs))
 
 
 def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a copy of `values` with dotted keys set; missing dicts are created, and list items addressed by index.
+    """Return a copy of `values` with dotted keys set. Missing dicts are created. List items are addressed by index.
 
     Raises:
-        ValueError: a key path through something that is neither dict nor list, or a list index out of range.
+        ValueError: a key passes through a value that is neither a dict nor a list, or a list index is out of range.
     """
     merged = copied(values)
     for dotted, value in options:
@@ -260,9 +263,9 @@ def code_named(value: Any, where: str = "") -> dict[str, str]:
 
 
 def find_modules(recipe: str | Path, values: dict[str, Any]) -> None:
-    """Make modules in the folder of a user's recipe file importable for each "module:name" in `values`.
+    """Make each module named by a "module:name" in `values` importable from the folder of a user's recipe file.
 
-    Raise ValueError if Python would import a different module of the same name.
+    Do nothing for a bundled recipe. Raise ValueError if Python would import a different module of the same name.
     """
     path, _ = find_recipe(recipe)
     if not path.is_relative_to(RECIPES):
@@ -276,10 +279,11 @@ def load_config(recipe: str | Path, options: Options = (), **values: Any) -> Run
     Args:
         recipe: name of a bundled recipe ("cifar10/wrn28_10:resizemix"), or a path ("mine.py", "mine.py:variant").
         options: values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
-        values: top-level keys of the recipe, such as `epochs=3`; as in `dali_mix.train`.
+        values: top-level keys of the recipe, such as `epochs=3`, as in `dali_mix.train`.
 
     Raises:
-        FileNotFoundError, ValueError: no such recipe; an unknown key or an invalid value.
+        FileNotFoundError: no such recipe.
+        ValueError: a recipe that cannot be read, an unknown key or an invalid value.
     """
     merged = merge_options(read_recipe(recipe), to_pairs(options, values))
     find_modules(recipe, merged)

@@ -1,4 +1,4 @@
-"""Configs of existing runs: values from config.json or a checkpoint, overridden by new options."""
+"""Load the configs of existing runs from config.json or a checkpoint, and override them with new options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from dali_mix.engine.config.recipe_files import (
 )
 from dali_mix.engine.config.schema import RunConfig, make_config
 
-# Values that affect scores. Sets, device and precision come from the recipe, since they may differ between machines.
+# Keys whose values affect scores. Sets, device and precision are read from the recipe, since they may differ between
+# machines.
 EVALUATED = (
     *("model", "pipeline", "train_pipeline", "val_pipeline", "num_classes"),
     *("loss", "objective", "metrics", "val_batch_size"),
@@ -30,9 +31,10 @@ EVALUATED = (
 def load_resumed(recipe: str | Path, work_dir: Path, options: Options = ()) -> RunConfig:
     """Return the config of a run to resume: the values in its config.json, overridden by `options`.
 
-    Without checkpoints or config.json, this is `load_config`. Values in config.json are plain and are validated; a
-    "module:name" in it, which refers to code, must also be in the recipe or `options`. `resume_strict` is always read
-    from the recipe or `options`.
+    If there are no checkpoints or no config.json, return the result of `load_config`.
+
+    Values in config.json are validated. A "module:name" among them refers to code, so it must also be in the recipe or
+    `options`. `resume_strict` is always read from the recipe or `options`.
 
     Raises:
         FileNotFoundError, ValueError: as `load_config`; ValueError also for a config.json that is damaged, belongs to a
@@ -61,9 +63,9 @@ def load_resumed(recipe: str | Path, work_dir: Path, options: Options = ()) -> R
 
 
 def _of_recipe(before: object, recipe: str | Path, *, moved: bool) -> bool:
-    """Return True if `before`, the recipe name stored by a run, means `recipe` or is missing.
+    """Return True if `before`, the recipe name stored by a run, is None or refers to `recipe`.
 
-    With `moved`, a recipe file of the same name in another folder counts as the same recipe.
+    If `moved` is True, a recipe file of the same name in another folder counts as the same recipe.
     """
     name, before = recipe_name(recipe), former_names().get(str(before), before)
     if before in (None, name):
@@ -72,7 +74,7 @@ def _of_recipe(before: object, recipe: str | Path, *, moved: bool) -> bool:
 
 
 def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, Any]], path: Path) -> RunConfig:
-    """Return the config with the `values` from the file `path`, changed by `pairs`.
+    """Return the config with the `values` read from the file `path`, changed by `pairs`.
 
     Raise ValueError for a "module:name" that neither the recipe nor `pairs` contain, or an invalid config.
     """
@@ -96,10 +98,13 @@ def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, A
 def load_evaluated(recipe: str | Path, checkpoint: Path, options: Options = ()) -> tuple[RunConfig, Path | None]:
     """Return (config for evaluating `checkpoint`, file that the run's values were read from, or None).
 
-    If the checkpoint lies in the work directory of a run of this recipe, all values of the run's config.json are used,
-    as in `load_resumed`. Elsewhere, the values that affect scores (`EVALUATED`) are read from the checkpoint, unless it
-    has none or names a different recipe. Otherwise the values of the recipe file are used. `options` override all of
-    these.
+    The values are read from the first of these sources that exists and belongs to this recipe:
+
+    - the config.json of the work directory that contains the checkpoint: all values, as in `load_resumed`;
+    - the checkpoint: only the values that affect scores (`EVALUATED`), the others from the recipe file;
+    - the recipe file.
+
+    `options` override all of these.
 
     Raises:
         FileNotFoundError, ValueError: as `load_resumed`.

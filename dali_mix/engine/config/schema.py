@@ -73,10 +73,16 @@ class RunConfig:
     """All settings of a run as plain values; the field names are the recipe's variables.
 
     Paths are relative to the current directory. `batch_size` is global: it is divided among ranks and accumulation
-    steps. In `model`, `mixer` and `loss`, `type` is a bundled name or "module:attribute" (for a model also "timm/NAME"
-    or "torchvision/NAME"); in `optimizer` a class of torch.optim; in `objective` a key of
-    `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` is a dict of options for `MultiLabelMetrics` or
-    `DetectionMetrics`. A config built in Python may contain objects instead of names and paths: see `config.objects`.
+    steps. `metrics` is a dict of options for `MultiLabelMetrics` or `DetectionMetrics`.
+
+    The value of `type` depends on the field:
+
+    - in `model`, `mixer` and `loss`, a bundled name or "module:attribute"; in `model` also "timm/NAME" or
+      "torchvision/NAME";
+    - in `optimizer`, the name of a class of torch.optim;
+    - in `objective`, a key of `dali_mix.engine.train.objectives.OBJECTIVES`.
+
+    A config built in Python may contain objects instead of names and paths; see `config.objects`.
     """
 
     train_set: Any = field(metadata=checked(_set))  # a prefix, or a loader
@@ -144,7 +150,7 @@ class RunConfig:
 
     @cached_property
     def pool(self) -> ServiceOptions | None:
-        """Return `service` as options with defaults filled in; None without a worker pool."""
+        """Return `service` as `ServiceOptions`, with defaults filled in; None without a worker pool."""
         if self.service is None:
             return None
         values = {"address": self.service} if isinstance(self.service, str) else self.service
@@ -223,7 +229,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-    """Raise ValueError for an unknown top-level key that exists in a dict of the recipe: "lr" for optimizer.lr."""
+    """Raise ValueError for an unknown top-level key that belongs in a dict of the recipe, e.g. "lr" in `optimizer`."""
     groups: dict[str, Any] = {"loader": LoaderOptions, "checkpoint": CheckpointOptions, "early_stopping": EarlyStopping}
     for key in values if isinstance(values, Mapping) else ():
         if key in FIELDS:
@@ -243,7 +249,7 @@ def _check_names(values: dict[str, Any]) -> None:
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
-    """Raise ValueError if the default of an option is a bool or a number, and its value is not.
+    """Raise ValueError for an option whose default is a bool or a number, and whose value is not.
 
     Args:
         parameters: the signature of the function or class that takes the options.
@@ -262,7 +268,7 @@ def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
     """Return `factory(**options)`. Raise ValueError, naming `what`, for options it does not accept."""
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
     init = tuple(getattr(factory.__init__, name, "") for name in ("__module__", "__qualname__"))
-    if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature accepts arguments, its body none
+    if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature accepts arguments, but its body does not
         parameters = {}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         check_keys(what, options, parameters)

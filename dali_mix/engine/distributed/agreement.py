@@ -25,12 +25,13 @@ _LEFT_OUT = {"train_set", "val_set", "visualizer", "device", "amp", "loader.num_
 def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Dataset]) -> dict[str, str]:
     """Return the values that determine a run, name → value: settings, versions, code, and content of sets and files.
 
-    Ranks may use different paths for the same set or file, so content is compared: the fingerprint in a set's manifest,
-    the sha256 of a file named in a setting, the source of code.
+    Ranks may use different paths for the same set or file, so the content is compared. A set is represented by the
+    fingerprint in its manifest, and code or a file named in a setting by its sha256.
 
     Args:
+        config: the run's settings.
         device: this rank's device.
-        sets: the packed sets to compare, by "train_set" and "val_set".
+        sets: the packed sets to compare, with the keys "train_set" and "val_set".
     """
     values = {"device": device.type, "amp": Precision(config.amp, device).name}
     values |= {name: _text(value) for name, value in _flat(config.resolved()) if name not in _LEFT_OUT}
@@ -44,7 +45,7 @@ def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Datas
 
 
 def file_digest(path: str | Path) -> str:
-    """Return "sha256 " and the first 16 hex digits of a file's digest."""
+    """Return the text "sha256 " followed by the first 16 hex digits of a file's digest."""
     return f"sha256 {file_sha256(Path(path))[:16]}"
 
 
@@ -57,7 +58,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """Return the digest of the file that `value` names, or `value` as a string if it names none."""
+    """Return `value` as a string or, if it is the path of a file, the file's digest."""
     is_path = isinstance(value, str) and (os.sep in value or bool(Path(value).suffix))
     return file_digest(value) if is_path and Path(value).is_file() else str(value)
 

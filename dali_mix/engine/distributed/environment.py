@@ -1,4 +1,4 @@
-"""Read rank, world size and the address of rank 0 from the variables set by torchrun, a cluster or srun.
+"""Read the rank, the world size and the address of rank 0 from variables set by torchrun, a cluster or srun.
 
 This module does not import torch, since the command line uses it before torch is loaded.
 """
@@ -17,7 +17,7 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
     SLURM_STEP_NUM_TASKS and SLURM_LOCALID. With WORLD_SIZE=1 each task of such a step is a separate run.
 
     Raises:
-        ValueError: a variable is missing or not a number, or the rank is outside 0 to WORLD_SIZE - 1.
+        ValueError: a variable is missing or not a number, or the rank is not between 0 and WORLD_SIZE - 1.
     """
     names = _names(variables)
     world_size = integer(variables, names[1], 1, least=1)
@@ -47,13 +47,13 @@ def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
     Otherwise the host defaults to "", and MASTER_PORT is required.
 
     Raises:
-        ValueError: MASTER_PORT is missing or not a number from 1 to 65535, or an id of Slurm is not a number.
+        ValueError: MASTER_PORT is missing or not a number from 1 to 65535, or a Slurm id is not a number.
     """
     host, port = variables.get("MASTER_ADDR", ""), 0
     if _by_slurm(variables):
         host = host or first_host(variables["SLURM_STEP_NODELIST"])
         step = integer(variables, "SLURM_JOB_ID", 0) * 16 + integer(variables, "SLURM_STEP_ID", 0)
-        port = 20000 + step % 20000  # so that jobs on one machine use different ports
+        port = 20000 + step % 20000  # jobs on one machine use different ports
     port = integer(variables, "MASTER_PORT", port, least=1)
     if port > 65535:
         raise ValueError(f"MASTER_PORT must be from 1 to 65535, not {port}")

@@ -21,9 +21,13 @@ from dali_mix.engine.distributed.rendezvous import Rendezvous
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process among `world_size`. A single process is rank 0 of 1 and does not communicate.
+    """The rank of this process in a run, with methods to communicate with the other ranks.
+
+    A single process is rank 0 of 1 and does not communicate.
 
     Attributes:
+        rank: from 0 to `world_size` - 1.
+        world_size: number of ranks.
         device: the device of this rank.
         rendezvous: the connection to rank 0's store; None for a single process.
     """
@@ -45,7 +49,7 @@ class Ranks:
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's picklable `value`, in rank order; also a barrier."""
+        """Return every rank's picklable `value`, in rank order. All ranks wait for each other."""
         found = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(found, value)
@@ -56,14 +60,14 @@ class Ranks:
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Broadcast the buffers of rank 0's models, since BatchNorm statistics differ between DDP ranks."""
+        """Replace the buffers of `models` with rank 0's, since BatchNorm statistics differ between DDP ranks."""
         if self.world_size > 1:
             for model in models:
                 for buffer in model.buffers():
                     dist.broadcast(buffer, 0)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Average the gradients of `model` over ranks, in place, after backward passes without DDP's exchange."""
+        """Average the gradients of `model` over ranks, in place. Needed after backward passes under DDP's `no_sync`."""
         if self.world_size > 1:
             for parameter in model.parameters():
                 if parameter.grad is not None:
@@ -71,10 +75,10 @@ class Ranks:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the torch device for a recipe's `device`; for "auto" this rank's GPU if there is one, else the CPU.
+    """Return the torch device for a recipe's `device`. "auto" is this rank's GPU if there is a GPU, else the CPU.
 
     Raises:
-        ValueError: "cuda" on a machine without a GPU, or more ranks than GPUs on this machine.
+        ValueError: "cuda" on a machine without a GPU, or a machine with several GPUs that has fewer GPUs than ranks.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
@@ -145,7 +149,7 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
             store=dist.PrefixStore("group", rendezvous.store),
             rank=rank,
             world_size=world_size,
-            timeout=timedelta(minutes=10),  # of one exchange; without it a dead rank would not be noticed
+            timeout=timedelta(minutes=10),  # for each exchange, to notice a rank that has died
             **extra,
         )
         _groups.append(dist.group.WORLD)
@@ -158,9 +162,8 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
 class StopSignal:
     """A flag that SIGTERM and Ctrl-C set: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
-    Further SIGTERMs are ignored, since a launcher may forward one that the scheduler also sends. A process that hangs
-    must therefore be ended by SIGKILL. After a first signal, SIGTERM or Ctrl-C, a Ctrl-C raises KeyboardInterrupt at
-    once.
+    After the first signal, a Ctrl-C raises KeyboardInterrupt. Further SIGTERMs are ignored, since a launcher may
+    forward a SIGTERM that the scheduler also sends. A process that hangs must therefore be ended by SIGKILL.
 
     Attributes:
         asked: True once a signal was received.

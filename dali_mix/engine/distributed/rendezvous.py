@@ -1,17 +1,17 @@
 """Rendezvous: a key-value store at rank 0 through which ranks connect, compare settings and report failures.
 
-It opens before any process group, so that a missing rank, two processes with one rank, different settings or a failing
-rank produce one clear message instead of a hang or transport errors on every other machine. Its keys, all prefixed with
-dali_mix/ATTEMPT/ since torchrun's store outlives a restart of the ranks:
+The store opens before any process group. If a rank is missing or fails, two processes have the same rank, or settings
+differ, the user gets one clear message instead of a hang or transport errors on every other machine. All keys have the
+prefix dali_mix/ATTEMPT/, since torchrun's store outlives a restart of the ranks:
 
-    joined/RANK    number of processes that joined as this rank: more than one is an error
-    host/RANK      the machine of the first of them
+    joined/RANK    number of processes that joined as this rank; more than one is an error
+    host/RANK      machine of the first process that joined as this rank
     NAME/RANK      the value this rank passed to `exchange(NAME, …)`
-    failed         [rank, message] of the first rank that failed: set once, by compare_set
-    seen/RANK      set once this rank has read the outcome
+    failed         [rank, message] of the first rank that failed; set once, by compare_set
+    seen/RANK      set when this rank has read `failed`
 
-`exchange` checks `failed` and the deadline while it waits. The server is a thread of rank 0 and ends with it, so after
-a failure rank 0 keeps the store open (`_linger`) until all other ranks have read the reason, for at most 10 s.
+`exchange` checks `failed` and the deadline while it waits. The server is a thread of rank 0 and ends with it. After a
+failure, rank 0 therefore keeps the store open (`_linger`) until all other ranks have read `failed`, for at most 10 s.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.05
 
 
 class RankLost(ConnectionError):
-    """Raised if another rank failed or exited; the output of that rank has the error."""
+    """Raised if another rank failed or exited. The output of that rank shows the error."""
 
     lost = True  # read by the command line, which does not import torch
 
@@ -51,7 +51,8 @@ class Rendezvous:
     Args:
         rank: rank of this process, from 0 to `world_size` - 1.
         host, port: address of rank 0.
-        seconds: how long to wait for the other ranks; by default the variable DALI_MIX_JOIN_SECONDS, else 35.
+        seconds: how long to wait for the other ranks; by default the environment variable DALI_MIX_JOIN_SECONDS, or 35
+            if it is not set.
 
     Raises:
         ValueError: the host name cannot be resolved.
@@ -105,10 +106,10 @@ class Rendezvous:
             raise RankLost(f"rank 0 has exited; its output has the error ({_first_line(error)})") from error
 
     def compare(self, values: dict[str, str]) -> None:
-        """Compare values that must be equal on all ranks, name → value.
+        """Compare `values` (name → value) with those of the other ranks, which must be equal.
 
         Raises:
-            ValueError: values differ; the message lists them, and the ranks that have each.
+            ValueError: values differ; the message lists the values, and which ranks have them.
             RankLost, ConnectionError: as `exchange`.
         """
         found = [json.loads(text) for text in self.exchange("values", json.dumps([self.host, values]))]
@@ -120,9 +121,9 @@ class Rendezvous:
     def reporting(self) -> Iterator[None]:
         """Report an error in the block to the other ranks, and raise it again.
 
-        `RankLost` is raised instead if the error means that another rank cannot be reached, or if another rank has
-        already reported an error with the same message. `RankLost` and `RanksMissing` are raised again, but not
-        reported.
+        If the error means that another rank cannot be reached, or if another rank has already reported an error with
+        the same message, `RankLost` is raised instead. `RankLost` and `RanksMissing` from the block are raised again,
+        but not reported.
         """
         try:
             yield
@@ -141,7 +142,7 @@ class Rendezvous:
             raise
 
     def _reported_before(self, text: str) -> bool:
-        """Report this rank's error, unless another rank has reported one; return True if both have the same message."""
+        """Report this rank's error, unless another rank has reported one. Return True if both have the same message."""
         with suppress(RuntimeError):
             ours = json.dumps([self.rank, text])
             first = self.store.compare_set("failed", "", ours).decode() if self._count == 1 else ours
@@ -149,7 +150,7 @@ class Rendezvous:
         return False
 
     def _linger(self) -> None:
-        """Mark the outcome as read. If this rank serves the store, keep it open until all have read it, at most 10 s.
+        """Set `seen` for this rank. If this rank serves the store, wait until all ranks have set it, at most 10 s.
 
         SIGTERM is ignored meanwhile, since it would close the store.
         """
@@ -196,7 +197,7 @@ class Rendezvous:
         return self.store.get(f"host/{rank}").decode() if self.store.check([f"host/{rank}"]) else "an unknown machine"
 
     def _failed(self, wait: float = 0.0) -> str:
-        """Return a message about the rank that failed first, after waiting up to `wait` seconds for its report."""
+        """Wait up to `wait` seconds for the report of the rank that failed first, and return a message about it."""
         end = time.monotonic() + wait
         try:
             while not self.store.check(["failed"]) and time.monotonic() < end:

@@ -29,7 +29,7 @@ from dali_mix.recordio import RecordSet, Sample, write_set
 _log = logging.getLogger(__name__)
 
 CHUNK, CHUNK_BYTES = 1024, 256 << 20  # a temporary set is complete once it has this many files or bytes
-DECODED_PIXELS = 50_000_000  # maximum per batch of two or more; large images are decoded in smaller batches
+DECODED_PIXELS = 50_000_000  # maximum per batch of two or more images; large images are decoded in smaller batches
 
 
 class Seen(NamedTuple):
@@ -123,10 +123,14 @@ def load_images(
 ) -> Iterator[Seen]:
     """Yield batches of the files, in order, decoded and preprocessed as in an evaluation of the recipe.
 
-    A set packed with `--resize` has smaller images than the files, so its pixels may differ slightly. At the end,
-    warnings count the files that decoders differ on (multi-image files, for example) or that have transparency.
+    The pixels may differ slightly from those of a set packed with `--resize`, which stores smaller images. At the end,
+    log warnings with the numbers of files that have transparency or that decoders read differently (multi-image files,
+    for example).
 
     Args:
+        config: the recipe's config, which determines the pipeline and the batch size.
+        paths: the files.
+        device: device of the batches.
         unreadable: files that cannot be read are skipped and appended to this list.
     """
     noted: Counter[str] = Counter()
@@ -153,14 +157,14 @@ def load_images(
 
 
 def _batch_size(config: RunConfig, pixels: int) -> int:
-    """Return the batch size for images with `pixels` pixels: the recipe's, or less because of `DECODED_PIXELS`."""
+    """Return the batch size for images of `pixels` pixels: the recipe's, reduced if needed for `DECODED_PIXELS`."""
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 
 def _sample(path: Path, noted: Counter[str]) -> tuple[Sample, int]:
-    """Return the record of an image file and its number of pixels. Raise ValueError if it cannot be read.
+    """Return the record of an image file and its number of pixels. Raise ValueError if the file cannot be read.
 
-    If decoders differ on the file, or it has transparency, a notice is counted in `noted`.
+    If decoders disagree on the file, or if it has transparency, count a notice in `noted`.
     """
     try:
         data = path.read_bytes()
@@ -209,7 +213,7 @@ def _load_chunk(
                     sizes = loader.pipeline.sizes(rows, draws)
                     yield Seen([chunk[number][0] for number in numbers], images, rows, sizes)
             except ValueError:
-                if len(loader.skipped) < len(chunk):  # otherwise the error is that no record is left
+                if len(loader.skipped) < len(chunk):  # else every record was skipped, which is not an error here
                     raise
         for number, reason in loader.skipped:
             what = reason.partition(f": record {number}: ")[2] or reason

@@ -60,7 +60,7 @@ class Predictions:
 def choose(
     scores: Tensor, classes: Sequence[str], task: Task, threshold: float | None = None, top_k: int | None = None
 ) -> list[tuple[str, float]]:
-    """Return (class, score) pairs of scores (K,), with arguments, defaults and errors of `Predictions.chosen`."""
+    """Return the (class, score) pairs that `Predictions.chosen` returns for a file with these `scores` (K,)."""
     if threshold is None and top_k is None:
         threshold, top_k = task.threshold, task.top_k
     if threshold is not None and not 0 <= threshold <= 1:
@@ -74,7 +74,7 @@ def choose(
 
 @dataclass(frozen=True)
 class Detections:
-    """Results of a detector on image files; all tensors are on the CPU.
+    """Detections in image files. All tensors are on the CPU.
 
     Attributes:
         paths: N files.
@@ -94,16 +94,17 @@ class Detections:
 
 
 class Predictor:
-    """A trained model, ready for image files.
+    """A trained model that predicts the classes or boxes of image files.
 
     Args:
-        config: name or path of the recipe the model was trained with, which is used with the values of its run, as in
-            `dali-mix predict`; or a config, which is used unchanged, with a warning if the run's values differ.
+        config: name or path of the recipe the model was trained with, or a config. With a name or path, the values of
+            the run replace the recipe's, as in `dali-mix predict`. With a config, they are not used, and a warning is
+            logged if they differ.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
-        classes: names in the order of the logits, or a file with one per line; by default those in the checkpoint, or
-            else those of the recipe's `val_set` or `train_set`, one of which must then exist.
-        model: replaces the recipe's model, for a run whose model was passed as an object.
+        classes: names in the order of the logits, or a file with one name per line; by default the names in the
+            checkpoint, or else those of the recipe's `val_set` or `train_set`, one of which must then exist.
+        model: the model, if the run's model was passed as an object; replaces the recipe's model.
 
     Raises:
         FileNotFoundError: no such recipe, checkpoint or file of names, or no class names at all.
@@ -155,9 +156,10 @@ class Predictor:
     def __call__(
         self, images: Iterable[str | Path], each: Callable[[Path, Tensor], object] = lambda path, scores: None
     ) -> Predictions:
-        """Predict the classes of files and of the images in folders, see `find_images`.
+        """Predict the classes of image files.
 
         Args:
+            images: files and folders, see `find_images`.
             each: called with each file that is not skipped and its scores (K,), as soon as they are computed.
 
         Raises:
@@ -188,15 +190,16 @@ class Predictor:
         threshold: float | None = None,
         each: Callable[[Path, Tensor, Tensor, Tensor], object] = lambda path, boxes, scores, labels: None,
     ) -> Detections:
-        """Find boxes in files and in the images of folders, with a detector.
+        """Detect objects in image files. The model must be a detector.
 
         Args:
-            threshold: keep boxes with scores above it; by default 0.5.
+            images: files and folders, see `find_images`.
+            threshold: return only boxes with a score above it; by default 0.5.
             each: called with each file that is not skipped and its boxes, scores and labels, as soon as they are
                 computed.
 
         Raises:
-            ValueError: a model that is not a detector; a threshold outside 0 … 1.
+            ValueError: the model is not a detector, or the threshold is outside 0 … 1.
             FileNotFoundError, PermissionError, TypeError, ValueError: as `find_images`.
         """
         if not self.task.boxes:
@@ -231,10 +234,10 @@ def predict(
 ) -> Predictions:
     """Predict the classes of image files, decoded and preprocessed as in an evaluation.
 
-    For boxes, see `Predictor.detect`.
+    Use a `Predictor` to load the model only once for several calls, and for boxes (`Predictor.detect`).
 
     Args:
-        config, checkpoint, ema, classes: as for `Predictor`; use a `Predictor` for more than one call.
+        config, checkpoint, ema, classes: as for `Predictor`.
         images: files (JPEG, PNG, WebP, BMP, PNM, GIF, TIFF) and folders of them.
 
     Raises:

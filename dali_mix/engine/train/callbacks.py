@@ -15,17 +15,22 @@ HOOKS = ("before_epoch", "before_step", "after_step", "after_epoch")
 
 
 class Callback:
-    """Base class for callbacks, called on every rank: override some of its methods. Deriving from it is optional.
+    """Base class for callbacks: override some of its methods, which are called on every rank.
 
-    `trainer` has `step` (optimizer steps done), `total_steps`, `epoch` (from 0), `loss`, `scores` (of the last
-    evaluation, by name), `parts` (`model`, `optimizer`, …), `ema` and `ranks`. `loss` is that of the last step, a
-    scalar on the device. With several ranks it is this rank's share of the mean, and the sum over ranks is the mean. If
-    a callback has `state_dict` and `load_state_dict`, its state (tensors and plain values) is saved by rank 0 and
-    restored on all ranks.
+    A callback need not derive from this class. If it has methods `state_dict` and `load_state_dict`, its state (tensors
+    and plain values) is saved by rank 0 and restored on all ranks.
+
+    The attributes of `trainer` are:
+
+    - `step` (optimizer steps done), `total_steps` and `epoch` (from 0);
+    - `loss`, the loss of the last step, a scalar on the device. With several ranks it is this rank's share of the mean:
+      the sum over ranks is the mean;
+    - `scores`, the scores of the last evaluation by name;
+    - `parts` (with `model`, `optimizer`, …), `ema` and `ranks`.
     """
 
     def before_epoch(self, trainer: Any) -> None:
-        """Run before the first step of an epoch, or the first one after resuming inside it."""
+        """Run before the first step of an epoch, or before the first step after resuming within an epoch."""
 
     def before_step(self, trainer: Any) -> None:
         """Run before an optimizer step, once its first batch is loaded."""
@@ -41,7 +46,7 @@ class Callback:
 
 
 def user_callbacks(callbacks: Any) -> list[Any]:
-    """Return the user's `callbacks`, one or several, as a list. Raise ValueError for one that cannot be called."""
+    """Return the user's `callbacks`, one or several, as a list. Raise ValueError if one is not a callback."""
     single = callable(callbacks) or any(hasattr(callbacks, hook) for hook in HOOKS)
     if not single and (isinstance(callbacks, str) or not isinstance(callbacks, Iterable)):
         raise ValueError(f"callbacks is a {class_name(callbacks)}: pass a function, a Callback, or a list of them")
@@ -59,9 +64,9 @@ def user_callbacks(callbacks: Any) -> list[Any]:
 
 
 def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
-    """Call the method `hook` of every callback that has it; plain functions are called for "after_step".
+    """Call the method `hook` of every callback that has it. Plain functions are called for "after_step".
 
-    A note that names the callback is added to its errors.
+    If a callback raises an error, add a note that names the callback to the error.
     """
     for callback in callbacks:
         is_function = not any(hasattr(callback, name) for name in HOOKS)
@@ -78,7 +83,7 @@ def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
 
 
 def states(objects: dict[str, Any]) -> dict[str, Any]:
-    """Return name → state of each object that has a state. Raise ValueError if a checkpoint cannot store it."""
+    """Return name → state of each object that has a state. Raise ValueError if a checkpoint cannot store a state."""
     found = {}
     for name, one in objects.items():
         if _keeps(one) and (state := one.state_dict()):
@@ -91,7 +96,7 @@ def states(objects: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """Restore the result of `states`; return a message for each state without a matching object."""
+    """Restore the states `saved`, a result of `states`. Return a message for each state without a matching object."""
     for name, state in saved.items():
         if name in objects and _keeps(objects[name]):
             objects[name].load_state_dict(state)
@@ -100,7 +105,7 @@ def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
 
 
 def by_name(callbacks: Iterable[Any]) -> dict[str, Any]:
-    """Return callbacks by name, "callback module.Class"; a second of the same class is "callback module.Class 2"."""
+    """Return the callbacks by name: "callback module.Class", "callback module.Class 2" for the second of a class, …"""
     found: dict[str, Any] = {}
     for callback in callbacks:
         name, number = f"callback {class_name(callback)}", 1

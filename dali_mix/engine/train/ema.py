@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class ModelEma:
     """An exponential moving average of a model's weights, kept in the copy `module` of the model.
 
-    Update t (counted from 1) moves the average by a share 1 - d of the difference, with
+    Update t (counted from 1) computes average = d · average + (1 - d) · weights, with
     d = min(decay, (1 + t) / (10 + t)). With a fixed decay, the random initial weights would still dominate the average
     after thousands of steps. Floating-point buffers (BatchNorm's statistics) are averaged like weights; all other
     buffers are copied.
@@ -32,7 +32,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Update the average with the weights of `model`, without synchronizing."""
+        """Update the average with the weights of `model`, without synchronizing host and device."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine, theirs = _tensors(self.module), _tensors(model)
@@ -43,7 +43,7 @@ class ModelEma:
                 tensor.copy_(theirs[index])
 
     def state_dict(self) -> dict:
-        """Return "updates", and "model", the averaged weights with the model's own keys."""
+        """Return a dict of "updates" and "model", the averaged weights under the model's own keys."""
         return {"updates": self.updates, "model": self.module.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:

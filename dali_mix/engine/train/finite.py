@@ -1,4 +1,4 @@
-"""Check tensors for NaN and infinity, and name the affected one. `watch` runs these checks during training."""
+"""Check tensors for NaN and infinity, and name the first affected one. `watch` runs these checks during training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class NonFiniteLoss(NonFinite):
 
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the joint L2 norm of all tensors, a scalar tensor in at least float32; it is finite only if they all are.
+    """Return the joint L2 norm of all tensors as a scalar tensor. It is finite only if all tensors are finite.
 
-    Computed in one fused pass on the tensors' device, without synchronizing. 16-bit tensors are converted first, since
-    their norm may exceed their range.
+    The norm is computed in one fused pass on the tensors' device, without synchronizing. 16-bit tensors are converted
+    to float32 first, since their norm may exceed their range.
     """
     wide = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
     return torch.nn.utils.get_total_norm(wide)
@@ -31,8 +31,8 @@ def total_norm(tensors: Iterable[Tensor]) -> Tensor:
 def statistics(model: nn.Module) -> dict[str, Tensor]:
     """Return the floating-point buffers of `model` that must stay finite, by name.
 
-    These are the statistics of BatchNorm and similar layers, and any other buffers that are finite now (a mask of -inf
-    is not).
+    These are the statistics of BatchNorm and similar layers, and any other buffers that are finite now. A mask that
+    contains -inf, for example, is excluded.
     """
     of_norms = {id(b) for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)}
     return {

@@ -1,14 +1,14 @@
 """Exchange the loss, other numbers that must be finite, and stop requests between ranks at every step.
 
-On a CPU a step's numbers are known before its optimizer step. On a GPU, reading them then would synchronize host and
-device at every step. With a fused optimizer and no loss scaling, they are therefore copied to pinned memory in the
-background and read one step later:
+On a CPU, a step's numbers are read before its optimizer step. On a GPU, this would synchronize host and device at every
+step. With a fused optimizer and no loss scaling, the numbers are therefore copied to pinned memory in the background
+and read one step later:
 
     step t    GPU: loss, gradients, sum over ranks, `bad` |= not finite, optimizer step unless `bad`
               CPU: starts the copy of step t, reads the copy of step t - 1, which is usually complete by then
 
-`bad`, a flag on the device, keeps torch's fused optimizers from changing any weight from the first non-finite number
-on, so reading late is safe. All ranks read the same numbers at the same step, so they stop together.
+`bad` is a flag on the device. From the first non-finite number on, it keeps torch's fused optimizers from changing any
+weight, so reading late is safe. All ranks read the same numbers at the same step, so they stop together.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class LossMonitor:
 
     Args:
         ranks: the ranks that take part.
-        late: read each step's numbers one step later (see above); the optimizer must then honour `bad`.
+        late: read each step's numbers one step later (see the module's docstring). The optimizer must then honour
+            `bad`.
 
     Attributes:
         bad: () float32 on the device, 1 from the first non-finite number on; updated only with `late`.
@@ -62,11 +63,13 @@ class LossMonitor:
         self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:
-        """Sum this step's numbers over ranks; return them or, if `late`, the previous step's (None at first).
+        """Sum this step's numbers over ranks, and return them.
+
+        If `late`, return the previous step's numbers instead, or None in the first step.
 
         Args:
             step: number of the current step.
-            loss: () this rank's share of the mean loss over the global batch, on the device: the sum over ranks is the
+            loss: () on the device, this rank's share of the mean loss over the global batch. The sum over ranks is the
                 mean.
             stop: whether this rank has received a stop signal.
             measured: other scalars on the device that must be finite on every rank.

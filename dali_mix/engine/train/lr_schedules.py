@@ -1,8 +1,8 @@
 """Learning-rate schedules as pure functions of the step, without state to save or restore.
 
 A schedule is a function from the step to a factor. A parameter group's rate is its base rate (the optimizer's `lr`
-times the group's `lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` · f to f, the factor
-with which the schedule starts.
+times the group's `lr_mult`) times that factor. Warm-up is linear in the step, from `warmup_factor` · f to f, where f is
+the schedule's first factor.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def step_decay(milestones: Sequence[int], gamma: float = 0.1) -> Factor:
 def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Factor:
     """Return a schedule that rises from 1/`div_factor` to 1, then falls to 1/(`div_factor`·`final_div_factor`).
 
-    It rises in the first `pct_start` (a share) of the steps; both phases follow half a cosine. The values equal those
-    of torch's OneCycleLR with its defaults (`lr` is its `max_lr`).
+    It rises for the share `pct_start` of the steps. Both phases follow half a cosine. The values equal those of torch's
+    OneCycleLR with its defaults; the optimizer's `lr` corresponds to its `max_lr`.
     """
     top = pct_start * total - 1.0
     low, final = 1.0 / div_factor, 1.0 / (div_factor * final_div_factor)
@@ -51,15 +51,15 @@ def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, f
 
 
 def constant() -> Factor:
-    """Return a schedule that is 1 at every step."""
+    """Return a schedule whose factor is 1 at every step."""
     return lambda step: 1.0
 
 
 def with_warmup(factor: Factor, steps: int, start: float = 0.0) -> Factor:
-    """Return `factor` after a linear warm-up of `steps` steps from `start` · `factor(0)` to `factor(0)`.
+    """Return the schedule `factor` preceded by a linear warm-up from `start` · `factor(0)` to `factor(0)`.
 
-    After the warm-up, `factor` starts at its step 0. Step i of the warm-up uses the value of the line at i + 1, so the
-    first step never has a rate of 0.
+    The warm-up takes `steps` steps, after which `factor` starts at its step 0. Step i of the warm-up uses the value of
+    the line at i + 1, so the first step never has a rate of 0.
     """
     if steps <= 0:
         return factor
@@ -97,12 +97,13 @@ def check_schedule(settings: Mapping[str, Any]) -> None:
 
 
 def build_schedule(settings: Mapping[str, Any], *, lr: float, steps_per_epoch: int, total_steps: int) -> Factor:
-    """Return the schedule described by a recipe's `schedule`.
+    """Return the learning-rate schedule of a run.
 
     Args:
-        settings: `type`, a key of `SCHEDULES`; `warmup_epochs` (may be a fraction) and `warmup_factor`; and the options
-            of the type (`milestones` in epochs of the run, warm-up included). Must have passed `check_schedule`.
-        lr: the optimizer's base rate; `min_lr` is an absolute rate and is divided by it.
+        settings: a recipe's `schedule` that has passed `check_schedule`. Its keys are `type`, a key of `SCHEDULES`;
+            `warmup_epochs` (may be a fraction) and `warmup_factor`; and the options of the type. `milestones` are
+            epochs of the run, warm-up included.
+        lr: the optimizer's base rate. `min_lr` is an absolute rate and is divided by `lr`.
         steps_per_epoch: optimizer steps in an epoch.
         total_steps: optimizer steps in the run.
     """

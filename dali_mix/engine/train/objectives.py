@@ -21,15 +21,16 @@ from dali_mix.models.heads import MaxPoolHead, SGREHead
 class Objective(nn.Module):
     """Base class of training objectives: modules that run the model on a mixed batch and return the loss.
 
-    This class itself is the objective "Plain", loss(model(images), targets). An objective contains the model, and DDP
-    wraps the objective.
+    This class itself is the objective "Plain", which computes loss(model(images), targets). An objective contains the
+    model, and DDP wraps the objective.
 
     Args:
         model: images (B,3,H,W) → logits, or several outputs that `loss` takes.
         loss: (outputs, targets) → scalar; None if the model computes its own losses.
 
     Attributes:
-        parts: the terms of the last forward pass's loss by name, scalars, for logging; empty except in `Detection`.
+        parts: the terms of the loss in the last forward pass, as scalars by name, for logging; empty except in
+            `Detection`.
     """
 
     passes = 1  # forward passes of the model per step
@@ -43,7 +44,7 @@ class Objective(nn.Module):
         self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
 
     def check(self, mixer: Mixer | None) -> None:
-        """Raise ValueError if the objective is incompatible with this mixer, its model or its loss."""
+        """Raise ValueError if the objective is incompatible with `mixer`, or with its own model or loss."""
         if isinstance(self.model, Detector):
             raise ValueError("model detector computes its own losses: use objective Detection")
         # Losses of other packages are not checked.
@@ -67,11 +68,11 @@ class Objective(nn.Module):
         return None
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Return the targets for `forward`, from those that the mixer returned; here, they are unchanged."""
+        """Convert targets from the mixer to the targets for `forward`. The base class returns them unchanged."""
         return targets
 
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
-        """Return the loss of mixed images and targets, a scalar.
+        """Return the scalar loss of mixed images and targets.
 
         Args:
             images: (B,3,H,W).
@@ -104,11 +105,11 @@ class MaskedSupervision(Objective):
     Args:
         model: as in `Objective`.
         loss: as in `Objective`, but used only in evaluation.
-        masks: "free-form", for masks drawn at random, or a folder of PNG masks, which remove pixels where they are
-            above 0.
+        masks: "free-form" for masks drawn at random, or a folder of PNG masks. Pixels are removed where a mask is above
+            0.
         whole, masked, agreement: the weights of `MaskedSupervisionLoss`.
-        fill: the value of removed pixels, one number or one per channel. `build_objective` passes black in the
-            pipeline's normalization.
+        fill: the value of removed pixels, one number or one per channel. `build_objective` passes the normalized value
+            of black.
 
     Raises:
         ValueError, FileNotFoundError: invalid weights, or an invalid or missing folder.
@@ -170,9 +171,10 @@ class SpliceMixConsistency(Objective):
 
 
 class Detection(Objective):
-    """The sum of a detector's losses for images and boxes; `parts` has the individual losses of the last forward pass.
+    """The objective for detectors: the sum of the losses that the model returns for images and boxes.
 
-    VOC's difficult objects and COCO's crowd boxes are not used for training.
+    `parts` has the individual losses of the last forward pass. VOC's difficult objects and COCO's crowd boxes are not
+    used for training.
 
     Args:
         model: (images, targets) → losses by name in training, predictions in evaluation, as `dali_mix.models.Detector`.
@@ -187,7 +189,7 @@ class Detection(Objective):
             raise ValueError(f"objective Detection needs model detector, not {type(self.model).__name__}")
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Return targets without difficult objects, on `device`, moved in one copy."""
+        """Return the targets on `device`, without difficult objects. All tensors are moved in one copy."""
         names = ("boxes", "labels", "difficult")
         easy = [
             one | {name: one[name][~one["difficult"]] for name in names} if "difficult" in one else one
@@ -210,20 +212,20 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def is_summed(loss: object) -> bool:
-    """Return True if a loss returns the sum over a batch's records, rather than the mean."""
+    """Return True if a loss returns the sum over a batch's records rather than the mean."""
     return getattr(loss, "reduction", "mean") == "sum"
 
 
 def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
-    """Return a loss's method `counted`, mixed targets → number of rows it averages over (see `dali_mix.losses`).
+    """Return the loss's method `counted`, mixed targets → number of rows in the mean (see `dali_mix.losses`).
 
-    None for a loss without this method, whose mean is over all rows, and for a sum.
+    Return None for a loss without this method, which averages over all rows, and for a loss that returns a sum.
     """
     return None if is_summed(loss) else getattr(loss, "counted", None)
 
 
 def in_float32(outputs: Any) -> Any:
-    """Return a model's outputs as float32: a tensor, or tuples, lists and dicts of tensors (lists become tuples)."""
+    """Convert a model's outputs to float32: a tensor, or tuples, lists and dicts of tensors. Lists become tuples."""
     if isinstance(outputs, Tensor):
         return outputs.float()
     if isinstance(outputs, Mapping):
@@ -232,7 +234,7 @@ def in_float32(outputs: Any) -> Any:
 
 
 def logits_of(model: nn.Module, outputs: Any) -> Tensor:
-    """Return the logits of a model as float32. Raise ValueError if it returned anything but one tensor."""
+    """Return a model's `outputs`, its logits, as float32. Raise ValueError if they are not a single tensor."""
     if not isinstance(outputs, Tensor):
         parts = f" of {len(outputs)}" if isinstance(outputs, Sized) else ""
         raise ValueError(
@@ -254,12 +256,12 @@ class FunctionLoss(nn.Module):
 
 
 def loss_name(loss: Any) -> str:
-    """Return "loss NAME", with the class of the loss or the name of its function, for messages."""
+    """Return the name of a loss for messages: "loss " and its class or, for a function, "module.name"."""
     return f"loss {class_name(loss.function) if isinstance(loss, FunctionLoss) else type(loss).__name__}"
 
 
 def check_loss(loss: Any, value: Any) -> Tensor:
-    """Return `value`, the result of a loss. Raise ValueError unless it is a scalar tensor, of shape ()."""
+    """Return `value`, the result of `loss`. Raise ValueError unless it is a scalar tensor of shape ()."""
     if not isinstance(value, Tensor) or value.ndim:
         what = f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else class_name(value)
         raise ValueError(f"{loss_name(loss)} returns a {what}, not a scalar tensor: return the mean over the batch")

@@ -37,7 +37,7 @@ def parameter_groups(
     """Return the trainable parameters of `model`, grouped by learning rate and weight decay.
 
     Args:
-        lr, weight_decay: for parameters that no rule below matches.
+        lr, weight_decay: values for parameters that no rule below matches.
         norm_decay: weight decay of the scales and shifts of normalization layers; None for `weight_decay`.
         bias_decay: weight decay of every other parameter named `bias`; None for `weight_decay`.
         custom: part of a parameter's dotted name (complete components: "backbone", "layer4.0") → {"lr_mult": …,
@@ -85,15 +85,15 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, settings: dict[str, Any], paramwise: dict[str, Any], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return the torch optimizer named in a recipe, over `parameter_groups`; or the one the user passed.
+    """Return the torch optimizer named in a recipe, with groups from `parameter_groups`; or the user's own optimizer.
 
-    On a GPU, torch's fused implementation is used if the optimizer has one and `settings` choose none. It is faster,
-    and a flag on the device can keep it from changing weights. The trainer can thus skip a step without waiting for the
-    GPU (see `loss_monitor`).
+    On a GPU, torch's fused implementation is used if the optimizer has one, unless `settings` contain "fused" or
+    "foreach". It is faster, and a flag on the device can keep it from changing weights. The trainer can thus skip a
+    step without waiting for the GPU (see `loss_monitor`).
 
     Raises:
-        ValueError: an unknown type or option, an optimizer that cannot take a step with these options, an optimizer of
-            the user that does not fit the model, or a model without parameters to train.
+        ValueError: an unknown type or option, an optimizer that cannot take a step with these options, a user's
+            optimizer that does not fit the model, or a model without parameters to train.
     """
     options = dict(settings)
     kind = options.pop("type")
@@ -122,10 +122,10 @@ def build_optimizer(
 
 
 def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
-    """Return the user's optimizer, or the one that the user's function returns for the parameters to train.
+    """Return the user's optimizer, or the optimizer that the user's function returns for the parameters to train.
 
-    Each group gets a "base_lr". Raise ValueError unless the optimizer has all trainable parameters of the model, none
-    that are not the model's, an "lr" in each group, and a step that does not evaluate the loss.
+    Each group gets a "base_lr". Raise ValueError if the optimizer lacks a trainable parameter of the model, has a
+    parameter that is not the model's, has a group without "lr", or evaluates the loss in its step.
     """
     if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is a function too
         wanted = "a torch.optim.Optimizer or a function that returns one"
@@ -169,11 +169,11 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
-    """Return the names of what an optimizer stores for a parameter, such as "exp_avg".
+    """Return the names of the state entries that an optimizer stores for each parameter, such as "exp_avg".
 
     The result has two keys: True for parameters of more than one dimension, False for the others. The names are found
-    by a step on a small parameter of each kind, which also checks that the options work. LBFGS (which evaluates the
-    loss several times per step), SparseAdam and Muon (for matrices only) fail.
+    by taking a step on a small parameter of each kind, which also checks that the options work. LBFGS (which evaluates
+    the loss several times per step), SparseAdam and Muon (for matrices only) fail.
 
     Args:
         settings: type and options of a torch optimizer, as for `build_optimizer`.

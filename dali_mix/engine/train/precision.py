@@ -37,7 +37,7 @@ class Precision:
         self._steps = 0
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step the optimizer; loss scaling skips a step with infinite gradients and lowers the scale."""
+        """Step the optimizer. Loss scaling skips a step with infinite gradients and lowers the scale."""
         self.scaler.step(optimizer)
         self.scaler.update()
         self._steps += 1

@@ -18,7 +18,7 @@ class Window:
         images: number of images since the clock started.
         waited: seconds spent waiting for batches since the clock started.
         stop: whether a rank was asked to stop.
-        seconds_per_step: of the last closed interval.
+        seconds_per_step: mean duration of a step in the last closed interval, in seconds.
     """
 
     loss: float = 0.0
@@ -31,7 +31,7 @@ class Window:
     _first: int = 0
 
     def start_clock(self) -> None:
-        """Restart the clock, to exclude evaluation or start-up from the rates."""
+        """Restart the clock, so that the rates exclude the time before, such as an evaluation or the start-up."""
         self._start, self._first, self.images, self.waited = time.perf_counter(), self.steps, 0, 0.0
 
     def close(self) -> dict[str, float]:
@@ -61,7 +61,7 @@ class Window:
 
 @dataclass
 class BoxCount:
-    """Counts of the boxes and images in the training batches of an epoch, on this rank."""
+    """Counts of the boxes and images in an epoch's training batches on this rank."""
 
     kept: int = 0
     images: int = 0
@@ -77,7 +77,8 @@ class BoxCount:
 
         Args:
             images: number of images in the epoch, over all ranks.
-            kept, dropped: numbers of boxes in the batches, and of those that the loader dropped, over all ranks.
+            kept: number of boxes in the batches, over all ranks.
+            dropped: number of boxes that the loaders dropped, over all ranks.
         """
         if not images:  # the run was resumed after the last step of the epoch
             return "", False
@@ -94,11 +95,13 @@ class BoxCount:
 
 @dataclass
 class Best:
-    """The best value so far of the score `name`; "" to track none.
+    """The best value so far of a score.
 
     Attributes:
-        value, step: the best value and its step; None and 0 before the first.
-        since: number of evaluations since then.
+        name: name of the score; "" to track none.
+        lower_is_better: whether lower values are better.
+        value, step: the best value and its step; None and 0 if there is no value yet.
+        since: number of evaluations since the best one.
     """
 
     name: str
@@ -108,7 +111,7 @@ class Best:
     since: int = 0
 
     def update(self, scores: dict[str, float], step: int) -> bool:
-        """Update with the scores of an evaluation; return True if the score `name` is the best so far."""
+        """Update with the scores of an evaluation. Return True if the score `name` is the best so far."""
         if not self.name:
             return False
         value = scores[self.name]

@@ -6,15 +6,15 @@ import hashlib
 
 import torch
 
-# The first key of a derived seed is its purpose, so that equal (seed, step, rank) give different streams.
+# The first key of a derived seed is its purpose. Different purposes get different streams for equal (seed, step, rank).
 INIT, MODEL, MIXER = 1, 2, 3
 
 
 def derive_seed(*keys: int) -> int:
     """Return a seed in [0, 2**63) that depends on every key and on their order.
 
-    It is blake2b of the keys as signed 64-bit little-endian integers. Adjacent keys give unrelated seeds, unlike with
-    sums and products of (seed, step, rank).
+    The seed is a blake2b hash of the keys as signed 64-bit little-endian integers. Adjacent keys give unrelated seeds,
+    which sums and products of (seed, step, rank) would not.
 
     Raises:
         OverflowError: a key outside the signed 64-bit range.
@@ -28,8 +28,8 @@ def derive_seed(*keys: int) -> int:
 def seed_model(seed: int, device: torch.device) -> None:
     """Seed torch's default generators of the CPU and of `device`, which dropout and similar layers use.
 
-    `torch.manual_seed` is avoided. For each device type that is not in use yet, it formats a stack trace at every call,
-    which took longer than all other trainer overhead of a step.
+    `torch.manual_seed` is not used, since it formats a stack trace at every call for each device type that is not
+    initialized yet. This took longer than all other overhead of the trainer in a step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

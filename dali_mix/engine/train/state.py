@@ -1,8 +1,8 @@
 """Resume a run from the result of `Trainer.state_dict`, and report differences from the current recipe.
 
 With `resume_strict`, differences that affect the run are errors. Without it, parts that cannot be restored start from
-their initial state, and the run continues from the same fraction of its schedule. `offset` is the number of steps done
-minus the number of steps this recipe needs to reach that fraction.
+their initial state, and the run continues from the same fraction of its schedule. The trainer's `offset` is the number
+of steps done minus the number of steps that this recipe needs to reach that fraction.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
         state: the result of `Trainer.state_dict`, as loaded from a file.
 
     Returns:
-        a message for each recipe value that differs from the checkpoint's, each part whose state is new, and each saved
-        state without a matching object.
+        messages: one for each recipe value that differs from the checkpoint's, each part that starts from its initial
+        state, and each saved state without a matching object.
 
     Raises:
-        ValueError: tensors of a different model, or a state that is incomplete. With `resume_strict`, also if seed,
-            batch size, dataset, type of model, optimizer, parameter groups, the use of EMA, or a loss or mixer passed
-            as an object differ.
+        ValueError: the checkpoint is for a different model, lacks an entry, or has an invalid entry. With
+            `resume_strict`, also if one of these differs: seed, batch size, dataset, type of model, optimizer,
+            parameter groups, use of EMA, or a loss or mixer passed as an object.
     """
     config, parts = trainer.config, trainer.parts
     strict = config.resume_strict
@@ -58,7 +58,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
         before, now = ((values.get(part) or {}).get("type") for values in (trained, wanted))
         if strict and before != now and any(str(kind).startswith(RECORDED) for kind in (before, now)):
             raise ValueError(f"this run was trained with {part} {before}, this one has {now}; {_ANYWAY}")
-    if strict:  # the global batch may be split into different micro-batches now
+    if strict:  # the global batch may now be split into different micro-batches
         position["global_batch_size"] = parts.train_loader.global_batch_size
     parts.train_loader.load_state_dict(position, strict=strict)
     if differ := differences(parts.model.state_dict(), state["model"]):
@@ -86,9 +86,11 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
 
 def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Load the optimizer's state. If it does not fit, keep the new state and return a message.
+    """Load the optimizer's state. If it does not fit, keep the initial state and return a list with a message.
 
-    before: recipe values of the run. With `resume_strict`, raise ValueError if the state does not fit.
+    With `resume_strict`, raise ValueError if the state does not fit.
+
+    before: the recipe values of the run that saved `state`.
     """
     config, optimizer = trainer.config, trainer.parts.optimizer
     saved, names = state["optimizer"], trainer.parts.group_names()
@@ -148,9 +150,10 @@ def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
 
 
 def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
-    """Load the averaged weights. Drop an average that only the checkpoint has; start one that only the recipe has.
+    """Load the averaged weights. Return an empty list of messages, since `restore` reports a changed `ema`.
 
-    With `resume_strict`, raise ValueError in both cases. Return no messages, since `restore` reports a changed `ema`.
+    If only the checkpoint has an average, drop it. If only the recipe uses one, start it at the restored weights. With
+    `resume_strict`, raise ValueError in both cases.
     """
     saved, ema = state.get("ema"), trainer.ema
     if saved and ema is not None:
@@ -169,7 +172,7 @@ def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
     return []  # already reported as a changed value
 
 
-# Entries of a checkpoint to resume from, by dotted key, and their types. Those in `_OPTIONAL` may be missing.
+# Entries that a checkpoint needs for resuming, dotted key → type. The entries in `_OPTIONAL` may be missing.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("optimizer", "loader", "window", "best", "recipe", "optimizer.state"), dict),
     **dict.fromkeys(("optimizer.param_groups", "groups"), list),
@@ -195,7 +198,7 @@ _LEAST = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}  # other 
 
 
 def _check_kinds(state: Mapping[str, Any]) -> None:
-    """Raise ValueError if an entry is missing, has the wrong type, or is out of range."""
+    """Raise ValueError if an entry of `_KINDS` is missing, has the wrong type, or is out of range."""
     for name, kind in _KINDS.items():
         outer, _, key = name.rpartition(".")
         entries = state[outer] if outer else state

@@ -19,7 +19,9 @@ PARTS = ("waiting", "mixing", "forward", "backward", "step", "other")
 
 
 class StepProfile:
-    """A timer and tracer of some steps of this process, which synchronizes with the GPU after each part of a step.
+    """A timer and tracer of some steps of this process.
+
+    While it is active, it synchronizes with the GPU after each part of a step.
 
     Args:
         options: the `first` and the `last` step to profile; None disables profiling.
@@ -38,7 +40,7 @@ class StepProfile:
         self._tracer: Any = None
 
     def part(self, name: str) -> AbstractContextManager:
-        """Time a block as part `name` of the current step, if this step is profiled. Only `PARTS` are reported."""
+        """Time the block as part `name` of the current step, if this step is profiled. Only `PARTS` are reported."""
         return nullcontext() if self._clock is None else self._measured(self._clock, name)
 
     @contextlib.contextmanager
@@ -56,7 +58,7 @@ class StepProfile:
             torch.cuda.synchronize(self._device)
 
     def begin(self, done: int, loader: Any) -> None:
-        """Mark the start of a step, after `done` steps of the run; start profiling if it is the first to profile.
+        """Mark the start of a step, after `done` steps of the run. Start profiling if it is the first step to profile.
 
         loader: the training loader, whose `stats` are reset at the first step to profile.
         """
@@ -80,13 +82,15 @@ class StepProfile:
         self._images += images if self._clock is not None else 0
 
     def complete(self, done: int) -> bool:
-        """Return True if the last step to profile is finished, after `done` steps of the run."""
+        """Return True if the last step to profile is finished after `done` steps of the run."""
         return self._options is not None and done - (self._before or 0) == self._options.last
 
     def finish(self, done: int, loader: Any) -> str:
-        """Write the measurements up to step `done` of the run. Return the message to log; "" if there are none.
+        """Write the measurements up to step `done` of the run, and return the message to log.
 
-        loader: the training loader, whose `stats` say what limits it.
+        Return "" if nothing was measured, and on ranks other than 0.
+
+        loader: the training loader. Its `stats` show what limits it.
         """
         clock, number = self._clock, done - (self._before or 0)
         if clock is None or self._options is None:

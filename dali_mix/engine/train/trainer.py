@@ -1,8 +1,9 @@
 """The trainer: fetch, mix, forward, loss, backward, step, observe.
 
-Randomness is derived from seeds, never stored: for the model (dropout, Shake-Shake) and the mixer from (seed, step,
-rank, micro-step), for the loader from (seed, epoch, record). A `state_dict` of tensors and plain values therefore
-describes a run completely. A run resumed from it (`train.state`) equals an uninterrupted one, on a CPU bit for bit.
+Generator states are not stored. The random values of the model (dropout, Shake-Shake) and of the mixer are derived from
+(seed, step, rank, micro-step), those of the loader from (seed, epoch, record). A `state_dict` of tensors and plain
+values therefore describes a run completely. A run resumed from it (`train.state`) equals an uninterrupted run; on a
+CPU, the two are equal bit for bit.
 
 More than 300 lines: one class, whose methods are the parts of a step and share its state.
 """
@@ -51,7 +52,7 @@ class Trainer:
         ranks: the ranks of the run.
         folder: the folder for checkpoints.
         report: the run's log.
-        stop: set by signals, after which the run saves and ends.
+        stop: the flag that a signal sets. The run then saves and ends.
         callbacks: see `train.callbacks.Callback`.
         recipe_name: name of the recipe of `config`, stored in checkpoints.
     """
@@ -74,7 +75,7 @@ class Trainer:
         self.recipe_name = recipe_name
         self.epoch = 0  # the current epoch, from 0
         self.step = 0  # optimizer steps done
-        self.offset = 0  # `step` minus the steps this recipe needs to get as far; see `train.state`
+        self.offset = 0  # `step` minus the steps this recipe needs to reach the same progress; see `train.state`
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
         self.steps_per_epoch = steps_per_epoch
         self.epochs = config.epochs  # `restore` increases both if the checkpoint is past the end of this recipe
@@ -98,7 +99,7 @@ class Trainer:
             )
             self.no_sync = self.objective.no_sync
         self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)  # DDP has copied rank 0's weights
-        # Read late only if the optimizer can be kept from stepping; see `loss_monitor`.
+        # Read numbers late only if the optimizer can be kept from stepping; see `loss_monitor`.
         late = bool(parts.optimizer.defaults.get("fused")) and not self.precision.scaler.is_enabled()
         self.monitor = LossMonitor(ranks, late=late and ranks.device.type == "cuda")
         if self.monitor.late:
@@ -122,9 +123,12 @@ class Trainer:
         self._skipped: dict[int, int] = {}  # id of a loader → number of skipped records reported
 
     def fit(self) -> str:
-        """Train to the end or until a signal; return "finished", "stopped early", "preempted" or "interrupted".
+        """Train until the run ends or is stopped by a signal.
 
         After a signal, a checkpoint is saved, unless a step was interrupted between its micro-batches.
+
+        Returns:
+            "finished" or "stopped early"; after a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C).
 
         Raises:
             NonFinite: a loss, gradient or statistic is NaN or infinite (it has changed no weight), every step was
@@ -140,7 +144,7 @@ class Trainer:
                     self.precision.check_any_step()
                 if last and self.window.steps:  # log the rest of the last interval
                     self.log()
-                # Save before the evaluation, which a resumed run repeats.
+                # Save before the evaluation. A run resumed from this checkpoint repeats the evaluation.
                 if last or (self.epoch + 1) % (self.config.checkpoints.interval_epochs or math.inf) == 0:
                     self.save()
                 if last or (self.epoch + 1) % self.config.evaluate_epochs == 0:
@@ -169,7 +173,7 @@ class Trainer:
             self.report.line(found)
 
     def end(self, how: str) -> str:
-        """Log where the run ended and which files it wrote; return `how`."""
+        """Log at which step the run ended and which files it wrote; return `how`."""
         best, name = "", self.best.name
         if self.best.value is not None:
             best = f", best {name} {self.best.value:.4g} at step {self.best.step} ({self.folder.path}/best.pt)"
@@ -179,7 +183,7 @@ class Trainer:
         return how
 
     def run_epoch(self) -> None:
-        """Train from the loader's position to the end of the epoch or run. Raise Preempted if asked to stop."""
+        """Train from the loader's position to the end of the epoch or run. Raise Preempted if stopped by a signal."""
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
         self.call("before_epoch")
@@ -220,7 +224,9 @@ class Trainer:
         return getattr(self.parts.train_loader, "dropped_boxes", 0)
 
     def log_boxes(self, dropped: int) -> None:
-        """Log how many boxes of an epoch were dropped over all ranks; warn if most were dropped, or no image had a box.
+        """Log how many boxes of an epoch were dropped over all ranks.
+
+        Warn instead if most boxes were dropped, or if no image had a box.
 
         dropped: number of boxes that this rank's loader dropped.
         """
@@ -239,14 +245,15 @@ class Trainer:
         self._skipped[id(loader)] = len(skipped)
 
     def train_step(self, batches: Iterator[Batch]) -> bool:
-        """Take one optimizer step on up to `accumulate` micro-batches; return False if the epoch had no batch left."""
+        """Take one optimizer step on up to `accumulate` micro-batches. Return False if the epoch had no batch left."""
         # The gradient is that of the mean loss over the rows of the global batch, for any split into ranks and
-        # micro-batches. The number of rows is known only after the last one, so the mean is computed in two steps:
+        # micro-batches. The number of rows is known only after the last micro-batch, so the mean is computed in two
+        # steps:
         #   before backward  each micro-batch's mean × its rows / expected   (× ranks, since DDP divides by them)
         #   before the step  gradient × expected / actual rows on all ranks
         # expected: the planned number of rows. The actual number is smaller at the end of an epoch, if bad records are
-        # skipped, or if a loss ignores targets (it then counts its rows itself, on the device). A loss that sums over
-        # rows is not scaled.
+        # skipped, or if a loss ignores targets. Such a loss counts its rows itself, on the device. A loss that sums
+        # over rows is not scaled.
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
         self.profile.begin(self.step, loader)
         expected, seen = 0, 0
@@ -280,7 +287,8 @@ class Trainer:
             return False
         if batch is None:  # the epoch ended within an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        skips = self.config.loading.on_bad_record == "skip" or is_object(self.config.train_set)  # a user's loader may
+        # A user's loader may skip records too.
+        skips = self.config.loading.on_bad_record == "skip" or is_object(self.config.train_set)
         if rows is not None or (world_size > 1 and skips):
             total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # no rank knows the others' numbers
             scale: float | Tensor = expected / total.clamp_min(1e-6)
@@ -301,7 +309,7 @@ class Trainer:
         return True
 
     def forward(self, inputs: tuple[Any, ...]) -> Tensor:
-        """Return the loss of a micro-batch. Errors in the first step get a note on the model's input."""
+        """Return the loss of a micro-batch. In the first step, add a note on the model's input to errors."""
         try:
             return self.objective(*inputs)
         except Exception as error:  # a model may raise any error
@@ -335,9 +343,9 @@ class Trainer:
         return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
-        """Warn if a trainable parameter got no gradient in the first step; with several ranks, raise ValueError.
+        """Warn if a trainable parameter got no gradient in the first step. With several ranks, raise ValueError.
 
-        Nothing is checked with `find_unused_parameters`.
+        With `find_unused_parameters`, gradients are not checked.
         """
         self._first = False
         if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
@@ -348,7 +356,7 @@ class Trainer:
         self.report.warn(f"{missing}, which will not be trained: {advice}")
 
     def measure(self) -> tuple[Tensor | None, list[Tensor]]:
-        """Return the gradient norm (None with loss scaling), and scalar tensors that must be finite for this step."""
+        """Return the gradient norm (None with loss scaling), and scalar tensors that must be finite in this step."""
         scaler = self.precision.scaler
         buffers = [total_norm(self.watch.statistics.values())] if self.watch.statistics else []
         if scaler.is_enabled():  # infinite gradients are normal: the scaler skips the step and lowers its scale
@@ -359,7 +367,9 @@ class Trainer:
     def update(self, norm: Tensor | None) -> None:
         """Step the optimizer at this step's learning rate, and update the EMA.
 
-        With `clip_grad_norm`, gradients are clipped first, using their `norm` (None: measured here, after unscaling).
+        With `clip_grad_norm`, gradients are clipped first.
+
+        norm: the gradient norm; None to measure it here, after unscaling.
         """
         optimizer = self.parts.optimizer
         factor = self.factor(self.step - self.offset)
@@ -413,7 +423,7 @@ class Trainer:
         call(self.callbacks, hook, self)
 
     def given(self) -> dict[str, Any]:
-        """Return the user's objects whose state is saved with the model's, by name."""
+        """Return the user's loss, mixer and callbacks by name. Their states are saved with the model's."""
         parts = {name: getattr(self.parts, name) for name in ("loss", "mixer") if getattr(self.config, name)}
         named = {name: part for name, part in parts.items() if is_object(getattr(self.config, name)["type"])}
         return {**named, **by_name(self.callbacks)}
@@ -432,7 +442,7 @@ class Trainer:
         )
 
     def evaluate(self) -> None:
-        """Evaluate the model and its EMA, log the scores, and save `best.pt` if they are the best so far."""
+        """Evaluate the model and its EMA, log the scores, and save `best.pt` if the score `best.name` has improved."""
         if self.parts.val_loader is None:
             return
         models = {"": self.parts.model} if self.ema is None else {"": self.parts.model, "ema_": self.ema.module}
@@ -461,7 +471,7 @@ class Trainer:
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
         self.scores = {name: value for name, value in values.items() if name != "epoch"}
-        # The line omits scores of the top three; metrics.jsonl has all.
+        # The line omits scores of the top three labels; metrics.jsonl has all scores.
         in_short = [name for name in values if name != "epoch" and not name.endswith("_top3")]
         shown = "  ".join(f"{name} {values[name]:.4g}" for name in in_short)
         better = self.best.update(values, self.step)

@@ -1,8 +1,8 @@
-"""Check that a run's model has gradients, and finite numbers at the start, at each step and in checkpoints.
+"""Check a run for missing gradients, and for NaN and infinity at the start, at each step and in checkpoints.
 
 A single NaN spreads to every weight within one step. Therefore loss, gradient norm (or loss scale) and the norm of the
-model's statistics are checked at every step, before a NaN can reach a weight (see `loss_monitor`), and the state is
-checked again before it is saved.
+model's statistics are checked at every step, before a NaN can reach a weight (see `loss_monitor`). The state is checked
+again before it is saved.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Watch:
             )
 
     def check_gradients(self) -> str:
-        """Return a message that names the parameters without a gradient on at least one rank; "" if there are none."""
+        """Return a message that names parameters without a gradient on at least one rank; "" if there are none."""
         parameters = self.model.named_parameters()
         missing = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
         found = list(dict.fromkeys(name for names in self.ranks.gather(missing) for name in names))
@@ -63,7 +63,7 @@ class Watch:
         return f"no gradient reaches {', '.join(found[:5])}{more}"
 
     def check_step(self, numbers: StepNumbers) -> None:
-        """Raise NonFiniteLoss if a number of a step is not finite, naming it and the records of all ranks."""
+        """Raise NonFiniteLoss if a number of a step is not finite, with a message that names it and the records."""
         if numbers.finite:
             return
         names = self.ranks.gather(first_non_finite(self.statistics))
@@ -98,10 +98,10 @@ class Watch:
         return step, f"{what} at step {step}{note}; stopped before that optimizer step"
 
     def check_state(self, state: dict[str, Any], step: int) -> None:
-        """Raise NonFinite if `state`, about to be saved, has a weight, statistic or moment that is not finite.
+        """Raise NonFinite if a weight, statistic or moment in `state`, which is about to be saved, is not finite.
 
         Args:
-            state: "model" and, if there are any, "ema" and "optimizer", as `Trainer.state_dict` returns them.
+            state: a dict with "model" and, optionally, "ema" and "optimizer", as in `Trainer.state_dict`.
             step: number of the step, for the message.
         """
         names = {*dict(self.model.named_parameters()), *self.statistics}
