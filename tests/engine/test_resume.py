@@ -200,6 +200,21 @@ def test_early_stopping_continues_equal(tmp_path):
     assert best[0] == best[1]
 
 
+def test_a_run_that_stops_early_saves_its_last_step(tmp_path):
+    values = recipe(
+        epochs=12,
+        optimizer={"type": "SGD", "lr": 1e-9},
+        early_stopping={"patience": 3},
+        checkpoint={"interval_epochs": None},
+        mixer=None,
+    )
+    assert run(values, tmp_path / "run") == [0]
+    state = newest_state(tmp_path / "run")
+    assert f"stopped early: step {state['step']}, " in said(tmp_path / "run")
+    assert run({**values, "early_stopping": {"patience": 4}}, tmp_path / "run", resume="must") == [0]
+    assert newest_state(tmp_path / "run")["epoch"] == state["epoch"] + 1
+
+
 @pytest.mark.parametrize(
     ("changes", "word"), [({"seed": 1}, "seed=0"), ({"batch_size": 10}, "batch_size=9")], ids=["seed", "batch size"]
 )

@@ -68,8 +68,8 @@ class CheckpointOptions:
     """When checkpoints are written, how many are kept, and the score that selects the best model.
 
     Attributes:
-        interval_epochs: number of epochs between checkpoints; None disables this. A run that trains to its end also
-            saves its last step.
+        interval_epochs: number of epochs between checkpoints; None disables this. A run that finishes or stops early
+            also saves its last step.
         interval_steps: number of optimizer steps between checkpoints; None disables this.
         keep: number of newest checkpoints to keep.
         best: name of the score that selects best.pt; "auto" for the task's first score; None for no best.pt.

@@ -144,14 +144,17 @@ class Trainer:
                     self.precision.check_any_step()
                 if last and self.window.steps:  # log the rest of the last interval
                     self.log()
+                evaluates = last or (self.epoch + 1) % self.config.evaluate_epochs == 0
+                stopping = self.config.stopping
+                may_stop = evaluates and stopping is not None and self.best.since + 1 >= stopping.patience
                 # Save before the evaluation. A run resumed from this checkpoint repeats the evaluation.
-                if last or (self.epoch + 1) % (self.config.checkpoints.interval_epochs or math.inf) == 0:
+                if last or may_stop or (self.epoch + 1) % (self.config.checkpoints.interval_epochs or math.inf) == 0:
                     self.save()
-                if last or (self.epoch + 1) % self.config.evaluate_epochs == 0:
+                if evaluates:
                     with self.profile.part("evaluating"):
                         self.evaluate()
                 self.call("after_epoch")
-                if self.config.stopping and self.best.since >= self.config.stopping.patience:
+                if stopping is not None and self.best.since >= stopping.patience:
                     self.report.line(f"no better {self.best.name} in {self.best.since} evaluations")
                     return self.end("stopped early")
                 if last:
