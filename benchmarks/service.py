@@ -91,7 +91,7 @@ def sharing(settings: Path, pool: Any, args: argparse.Namespace, names: tuple[st
     decoded = []
     batches = SHARED_EPOCHS * -(-1000 // args.batch_size)
     for turn in range(-1, args.sharing_turns):
-        # a new seed: the pool has none of these epochs
+        # A new seed: the pool has none of these epochs.
         settings.write_text(json.dumps({**values, "seed": 2 + turn + 1000 * SHARING.index(names)}))
         for name, measured in rates.items():
             if turn < 0 and name != names[0]:
@@ -119,7 +119,7 @@ def sharing(settings: Path, pool: Any, args: argparse.Namespace, names: tuple[st
                 continue
             measured.append(sum(answer["images"] for answer in found) / seconds)
             if name == names[0]:
-                # includes the chunks in each trainer's window after its last batch
+                # This includes the chunks in each trainer's window after its last batch.
                 decoded.append((after["decoded"] - before["decoded"]) / batches)
     print(f"\n{TRAINERS} trainers together; chunks decoded per chunk of the epochs: {max(decoded):.2f}")
     print(table(rates, names[0], "images/s"), flush=True)

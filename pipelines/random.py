@@ -86,9 +86,10 @@ class SampleRandom:
         return ((high << np.uint64(26) | low)[:, :k]).astype(np.float64) * 2.0**-53
 
     def integers(self, low: int | np.ndarray, high: int | np.ndarray, k: int) -> np.ndarray:
-        """Draw (B, k) int64, uniform from `low` to `high` - 1, each an integer or an array that broadcasts to (B, k).
+        """Draw (B, k) int64, uniform from `low` to `high` - 1.
 
-        The bias for an interval of m integers is below m / 2^53. Raise ValueError unless `high` is above `low`.
+        `low` and `high` are integers, or arrays that broadcast to (B, k). The bias for an interval of m integers is
+        below m / 2^53. Raise ValueError unless `high` is above `low`.
         """
         low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
         if (high <= low).any():

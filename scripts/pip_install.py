@@ -35,7 +35,7 @@ def progress(line: str) -> str:
 def show(lines: Iterable[str], used: int) -> None:
     """Print `progress` of each line, full lines after an error, and a heartbeat after `QUIET_FOR` silent seconds.
 
-    used: bytes in use on the file system of the environment at the start.
+    `used`: bytes in use on the file system of the environment at the start.
     """
     waiting: queue.Queue[str | None] = queue.Queue()
 

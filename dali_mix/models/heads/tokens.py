@@ -38,7 +38,7 @@ def sine_positions(dim: int, rows: int, columns: int, device: torch.device | str
     """Return the sine embedding of a grid (arXiv 2005.12872, normalized): (rows · columns, dim) float32.
 
     The first half of the channels encodes the row, the second the column. Wavelengths grow from 2π to less than
-    10000 · 2π, and a grid spans 2π. `dim` is a multiple of 4.
+    10000 · 2π, and each side of the grid spans 2π. `dim` must be a multiple of 4.
     """
     steps = torch.arange(dim // 4, device=device, dtype=torch.float32)
     waves = 10000 ** (steps / (dim // 4))
