@@ -55,7 +55,7 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
 
 
 def decoding(settings: Settings) -> Iterator[Any]:
-    """Run only DALI's decoder, on images and windows read and drawn in advance by our code, and yield zeros."""
+    """Run only DALI's decoder, on images read and windows drawn in advance by our code, and yield zeros."""
     import itertools
 
     import numpy as np

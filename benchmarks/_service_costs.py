@@ -139,7 +139,7 @@ class Meter:
         self._system, self._clock = system_seconds(), time.monotonic()
 
     def stop(self, per: int) -> dict[str, Any]:
-        """Return the costs since `start`; those per operation are divided by `per`, the number of operations.
+        """Return the costs of the `per` operations since `start`.
 
         Returns:
             a dict of "wall", seconds per operation; "cpu", CPU seconds per operation of each kind of process;
@@ -297,7 +297,7 @@ def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
 def transfer(pool: Any, nodes: list[Serve], prefix: Path) -> dict[str, Any]:
     """Return the costs per chunk fetched from another, idle node (see `Meter.stop`).
 
-    In addition, "pull" is the median number of wall-clock seconds.
+    In addition, "pull" is the median time to fetch a chunk in wall-clock seconds.
     """
     import ray
 

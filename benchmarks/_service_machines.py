@@ -108,7 +108,7 @@ def capacities(costs: Costs, cluster: Cluster) -> dict[str, float]:
 
 
 class Clock:
-    """Simulated time: runs events in chronological order."""
+    """A simulated clock that runs events in chronological order."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -39,7 +39,7 @@ def ours(settings: Settings, dtype: str = "float32", pool: bool = False, normali
 
 
 def uint8(settings: Settings) -> Iterator[Any]:
-    """Yield uint8 batches decoded in this process, and normalized afterwards, as for a GPU."""
+    """Yield batches decoded to uint8 in this process and normalized afterwards, as for a GPU."""
     return ours(settings, dtype="uint8")
 
 

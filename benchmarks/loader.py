@@ -5,8 +5,9 @@ usage: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2]
          [--ffcv-python PYTHON] [--out docs/benchmarks/loader.json]
 
 All loaders read the same images, repeated to 1,000 records: the JPEGs of a folder (--images or DALI_MIX_BENCH_IMAGES),
-by default crops of scikit-learn's two photographs in several sizes. Sets contain them unchanged, scaled down, or scaled
-down as raw pixels. Batches are 64 float32 images of 224 × 224: random-resized crop, flip, normalize.
+by default crops of scikit-learn's two photographs in several sizes. The sets contain the images unchanged, scaled down,
+or scaled down and stored as raw pixels. Batches are 64 float32 images of 224 × 224: random-resized crop, flip,
+normalize.
 
 Every loader runs in its own process and is measured in turn, in mid-stream. Ratios are computed within a turn (see
 _compare.py). "decoder alone" runs only DALI's decoder, on windows drawn like ours; our loader cannot be faster. SPDL is

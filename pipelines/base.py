@@ -23,7 +23,7 @@ class Step(ABC):
 
     Attributes:
         active: False if the options disable the step; a pipeline then omits it.
-        branch: number of the sequence from which the step draws. All steps of branch 0 share one sequence. A step on a
+        branch: number of the random sequence from which the step draws. All steps of branch 0 share one. A step on a
             branch of its own, 1 to 63 (`SampleRandom.branch`), can be enabled without changing other steps' draws.
         conditional: whether `graph` uses `if` on drawn values.
         draws_from_boxes: whether `draw_from_boxes` is called instead of `draw`.
@@ -47,7 +47,7 @@ class Step(ABC):
         """Draw random values for a batch; return name → (B, …) array.
 
         `sizes` (B, 2) int32 are the height and width of each input image. Names, dtypes and ranks must be the same for
-        every batch; draws are private to the step.
+        every batch. Other steps do not see the draws.
         """
         return {}
 
@@ -62,14 +62,14 @@ class Step(ABC):
 
     @abstractmethod
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Build the DALI graph: from a uint8 HWC image and its draws to uint8 HWC. `device` is "cpu" or "gpu"."""
+        """Build the DALI graph from uint8 HWC images and their draws to uint8 HWC. `device` is "cpu" or "gpu"."""
 
     def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the output sizes (…, 2) for input images of `sizes` (…, 2)."""
         return sizes
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Transform one image's boxes: (n, 4) x1, y1, x2, y2 in pixels, for an input image of `size` (height, width).
+        """Transform one image's boxes (n, 4), x1, y1, x2, y2 in pixels; `size` is (height, width) of the input image.
 
         Steps with `moves` must override it; a step that cannot transform boxes raises ValueError. The loader drops
         boxes without area.

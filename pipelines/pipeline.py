@@ -27,7 +27,7 @@ class Pipeline:
     """The random draws and the DALI graph that turn encoded images into batches.
 
     The graph decodes the images, runs `steps` in order and pads; loaders then call `normalize`. Drawing and graph are
-    separate: `draw` takes all randomness from the generator passed to it, and `graph` has none.
+    separate: `draw` takes all randomness from the generator passed to it, and `graph` uses none.
 
     A pipeline that is not a list of steps overrides both. Its graph may return float32, which loaders do not change. A
     pipeline is constructed with `train` and its options as keyword arguments, and the constructor raises ValueError for
@@ -93,11 +93,11 @@ class Pipeline:
     def draw_from_boxes(
         self, rows: np.ndarray, random: SampleRandom, boxes: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, depending on each record's boxes: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size.
+        """Draw like `draw`, depending on each record's boxes: (n, 4), x1, y1, x2, y2 in 0..1 of the record's size.
 
         Loaders call it if `draws_from_boxes` is True and the set has boxes. Raise ValueError naming the step if a
-        step's draws, windows or boxes are invalid, and ValueError naming the pipeline if images do not end up with
-        `image_size`.
+        step's draws, windows or boxes are invalid, and ValueError naming the pipeline if the steps return images of
+        another size than `image_size`.
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)
@@ -197,7 +197,7 @@ class Pipeline:
     ) -> DataNode:
         """Run `steps`, each with its draws, then flip where `mirror` is 1 and pad to `canvas` (h, w, 0).
 
-        On a GPU images are returned as HWC, which the loader returns as channels_last without a copy.
+        On a GPU the images are HWC, which the loader returns as channels_last without a copy.
         """
         fusing, options = fused.ending(steps, device, of_known_size=self.takes_pixels)
         for step, own in steps[: len(steps) - fusing]:
@@ -270,7 +270,7 @@ def _check_inside(step: Step, sizes: np.ndarray, anchor: np.ndarray, shape: np.n
 
 
 def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array like `boxes` (n, 4)."""
+    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array, shaped like `boxes`."""
     mapped = step.map_boxes(boxes, size, draws)
     if isinstance(mapped, np.ndarray) and mapped.shape == boxes.shape and math.isfinite(mapped.sum()):
         return mapped

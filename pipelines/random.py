@@ -38,8 +38,8 @@ class SampleRandom:
 
     Each call draws from the next stream, so the same sequence of calls returns the same numbers.
 
-    The counter words are the block, the epoch, the low 32 bits of the record number, and its high 16 bits above the 16
-    bits of the stream number.
+    The four words of a counter are the index of a block of four outputs, the epoch, the low 32 bits of the record
+    number, and the record number's high 16 bits above the 16 bits of the stream number.
 
     Args:
         seed: 0 to 2^64 - 1, the key.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run `pip install` with the given arguments and show progress.
 
-Prints large downloads with their sizes and, after ten seconds without output, the time and disk space used so far.
+Print large downloads with their sizes and, after ten seconds without output, the time and disk space used so far.
 The exit status is pip's.
 """
 

@@ -37,7 +37,7 @@ POOLED = 7  # side of a pooled region in cells
 
 
 class Detector(FasterRCNN):
-    """Faster R-CNN on a padded batch of normalized images; torchvision's `transform` is not included.
+    """Faster R-CNN for padded batches of normalized images, without torchvision's `transform`.
 
     State-dict keys are those of torchvision's FasterRCNN, so its weight files can be loaded.
     """
@@ -124,7 +124,7 @@ class _BoxPredictor(FastRCNNPredictor):
 class Backbone(nn.Module):
     """A classification model up to its last map (`body`), with or without a feature pyramid (`fpn`).
 
-    The state-dict keys of `body` are those of the model, so that its weight files can be loaded into `body`.
+    The state-dict keys of `body` are those of the model, so the model's weight files can be loaded into `body`.
 
     Args:
         body: a model from `_body`, images (B, 3, H, W) → maps.

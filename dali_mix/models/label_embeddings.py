@@ -50,7 +50,7 @@ def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
     Raises:
         FileNotFoundError: no such file.
         ValueError: words are missing from the file (all are listed), or the line of a word is not a vector of finite
-            numbers, or has a different length.
+            numbers of the common length.
     """
     path = Path(path)
     if not path.is_file():
@@ -96,7 +96,7 @@ def bert_embeddings(names: Sequence[str], folder: str | Path) -> np.ndarray:
         folder: a model saved by transformers' `save_pretrained`.
 
     Raises:
-        FileNotFoundError: the folder, or its config.json, vocabulary or weights, are missing.
+        FileNotFoundError: the folder or its config.json, vocabulary or weights are missing.
         ValueError: transformers is not installed, or the folder does not contain a BERT model.
     """
     folder = Path(folder)

@@ -33,7 +33,7 @@ def look(model: nn.Module, images: Tensor) -> Looked:
     For a `MultiLabelModel` these are the maps of its head, see `MultiLabelModel.class_maps`. For other models they are
     class activation maps (CAM, arXiv 1512.04150): the last linear layer applied at each position of the last map. Their
     mean over positions must equal the logits within a tolerance, which confirms that the model ends in average pooling
-    and that layer.
+    and a linear layer.
 
     Raises:
         ValueError: a model other than a `MultiLabelModel` that does not end in average pooling and a linear layer, or

@@ -165,7 +165,10 @@ class RayWorkers:
         self._turn = 0
 
     def ask(self, question: Question, avoid: Collection[Any]) -> _Ticket:
-        """Send a question to a worker chosen by the pool, or to any worker while the pool does not answer."""
+        """Send a question to a worker chosen by the pool, or to any worker while the pool does not answer.
+
+        Return the ticket. Raise NoWorkers if there is no worker outside `avoid`.
+        """
         self._watch.check()
         reference, worker = self._ask(question, avoid)
         ticket = _Ticket(worker, reference)

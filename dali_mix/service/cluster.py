@@ -3,7 +3,7 @@
 Ray's defaults are insecure: anyone who can reach a port can run code. Here a token is always required, and without
 `--listen` every port is bound to the loopback device.
 
-More than 300 lines: connecting, its settings, and the messages on why it failed, which depend on both.
+More than 300 lines: connecting, its settings, and the messages about failures, which depend on both.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
 
 
 def _no_messages(*_: object) -> None:
-    """Do nothing. Replaces Ray's thread that prints error reports, 1,200 characters for each worker that died."""
+    """Do nothing, instead of Ray's thread that would print 1,200 characters for each worker that died."""
 
 
 def _leave(ray: Any) -> None:
@@ -182,12 +182,12 @@ def _leave(ray: Any) -> None:
 
 
 def note_address(address: str) -> None:
-    """Append a pool on this machine to the list in `home()`."""
+    """Append the address of a pool on this machine to the list in `home()`."""
     notes.note(make_home(), address, _answers)
 
 
 def forget_address(address: str) -> None:
-    """Remove a pool from the list in `home()`."""
+    """Remove the address of a pool from the list in `home()`."""
     notes.forget(home(), address)
 
 
@@ -263,7 +263,7 @@ def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
 def check_pool(host: str, port: int) -> None:
     """Raise ValueError unless a server at this address speaks HTTP/2, as pools do.
 
-    Ray would silently wait for any other server.
+    With any other server, Ray would wait silently.
     """
     where = f"{host}:{port}"
     if not reachable(host, port):

@@ -219,7 +219,7 @@ class _Mapping:
     def _meet(self) -> None:
         """Use the machines that have answered, unless they cannot access the paths or have different versions.
 
-        For such an unsuitable machine raise ValueError or, once a try has started, log a warning.
+        For such an unsuitable machine, raise ValueError or, once a try has started, log a warning.
         """
         errors = self._ray.exceptions
         pending = list(self._looks.values())

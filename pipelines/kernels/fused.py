@@ -3,9 +3,9 @@
 It maps uint8 (H,W,3) to uint8 or float32 (3,h,w). It runs inside the DALI graph, one sample at a time on DALI's
 threads, through the operator behind `nvidia.dali.plugin.numba`.
 
-The plugin itself takes seconds to compile its functions whenever a pipeline is built, and does not cache them. Its
-operator only needs the addresses of two compiled functions. We pass these directly, so the functions can come from
-numba's disk cache, which makes every start after the first fast.
+The plugin itself compiles its functions whenever a pipeline is built, which takes seconds, and does not cache them. Its
+operator only needs the addresses of two compiled functions. These are passed directly, so that the functions can come
+from numba's disk cache. Every start after the first is then fast.
 
 If `available()` is false, DALI's own operators are used.
 """

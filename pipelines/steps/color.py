@@ -65,7 +65,7 @@ class Color(Step):
         self.active = any(self.strengths) or self.lighting > 0
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw matrix, mean (B, 3, 3) and offset (B, 3), float32: M, A and t for pixels of 0..255."""
+        """Draw matrix and mean (B, 3, 3) and offset (B, 3), float32: M, A and t (see the module) for pixels 0..255."""
         u = random.uniform(8)
         strengths = np.array(self.strengths)
         low = np.append(np.maximum(0, 1 - strengths[:3]), -strengths[3])
@@ -125,7 +125,11 @@ def _chain(kinds: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def jitter_step(kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return L, C (B, 3, 3) of a step x → L x + C·mean(x); kind (B,): 0 brightness, 1 contrast, 2 saturation, 3 hue."""
+    """Return L and C (B, 3, 3) of a step x → L x + C·mean(x).
+
+    `kind` (B,) is 0 for brightness, 1 for contrast, 2 for saturation and 3 for hue. `value` (B,) is the factor or, for
+    hue, the rotation in full turns.
+    """
     identity, grey = np.eye(3), np.tile(GREY, (3, 1))
     factor = np.where(kind < 3, value, 1.0)[:, None, None]
     turn = np.where(kind == 3, 2 * np.pi * value, 0.0)

@@ -64,8 +64,8 @@ class SGREHead(nn.Module):
     """Head of SGRE: label embeddings attend to encoded tokens, and tokens to the resulting class features.
 
     Maps (B,C,H,W) or tokens (B,N,C) pass through an encoder layer. Label attention then computes one feature per class,
-    from which the auxiliary logits are computed. Tokens attend to the class features and are concatenated with the
-    result, from which per-token logits are computed. Their maximum over tokens is the prediction (B,K).
+    and a linear layer computes the auxiliary logits from these class features. Tokens attend to the class features, are
+    concatenated with the result, and are mapped to logits. The maximum of these over tokens is the prediction (B,K).
 
     Args:
         dim: C of the features, a multiple of 4 and of `heads`.
@@ -116,7 +116,10 @@ class SGREHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Return logits (B,K) of (B,C,H,W) or (B,N,C); in training (logits, auxiliary logits), for `SGRELoss`."""
+        """Return logits (B,K) of features (B,C,H,W) or (B,N,C).
+
+        In training, return (logits, auxiliary logits) for `SGRELoss`.
+        """
         by_token, auxiliary, _ = self._run(features)
         logits = by_token.amax(1)
         return (logits, auxiliary) if self.training else logits
@@ -130,7 +133,7 @@ class SGREHead(nn.Module):
         return as_maps(self._run(features)[2], features)
 
     def _run(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits of each token (B,N,K), auxiliary logits (B,K), attention (B,K,N)."""
+        """Return the logits of each token (B,N,K), the auxiliary logits (B,K) and the attention (B,K,N)."""
         tokens = as_tokens(features, self.in_channels)
         positions = sine_positions(self.in_channels, *grid_of(features), device=features.device).to(features.dtype)
         for layer in self.encoder["layers"]:  # type: ignore[attr-defined]

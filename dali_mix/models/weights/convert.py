@@ -61,9 +61,9 @@ def to_ours(
     Args:
         state: a state dict from `read_state_dict`.
         release: a key of `dali_mix.models.weights.layouts.LAYOUTS`.
-        model: the model's name, needed if shapes do not determine it. A classifier that is neither a ResNet nor a ViT
-            is `timm/NAME` or `torchvision/NAME`; its keys stay unchanged. For a multi-label model, the name is that of
-            its backbone, as for `build_multilabel`.
+        model: the model's name, needed if shapes do not determine it. For a classifier that is neither a ResNet nor a
+            ViT, pass `timm/NAME` or `torchvision/NAME`; its keys stay unchanged. For a multi-label model, pass the name
+            of its backbone, as for `build_multilabel`.
         embeddings: (K,E), required for an SGRE checkpoint without embeddings (those from a language model are not saved
             in it), and refused for one that contains them.
 

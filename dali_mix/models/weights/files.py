@@ -61,8 +61,8 @@ def follow_pointer(path: str | Path) -> Path:
 def find_weights(path: str | Path) -> Path:
     """Return `path`, or the checkpoint it points to if it is a run's `latest`.
 
-    Raise FileNotFoundError for a missing file, suggesting similar names, and for a folder, naming the weight files in
-    it, newest first.
+    Raise FileNotFoundError if `path` does not exist or is a folder. The message suggests similar names or, for a
+    folder, the weight files in it, newest first.
     """
     path = follow_pointer(path)
     if path.is_dir():

@@ -77,7 +77,7 @@ class MatchReport:
 def load_weights(
     model: nn.Module, path: str | Path, *, strict_head: bool = False, min_match: float = 1.0
 ) -> MatchReport:
-    """Load weights from `path` into `model`, in place, and return a report. On an error, the model is unchanged.
+    """Load weights from `path` into `model`, in place, and return a report. An error leaves the model unchanged.
 
     Args:
         model: any module; values are converted to its dtypes and devices.
@@ -166,7 +166,10 @@ def head_name(model: nn.Module) -> str | None:
 
 
 def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
-    """Return True if only the number of classes differs: the first dimension, or the second of CSRA's (heads, K, C)."""
+    """Return True if only the number of classes differs, in a tensor of the head.
+
+    This is the first dimension, or the second of CSRA's weights (heads, K, C).
+    """
     if not key.startswith(f"{head}.") or found.ndim != wanted.ndim:
         return False
     differs = [i for i, (one, other) in enumerate(zip(found.shape, wanted.shape, strict=True)) if one != other]

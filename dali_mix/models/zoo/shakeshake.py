@@ -12,7 +12,7 @@ from dali_mix.models.zoo.init import he_init
 
 
 class _Mix(torch.autograd.Function):
-    """The sum forward_share · first + (1 - forward_share) · second, with backward_share instead in its gradients."""
+    """The sum forward_share · first + (1 - forward_share) · second; its gradients use backward_share instead."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, forward_share: Tensor, backward_share: Tensor) -> Tensor:
