@@ -180,8 +180,8 @@ def build_detector(
         num_classes: K, without background.
         neck: "fpn" for a feature pyramid (arXiv 1612.03144), or "c5" for only the last map, at stride 32.
         freeze: parts of the backbone that are not trained. "norm" is every BatchNorm, including its statistics, "stem"
-            everything before the first stage, and "stage1" the first stage. Other parts are named by the dotted name
-            of a module or parameter, such as "layer2". A string is split at commas; "" freezes nothing.
+            everything before the first stage, and "stage1" the first stage. Any other part is the dotted name of a
+            module or parameter, such as "layer2". A string is split at commas; "" freezes nothing.
         norm_eps: epsilon of frozen BatchNorms; needs "norm" in `freeze`. None keeps the backbone's, usually 1e-5.
             torchvision's detection weights `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce
             torchvision's outputs only with 0.
