@@ -43,12 +43,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(rates: Rates, name: str, against: str) -> dict[str, float]:
-    """Return median and quartiles of the ratio `name` / `against` over the turns."""
+    """Return the median and the quartiles of the ratio `name` / `against` over the turns."""
     return spread([a / b for a, b in zip(rates[name], rates[against], strict=True)])
 
 
 def table(rates: Rates, ours: str, unit: str) -> str:
-    """Format a line per contestant: its rate, and the ratio of the rate of `ours` to it, as median and quartiles."""
+    """Format a line per contestant: its rate, and the ratio of our rate to it, each as median and quartiles."""
     width = max(len(name) for name in rates)
     lines = [f"{'':{width}}  {unit:>9}  {'quartiles':>15}  {'ours is':>9}  {'quartiles':>13}"]
     for name, values in rates.items():
@@ -71,7 +71,7 @@ def report(rates: Rates, ours: str) -> dict[str, Any]:
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
-    """Return processor, cores, load, system, and the versions of Python and of those `packages` that are installed."""
+    """Return the processor, cores, load, system, and versions of Python and of the `packages` that are installed."""
     installed = {found.name.lower(): found.version for found in metadata.distributions()}
     versions = {package: installed[package] for package in packages if package in installed}
     return {

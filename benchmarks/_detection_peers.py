@@ -15,7 +15,10 @@ from _loader_peers import MEAN, REPEATS, STD, Settings, main, stream
 
 
 def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
-    """Yield this project's batches: one orientation each, and resize, flip, normalize and pad in one operator."""
+    """Yield this project's batches, each of one orientation.
+
+    With `fuse`, one operator resizes, flips, normalizes and pads.
+    """
     options = {"shorter": settings["shorter"], "longest": settings["longest"], "fuse": fuse}
     return stream(settings, "detection", options)
 
@@ -26,7 +29,7 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
 
 
 class Files:
-    """The images and their boxes as a torch dataset that repeats the list `REPEATS` times."""
+    """The images and their boxes as a torch dataset that repeats them `REPEATS` times."""
 
     def __init__(self, settings: Settings, function: Any) -> None:
         self.paths, self.boxes, self.function = settings["files"], settings["boxes"], function
@@ -51,7 +54,7 @@ def _loader(settings: Settings, function: Any) -> Any:
 
 
 def references(settings: Settings) -> Iterator[Any]:
-    """Yield batches as in torchvision's references: PIL and flip in workers, then `GeneralizedRCNNTransform`."""
+    """Yield batches as in torchvision's references: decode with PIL and flip in workers, then transform the batch."""
     import torch
     from PIL import Image
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -73,7 +76,7 @@ def references(settings: Settings) -> Iterator[Any]:
 
 
 def transforms_v2(settings: Settings) -> Iterator[Any]:
-    """Yield batches of torchvision's v2 transforms after `decode_jpeg`, in workers, padded by torchvision."""
+    """Yield batches of torchvision: `decode_jpeg` and v2 transforms in workers, then padding."""
     import torch
     from torchvision import tv_tensors
     from torchvision.io import ImageReadMode, decode_jpeg, read_file

@@ -1,11 +1,13 @@
-"""Run one loader in its own process, for loader.py: reads commands from standard input, answers in lines of JSON.
+"""Run one loader in its own process, for loader.py: read commands from standard input, answer in lines of JSON.
 
 usage: python _loader_peers.py NAME SETTINGS.json
 
 Each loader is an endless stream of training batches, float32 on the CPU: random-resized crop, flip, normalize. A
 measurement starts and ends in mid-stream, after batches that are not counted, so that work done ahead of its start and
-unfinished work at its end cancel out. Imports are inside the functions, since this file also runs in FFCV's
-environment, where dali_mix and DALI are not installed.
+unfinished work at its end cancel out.
+
+Imports are inside the functions, since this file also runs in FFCV's environment, where dali_mix and DALI are not
+installed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ Settings = dict[str, Any]
 
 
 def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
-    """Yield batches of this project's loader: exact source, manifest, draws per record."""
+    """Yield batches of this project's loader; with `fuse`, one operator resizes, flips and normalizes."""
     return stream(settings, "imagenet", {"image_size": settings["size"], "fuse": fuse})
 
 
@@ -53,7 +55,7 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
 
 
 def decoding(settings: Settings) -> Iterator[Any]:
-    """Run only DALI's decoder, on images and windows read and drawn in advance by our code, and yield zeros."""
+    """Run only DALI's decoder, on images read and windows drawn in advance by our code, and yield zeros."""
     import itertools
 
     import numpy as np
@@ -117,7 +119,7 @@ def dali(settings: Settings) -> Iterator[Any]:
 
 
 class Files:
-    """The images as a torch dataset that repeats the list `REPEATS` times."""
+    """The images as a torch dataset that repeats them `REPEATS` times."""
 
     def __init__(self, paths: list[str], transform: Callable[[Any], Any]) -> None:
         self.paths = paths

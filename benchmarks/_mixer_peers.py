@@ -122,8 +122,9 @@ def _resizemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Te
 def _splicemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Append ⌊B/4⌋ tiled images as in the released code.
 
-    All sources are gathered, cells are dropped by multiplication, and all are resized at once. They are copied one by
-    one into one tall image, which is split, stacked, resized if its size does not match, and appended.
+    All sources are gathered, dropped cells are multiplied by 0, and all cells are resized at once. The cells are copied
+    one by one into one tall image. It is split and stacked, and the tiled images are resized if their size differs from
+    that of the batch.
     """
     count, channels, height, width = images.shape
     rows, cols = _GRIDS[int(torch.multinomial(torch.tensor([0.3, 0.4, 0.3]), 1))]

@@ -1,8 +1,8 @@
-"""Measure the costs of the pipeline service's steps on this machine with its real code, for service_scale.py.
+"""Measure what the steps of the pipeline service cost on this machine with the real code, for service_scale.py.
 
-Where a process works, seconds are CPU time, so that other programs on the same cores have little influence; where it
-waits, they are wall-clock time. `busiest` is the CPU time of a process's most used thread, which limits the process
-however many cores there are.
+Work is measured in CPU seconds, so that other programs on the same cores have little influence, and waiting in
+wall-clock seconds. `busiest` is the CPU time of a process's most used thread, which limits the process on any number of
+cores.
 
 More than 300 lines: all kinds of pools are started and measured in the same way.
 """
@@ -123,7 +123,10 @@ def system_seconds() -> tuple[float, float]:
 
 
 class Meter:
-    """Measures CPU time from `start` to `stop`: of each kind of process, of its busiest thread, of other programs."""
+    """Measures the CPU time of each kind of process, of its busiest thread and of other programs.
+
+    Call `start`, then `stop`.
+    """
 
     def __init__(self, nodes: list[Serve]) -> None:
         self._pids = [
@@ -136,11 +139,12 @@ class Meter:
         self._system, self._clock = system_seconds(), time.monotonic()
 
     def stop(self, per: int) -> dict[str, Any]:
-        """Return the costs since `start`; those per operation are divided by `per`, the number of operations.
+        """Return the costs of the `per` operations since `start`.
 
         Returns:
-            "wall": seconds per operation; "cpu": CPU seconds per operation of each kind of process; "busiest": those of
-            its busiest thread; "cores_left": mean number of cores that other programs left free.
+            a dict of "wall", seconds per operation; "cpu", CPU seconds per operation of each kind of process;
+            "busiest", those of its busiest thread; and "cores_left", the mean number of cores that other programs left
+            free.
         """
         wall = time.monotonic() - self._clock
         busy, total = (now - then for now, then in zip(system_seconds(), self._system, strict=True))
@@ -200,9 +204,9 @@ def trainer_steps(pool: Any, prefix: Path) -> dict[str, float]:
     """Return the costs of a trainer's steps, with an idle pool.
 
     Returns:
-        "ask", "get": wall-clock seconds to ask for a chunk and to receive it; "ask_cpu", "get_cpu": CPU seconds of the
-        trainer's thread in these calls; "copy", "normalize": its CPU seconds to cut a batch from a chunk, without and
-        with normalizing; "chunk_bytes": bytes of the chunk's images.
+        a dict of "ask" and "get", wall-clock seconds to ask for a chunk and to receive it; "ask_cpu" and "get_cpu", CPU
+        seconds of the trainer's thread in these calls; "copy" and "normalize", its CPU seconds to cut a batch from a
+        chunk without and with normalizing; and "chunk_bytes", the size of the chunk's images.
     """
     workers = pool.open(spec_of(prefix, seed=77)).workers
     rng = np.random.default_rng(1)
@@ -236,12 +240,12 @@ def trainer_steps(pool: Any, prefix: Path) -> dict[str, float]:
 def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
     """Return the costs of the pool's actor with `workers` workers.
 
-    These are stubs that answer immediately with 200 KB, which Ray stores in shared memory as it does a chunk.
+    The workers are stubs that answer immediately with 200 KB, which Ray stores in shared memory as it does a chunk.
 
     Returns:
-        The costs per question, from asking to the worker's answer (see `Meter.stop`); "list": wall-clock seconds to
-        list the workers; "register": CPU seconds to register up to 14 workers; "asks_per_second": questions per second
-        of the complete measurement.
+        the costs per question, from asking to the worker's answer (see `Meter.stop`), and in addition "list",
+        wall-clock seconds to list the workers; "register", CPU seconds to register up to 14 workers; and
+        "asks_per_second", the number of questions divided by the seconds of the complete measurement.
     """
     import ray
 
@@ -291,7 +295,10 @@ def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
 
 
 def transfer(pool: Any, nodes: list[Serve], prefix: Path) -> dict[str, Any]:
-    """Return the costs per chunk fetched from another idle node (see `Meter.stop`), and "pull", the median seconds."""
+    """Return the costs per chunk fetched from another, idle node (see `Meter.stop`).
+
+    In addition, "pull" is the median time to fetch a chunk in wall-clock seconds.
+    """
     import ray
 
     spec = spec_of(prefix, seed=78)

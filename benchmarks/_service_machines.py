@@ -12,7 +12,7 @@ from dali_mix.loading.chunks import POSITIONS
 from dali_mix.loading.remote import WINDOW
 
 CONCURRENT = 3  # concurrent calls per worker: LANES + 1 in dali_mix/service/workers.py
-MESSAGES = 8e3  # estimated bytes that the head sends and receives per question, with its answer and references
+MESSAGES = 8e3  # estimated bytes that the head sends and receives per question, including the answer and references
 
 Done = Callable[[], None]
 
@@ -108,7 +108,7 @@ def capacities(costs: Costs, cluster: Cluster) -> dict[str, float]:
 
 
 class Clock:
-    """Simulated time: runs events in chronological order."""
+    """A simulated clock that runs events in chronological order."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -179,6 +179,9 @@ class Shared:
 
 
 def limit(busy: dict[str, float], full: float = 0.9) -> str:
-    """Return the most used resource, or "window" if its used share is below `full`: trainers' windows then limit."""
+    """Return the name of the resource that limits the rate: the most used one, if its used share is at least `full`.
+
+    Otherwise return "window": the trainers' windows are the limit.
+    """
     name = max((each for each in busy if each != "asking"), key=lambda each: busy[each])
     return name if busy[name] >= full else "window"

@@ -130,7 +130,7 @@ class Worker:
         self.sim.clock.after(seconds, self.work)
 
     def die(self, back_after: float, noticed: float) -> None:
-        """Lose all chunks in progress; Ray reports this after `noticed` seconds."""
+        """Lose all chunks in progress, which Ray reports after `noticed` seconds; work again after `back_after`."""
         self.life += 1
         gone, self.queue, self.at_work = [*self.queue, *self.at_work], deque(), set()
         self.freeze(back_after)
@@ -345,8 +345,8 @@ class PoolActor:
 class Simulation:
     """A simulated pool.
 
-    `run(warm, seconds)` returns rates, loads and the longest wait in `seconds` after the first `warm` seconds. Its
-    counts cover both periods.
+    `run(warm, seconds)` returns rates, loads and the longest wait during `seconds`, after a warm-up of `warm` seconds.
+    The counts that it returns also cover the warm-up.
     """
 
     def __init__(self, costs: Costs, cluster: Cluster, seed: int = 0) -> None:
@@ -428,7 +428,7 @@ class Simulation:
         }
 
     def _busy(self, used: dict[str, Any]) -> dict[str, float]:
-        """Return the used share of each resource; of several alike, that of the most used one."""
+        """Return the used share of each kind of resource, which is the share of the most used one of that kind."""
         cluster = self.cluster
         cores = np.array([each.cores.capacity for each in self.machines])
         unit = {"worker cores": cores, "disks": cluster.disk, "storage": cluster.storage}
@@ -526,7 +526,7 @@ class Simulation:
         answer.listeners = []
 
     def _heard(self, answer: Answer) -> None:
-        """Tell the pool's actor that an answer is complete. It keeps only answers that it requested itself."""
+        """Tell the pool's actor that an answer is complete. The actor keeps only answers that it requested itself."""
         if answer.worker.under_way:
             self._load(answer.worker, -1)
         kept = answer.machine.kept
@@ -536,7 +536,7 @@ class Simulation:
                 del self.answers[kept.popitem(last=False)[0]]
 
     def lose(self, answer: Answer) -> None:
-        """Mark an answer as lost, as Ray reports it."""
+        """Mark an answer as lost, when Ray reports it."""
         answer.lost = True
         self.counts["answers_lost"] += 1
         if not answer.done and answer.worker.under_way:

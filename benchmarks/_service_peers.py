@@ -1,8 +1,9 @@
-"""Run one loader in its own process, for service.py: reads commands from standard input, answers in lines of JSON.
+"""Run one loader in its own process, for service.py: read commands from standard input, answer in lines of JSON.
 
 usage: python _service_peers.py NAME SETTINGS.json
 
-Works like _loader_peers.py, whose DataLoader is one of the contestants. The settings contain the pool's address.
+This file works like _loader_peers.py, whose DataLoader is one of the contestants. The settings contain the pool's
+address.
 """
 
 from __future__ import annotations
@@ -38,27 +39,27 @@ def ours(settings: Settings, dtype: str = "float32", pool: bool = False, normali
 
 
 def uint8(settings: Settings) -> Iterator[Any]:
-    """Decode in this process, and normalize the uint8 batch afterwards, as for a GPU."""
+    """Yield batches decoded to uint8 in this process and normalized afterwards, as for a GPU."""
     return ours(settings, dtype="uint8")
 
 
 def pool(settings: Settings) -> Iterator[Any]:
-    """Decode in the pool."""
+    """Yield batches decoded by the pool."""
     return ours(settings, pool=True)
 
 
 def for_gpu(settings: Settings) -> Iterator[Any]:
-    """Decode in this process, up to the uint8 batch that would be copied to a GPU and normalized there."""
+    """Yield uint8 batches decoded in this process, which would be copied to a GPU and normalized there."""
     return ours(settings, dtype="uint8", normalized=False)
 
 
 def pool_for_gpu(settings: Settings) -> Iterator[Any]:
-    """Decode in the pool, up to the uint8 batch that would be copied to a GPU and normalized there."""
+    """Yield uint8 batches decoded by the pool, which would be copied to a GPU and normalized there."""
     return ours(settings, dtype="uint8", pool=True, normalized=False)
 
 
 def ray_data(settings: Settings) -> Iterator[Any]:
-    """Yield batches of Ray Data on `threads` cores: files, and torchvision's transforms on PIL images, unshuffled."""
+    """Yield unshuffled batches of Ray Data on `threads` cores, made with PIL and torchvision's transforms."""
     import io
 
     import ray

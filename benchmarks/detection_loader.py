@@ -3,9 +3,9 @@
 usage: python benchmarks/detection_loader.py [--images FOLDER] [--turns 7] [--threads 2]
          [--out docs/benchmarks/detection_loader.json]
 
-All read the same JPEGs, as in loader.py, with three boxes each, and produce batches of 8: shorter side 600, longer side
-at most 1,000 pixels, flip, normalize, pad. Also prints the share of pixels in our batches that is not padding, with
-and without batches of one orientation.
+All loaders read the same JPEGs, as in loader.py, with three boxes each, and produce batches of 8: shorter side 600,
+longer side at most 1,000 pixels, flip, normalize, pad. Also prints the share of pixels in our batches that is not
+padding, with and without batches of one orientation.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@ usage: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2]
          [--sets original longer500 shorter256 raw256]
          [--ffcv-python PYTHON] [--out docs/benchmarks/loader.json]
 
-All read the same images, repeated to 1,000 records: the JPEGs of a folder (--images or DALI_MIX_BENCH_IMAGES), by
-default crops of scikit-learn's two photographs in several sizes. Sets contain them unchanged, scaled down, or scaled
-down as raw pixels. Batches are 64 float32 images of 224 × 224: random-resized crop, flip, normalize. Every loader runs
-in its own process and is measured in turn, in mid-stream; ratios are computed within a turn (see _compare.py).
-"decoder alone" is only DALI's decoder on the same windows, which is our limit. SPDL is included if installed, FFCV if
---ffcv-python or DALI_MIX_FFCV_PYTHON names a Python that has it.
+All loaders read the same images, repeated to 1,000 records: the JPEGs of a folder (--images or DALI_MIX_BENCH_IMAGES),
+by default crops of scikit-learn's two photographs in several sizes. The sets contain the images unchanged, scaled down,
+or scaled down and stored as raw pixels. Batches are 64 float32 images of 224 × 224: random-resized crop, flip,
+normalize.
+
+Every loader runs in its own process and is measured in turn, in mid-stream. Ratios are computed within a turn (see
+_compare.py). "decoder alone" runs only DALI's decoder, on windows drawn like ours; our loader cannot be faster. SPDL is
+included if installed, FFCV if --ffcv-python or DALI_MIX_FFCV_PYTHON names a Python that has it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ PEERS = ["ours", "ours, stock ops", "decoder alone", "stock DALI", "torchvision 
 
 
 def add_images(parser: argparse.ArgumentParser) -> None:
-    """Add --images."""
+    """Add the option --images to `parser`."""
     folder = "JPEGs to use, at any depth (default: DALI_MIX_BENCH_IMAGES, else scikit-learn's two photographs)"
     default = os.environ.get("DALI_MIX_BENCH_IMAGES")
     parser.add_argument("--images", type=Path, metavar="FOLDER", default=default, help=folder)

@@ -4,14 +4,16 @@ usage: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype
                                  [--only NAME] [--clock wall|cpu] [--keep-freed-memory] [--out FILE]
 
 Every registered mixer is measured, except MixChoice and those for boxes. A call includes the mixer's draws and one-hot
-targets; it is made out of place and, if supported, also in place. On a GPU, `apply` alone is also measured, as a CUDA
-graph. Libraries that are not installed are skipped. In a round, each contestant mixes the same batch once (on a GPU ten
-times, between CUDA events). Prints the median and quartiles of the time per call and of its ratio to `clone()` (on a
-CPU, into memory fresh from the system), and the median ratio to `copy_` (into memory in use), both from the same round.
+targets. It is made out of place and, if supported, also in place. On a GPU, `apply` alone is also measured, as a CUDA
+graph. Libraries that are not installed are skipped.
 
-On a CPU, torch's idle threads spin only for microseconds, as in the `dali-mix` command; otherwise they would occupy
-cores during the next call for milliseconds. ResizeMixPlus comes last, because the process keeps freed memory once
-kornia's operations have run.
+In a round, each contestant mixes the same batch once (on a GPU ten times, between CUDA events). Prints the median and
+quartiles of the time per call and of its ratio to `clone()` in the same round, and the median of its ratio to `copy_`
+in the same round. On a CPU, `clone()` writes into memory fresh from the system, and `copy_` into memory in use.
+
+On a CPU, torch's idle threads spin only for microseconds, as in the `dali-mix` command. Otherwise they would occupy
+cores during the next call for milliseconds. ResizeMixPlus comes last, because it runs kornia's operations, after which
+the process keeps freed memory.
 
 --keep-freed-memory: keep freed memory, as training on a CPU does, so that `clone()` costs the same as `copy_`.
 --clock cpu: measure CPU time of all threads, for a machine that is in use (set OMP_WAIT_POLICY=passive, so that waiting

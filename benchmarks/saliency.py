@@ -4,9 +4,10 @@
 
 FOLDER contains JPEG or PNG photographs at any depth; without it, crops of scikit-learn's two photographs are used.
 OpenCV's saliency runs in its own environment (`python -m tests.mixers.opencv_env` creates it) and answers turn by turn,
-so that contestants run seconds after each other on the same cores. Every photograph is also compared pixel by pixel at
-its own size. If a sum exceeds 255, OpenCV's 8-bit value wraps around and must be the sum's lower 8 bits, and ours must
-be 255.
+so that contestants run seconds after each other on the same cores.
+
+Every photograph is also compared pixel by pixel at its own size. Where a sum exceeds 255, OpenCV's 8-bit value wraps
+around and must be the sum's lower 8 bits, and ours must be 255.
 """
 
 from __future__ import annotations

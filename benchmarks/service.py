@@ -5,10 +5,10 @@ usage: python benchmarks/service.py [--images FOLDER] [--turns 7] [--workers 2] 
 
 Three measurements on one machine, the first two interleaved (see _compare.py):
     one      images/s of one trainer: with the pool, decoding in its own process, and with torch's DataLoader
-    sharing  total images/s of four trainers that read the same epochs: with the pool, and each decoding in its own
-             process; and the number of chunks that the pool decoded per chunk of the epochs. Measured once with
-             normalization on the CPU, and once up to the uint8 batch that would be copied to a GPU. A first run, not
-             measured, touches the pool's memory, which the system has to zero
+    sharing  total images/s of four trainers that read the same epochs, with the pool and with each decoding in its own
+             process, and the number of chunks that the pool decoded per chunk of the epochs. This is measured once
+             with normalization on the CPU, and once up to the uint8 batch that would be copied to a GPU. A first run is
+             not measured, since it is the first to use the pool's memory, which the system then has to zero
     faults   the longest wait for a batch after a worker is killed, and after one is frozen
 Ray Data is included if `ray[data]` is installed.
 """
@@ -91,7 +91,7 @@ def sharing(settings: Path, pool: Any, args: argparse.Namespace, names: tuple[st
     decoded = []
     batches = SHARED_EPOCHS * -(-1000 // args.batch_size)
     for turn in range(-1, args.sharing_turns):
-        # a new seed: the pool has none of these epochs
+        # A new seed: the pool has none of these epochs.
         settings.write_text(json.dumps({**values, "seed": 2 + turn + 1000 * SHARING.index(names)}))
         for name, measured in rates.items():
             if turn < 0 and name != names[0]:
@@ -119,7 +119,7 @@ def sharing(settings: Path, pool: Any, args: argparse.Namespace, names: tuple[st
                 continue
             measured.append(sum(answer["images"] for answer in found) / seconds)
             if name == names[0]:
-                # includes the chunks in each trainer's window after its last batch
+                # This includes the chunks in each trainer's window after its last batch.
                 decoded.append((after["decoded"] - before["decoded"]) / batches)
     print(f"\n{TRAINERS} trainers together; chunks decoded per chunk of the epochs: {max(decoded):.2f}")
     print(table(rates, names[0], "images/s"), flush=True)

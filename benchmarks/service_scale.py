@@ -80,7 +80,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def costs_of(found: dict[str, Any], name: str) -> Costs:
-    """Return the costs for a set. Of the pools that `check` compares, only the one with one worker is used."""
+    """Return the costs for a set. Of the pools that `check` compares, only the one with one worker contributes."""
     trainer, transfer, pools = found["trainer"], found["transfer"], found["pool"]
     one = found["pools"][name]["1"]["cpu"]
     few, many = (pools[count]["busiest"]["pool"] for count in ("4", "1000"))

@@ -3,9 +3,9 @@
 usage: python benchmarks/trainer_step.py [--model wrn-10-1] [--batch-size 64] [--steps 10] [--rounds 25] [--out FILE]
 
 Both run forward, loss, backward and an SGD step with a cosine schedule on the same batches, which are in memory. The
-trainer also seeds the model's randomness, checks the loss before the step, and records and logs waiting times. They
-take turns in a process that keeps freed memory, as training on a CPU does. Otherwise page faults, which depend on the
-layout of the heap, would outweigh the difference.
+trainer also seeds the model's randomness, checks the loss before the step, and records and logs waiting times. Trainer
+and loop take turns in a process that keeps freed memory, as training on a CPU does. Otherwise page faults, which depend
+on the layout of the heap, would outweigh the difference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shared by the examples: scikit-learn's scans of handwritten digits, a small network, and its accuracy."""
+"""Helpers for the examples: scikit-learn's scans of handwritten digits, a small network, and its accuracy."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Your own dataset, model, optimizer and loss: packed, trained with a mixer, resumed, evaluated.
+"""Your own dataset, model, optimizer and loss: pack, train with a mixer, resume, evaluate.
 
     python examples/own_model.py [--work-dir work_dirs/own_model]
 
-The recipe sets everything not passed here: schedule, precision, checkpoints. Run the script again to resume: a run that
-was stopped at any point, including by SIGTERM or Ctrl-C, ends with the same weights.
+The recipe sets everything that is not passed here, such as schedule, precision and checkpoints. Run the script again to
+resume. A run that was stopped at any point, including by SIGTERM or Ctrl-C, ends with the same weights.
 """
 
 from __future__ import annotations

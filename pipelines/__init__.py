@@ -1,7 +1,8 @@
 """Pipelines: random draws for each record, and the DALI graph that uses them.
 
-`get(name)` finds a bundled pipeline class, one that an installed package registers as an entry point of the group
-"dali_mix.pipelines" (NAME = module:Class), or "module:Class"; `build(name, train, options)` constructs it.
+`get(name)` returns a pipeline class, and `build(name, train, options)` constructs the pipeline. A name is that of a
+bundled pipeline, an entry point that an installed package registers in the group "dali_mix.pipelines" (NAME =
+module:Class), or "module:Class".
 """
 
 from dali_mix.pipelines.base import Step

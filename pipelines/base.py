@@ -23,8 +23,8 @@ class Step(ABC):
 
     Attributes:
         active: False if the options disable the step; a pipeline then omits it.
-        branch: 0: the step shares one sequence of random numbers with all steps of branch 0; 1 to 63: it has its own
-            sequence (`SampleRandom.branch`), so that enabling it does not change the draws of other steps.
+        branch: number of the random sequence from which the step draws. All steps of branch 0 share one. A step on a
+            branch of its own, 1 to 63 (`SampleRandom.branch`), can be enabled without changing other steps' draws.
         conditional: whether `graph` uses `if` on drawn values.
         draws_from_boxes: whether `draw_from_boxes` is called instead of `draw`.
         moves: False for a step that does not change positions, such as a colour change. Other steps must override
@@ -47,14 +47,14 @@ class Step(ABC):
         """Draw random values for a batch; return name → (B, …) array.
 
         `sizes` (B, 2) int32 are the height and width of each input image. Names, dtypes and ranks must be the same for
-        every batch; draws are private to the step.
+        every batch. Other steps do not see the draws.
         """
         return {}
 
     def draw_from_boxes(
         self, sizes: np.ndarray, boxes: Sequence[np.ndarray], random: SampleRandom
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, depending on each image's boxes: (n, 4) x1, y1, x2, y2 in its pixels; n may be 0.
+        """Draw like `draw`, depending on each image's boxes: (n, 4), x1, y1, x2, y2 in pixels; n may be 0.
 
         Steps with `draws_from_boxes` must override it.
         """
@@ -62,14 +62,14 @@ class Step(ABC):
 
     @abstractmethod
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Build the DALI graph: from a uint8 HWC image and its draws to uint8 HWC. `device` is "cpu" or "gpu"."""
+        """Build the DALI graph from uint8 HWC images and their draws to uint8 HWC. `device` is "cpu" or "gpu"."""
 
     def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the output sizes (…, 2) for input images of `sizes` (…, 2)."""
         return sizes
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Transform one image's boxes: (n, 4) x1, y1, x2, y2 in pixels, for an input image of `size` (height, width).
+        """Transform one image's boxes (n, 4), x1, y1, x2, y2 in pixels; `size` is (height, width) of the input image.
 
         Steps with `moves` must override it; a step that cannot transform boxes raises ValueError. The loader drops
         boxes without area.
@@ -80,7 +80,7 @@ class Step(ABC):
 def size_of(image_size: int | Sequence[int], low: int = 1, high: int = 8192) -> tuple[int, int]:
     """Return an image size as (height, width).
 
-    Raise ValueError unless it is one integer, or two, from `low` to `high`.
+    Raise ValueError unless `image_size` is one integer or two, each from `low` to `high`.
     """
     pair = _several(image_size) or (image_size, image_size)
     if len(pair) != 2 or not all(type(side) is int and 1 <= side <= 8192 for side in pair):

@@ -88,8 +88,8 @@ def gather_numpy(
     """Return windows of cached images (N, 3, H, W) uint8 as a batch (B, 3, h, w) uint8.
 
     `ids` (B,) are indices of images, `anchor` (B, 2) the top and left of each window. `mirror` (B,) bool is True for
-    windows to flip. All possible windows form one strided view, from which numpy copies a row of pixels at a time, much
-    faster than torch's indexing.
+    windows to flip. All possible windows form one strided view, from which numpy copies a row of pixels at a time. This
+    is much faster than torch's indexing.
     """
     windows = np.lib.stride_tricks.sliding_window_view(cache, size, axis=(2, 3))
     images = windows[ids, :, anchor[:, 0], anchor[:, 1]]

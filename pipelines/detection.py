@@ -21,13 +21,13 @@ class Detection(Pipeline):
 
     Args:
         train: True for training. Evaluation ignores the options that only training uses.
-        shorter: length of the shorter side in pixels, or several to draw one from for each image.
+        shorter: length of the shorter side in pixels, or several lengths, of which one is drawn for each image.
         longest: maximum length of the longer side in pixels.
-        flip, zoom_out, iou_crop, photometric: the probability of `Flip`, `ZoomOut`, `IoUCrop` and
+        flip, zoom_out, iou_crop, photometric: the probabilities of `Flip`, `ZoomOut`, `IoUCrop` and
             `PhotometricDistort`.
         mean, std: per channel, 0..1 units.
         fuse: on a CPU, resize, flip, normalize and pad in one operator.
-        steps: more steps for training, before the resizing: see `plugins.build_steps`.
+        steps: further steps for training, applied before resizing; see `plugins.build_steps`.
     """
 
     name = "detection"

@@ -26,13 +26,14 @@ class ImageNet(Pipeline):
     Args:
         train: True for training. Evaluation accepts the training options and ignores them.
         image_size: pixels, 32 to 512, or (height, width).
-        preset: "default"; "parity": matches torchvision and PIL within one grey level, except for the outermost row and
-            column, where DALI's antialiasing repeats the edge (slower: it decodes full images and does not fuse);
-            "resizemix": the filters of the released ResizeMix (triangular for an axis that shrinks, Lanczos3 for one
-            that grows).
-        min_filter, mag_filter, antialias: override the preset's, see `Resize`.
+        preset: "default", "parity" or "resizemix". "parity" matches torchvision and PIL within one grey level, except
+            in the outermost row and column, where DALI's antialiasing repeats the edge. It is slower, because it
+            decodes full images and does not fuse. "resizemix" uses the filters of the released ResizeMix: triangular
+            for an axis that shrinks, Lanczos3 for one that grows.
+        min_filter, mag_filter, antialias: override those of the preset; see `Resize`.
         mean, std: per channel, 0..1 units.
-        steps: more steps for training, before the flip, on images of `image_size`: see `plugins.build_steps`.
+        steps: further steps for training, applied before the flip to images of `image_size`; see
+            `plugins.build_steps`.
         fuse: on a CPU, resize, flip, normalize and pad in one operator where possible.
         others: see the step that uses them.
     """

@@ -12,8 +12,8 @@ from dali_mix.pipelines.steps import AutoAugment, Crop, Cutout, Flip, MultiScale
 
 from dali_mix.options import choice
 
-# name → mean and std, 0..1 units. "imagenet": SpliceMix and SGRE. "half": CSRA on WIDER (ViT). "none": CSRA on VOC and
-# COCO, masked supervision.
+# name → mean and std, 0..1 units. SpliceMix and SGRE use "imagenet". CSRA uses "half" on WIDER (ViT) and "none" on VOC
+# and COCO. Masked supervision uses "none".
 NORMALIZATIONS = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -31,7 +31,8 @@ class MultiLabel(Pipeline):
         image_size: pixels, 32 to 1024, or (height, width); the published systems use 224 to 576.
         crop: "random-resized" (CSRA, masked supervision), "multi-scale" (SpliceMix) or "none" (SGRE, CSRA on WIDER).
         normalization: "imagenet", "half" (mean and std 0.5) or "none" (pixels stay in 0..1).
-        steps: more steps for training, before the flip, on images of `image_size`: see `plugins.build_steps`.
+        steps: further steps for training, applied before the flip to images of `image_size`; see
+            `plugins.build_steps`.
         fuse: on a CPU, resize, flip, normalize and pad in one operator where possible.
         others: see the step that uses them.
     """

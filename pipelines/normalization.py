@@ -13,7 +13,7 @@ from dali_mix import compiled
 
 @functools.cache
 def factors(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return scale and shift (3,) float32 such that (x / 255 - mean) / std = x · scale + shift; mean, std in 0..1."""
+    """Return scale and shift (3,) float32 such that (x / 255 - mean) / std = x · scale + shift."""
     deviation = np.asarray(std, np.float64)
     return (1 / (255 * deviation)).astype(np.float32), (-np.asarray(mean, np.float64) / deviation).astype(np.float32)
 

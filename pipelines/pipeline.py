@@ -27,10 +27,11 @@ class Pipeline:
     """The random draws and the DALI graph that turn encoded images into batches.
 
     The graph decodes the images, runs `steps` in order and pads; loaders then call `normalize`. Drawing and graph are
-    separate: `draw` takes all randomness from the generator passed to it, `graph` has none. A pipeline that is not a
-    list of steps overrides both; its graph may return float32, which loaders do not change. A pipeline is constructed
-    with `train` and its options as keyword arguments and validates them in the constructor (ValueError). To register
-    your own, see `plugins`.
+    separate: `draw` takes all randomness from the generator passed to it, and `graph` uses none.
+
+    A pipeline that is not a list of steps overrides both. Its graph may return float32, which loaders do not change. A
+    pipeline is constructed with `train` and its options as keyword arguments, and the constructor raises ValueError for
+    invalid ones. To register your own, see `plugins`.
 
     Attributes:
         name: its name in recipes.
@@ -92,11 +93,11 @@ class Pipeline:
     def draw_from_boxes(
         self, rows: np.ndarray, random: SampleRandom, boxes: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, depending on each record's boxes: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size.
+        """Draw like `draw`, depending on each record's boxes: (n, 4), x1, y1, x2, y2 in 0..1 of the record's size.
 
         Loaders call it if `draws_from_boxes` is True and the set has boxes. Raise ValueError naming the step if a
-        step's draws, windows or boxes are invalid, and ValueError naming the pipeline if images do not end up with
-        `image_size`.
+        step's draws, windows or boxes are invalid, and ValueError naming the pipeline if the steps return images of
+        another size than `image_size`.
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)
@@ -144,7 +145,7 @@ class Pipeline:
         return self.image_size
 
     def sizes(self, rows: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return (B, 2) int32 height and width of each image in its batch, without padding."""
+        """Return the height and width of each image in the batch, without padding: (B, 2) int32."""
         if self.image_size is not None:
             return np.full((len(rows), 2), self.image_size, np.int32)
         sizes = sizes_of(rows)
@@ -167,8 +168,10 @@ class Pipeline:
         """Build the DALI graph from encoded bytes and draws to uint8 images, CHW or HWC (see the node's layout).
 
         Images are float32 if `normalizing` is set and the graph can normalize. `device` is "cpu" or "gpu"; the same
-        code serves both. The decoder performs a `Crop` that is the first step, the padding operator a `Flip` that is
-        the last. Raise ValueError if there are no active steps.
+        code serves both.
+
+        If the first step is a `Crop`, the decoder performs it, unless `takes_pixels` is set. If the last step is a
+        `Flip`, the padding operator performs it. Raise ValueError if there are no active steps.
         """
         if not self.steps:
             raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that returns image_size")
@@ -194,7 +197,7 @@ class Pipeline:
     ) -> DataNode:
         """Run `steps`, each with its draws, then flip where `mirror` is 1 and pad to `canvas` (h, w, 0).
 
-        On a GPU images are returned as HWC, which the loader returns as channels_last without a copy.
+        On a GPU the images are HWC, which the loader returns as channels_last without a copy.
         """
         fusing, options = fused.ending(steps, device, of_known_size=self.takes_pixels)
         for step, own in steps[: len(steps) - fusing]:
@@ -234,10 +237,16 @@ class Pipeline:
             self.map_boxes(np.empty((0, 4)), rows[0], self.draw(rows, SampleRandom(0, 0, np.arange(1))), 0)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
-        """Transform one image's boxes (n, 4) x1, y1, x2, y2 from 0..1 of the record's size to pixels in the batch.
+        """Transform one image's boxes (n, 4), x1, y1, x2, y2, from 0..1 of the record's size to pixels in the batch.
 
         Results are not clipped to the image; boxes that a step dropped have no area. A pipeline without steps raises
         ValueError unless it overrides this method.
+
+        Args:
+            boxes: the boxes of the record.
+            row: the record's row of the table.
+            draws: the draws of the batch.
+            sample: index of the image in the batch.
         """
         if not self.steps:
             self.check_boxes()
@@ -261,7 +270,7 @@ def _check_inside(step: Step, sizes: np.ndarray, anchor: np.ndarray, shape: np.n
 
 
 def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array like `boxes` (n, 4)."""
+    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array, shaped like `boxes`."""
     mapped = step.map_boxes(boxes, size, draws)
     if isinstance(mapped, np.ndarray) and mapped.shape == boxes.shape and math.isfinite(mapped.sum()):
         return mapped
@@ -300,7 +309,10 @@ def _own(draws: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 class CachedPipeline(Pipeline, ABC):
-    """A pipeline for small sets: `graph` decodes images once, to uint8 (H, W, 3) of one size; `apply` makes batches."""
+    """A pipeline for small sets.
+
+    `graph` decodes each image once, to uint8 (H, W, 3) of one size. `apply` makes batches from the cached images.
+    """
 
     @property
     @abstractmethod

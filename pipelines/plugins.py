@@ -1,6 +1,6 @@
 """Construct pipelines and steps by name.
 
-A name is a bundled one, an entry point of an installed package (NAME = module:Class), or "module:Class".
+A name is that of a bundled pipeline, an entry point of an installed package (NAME = module:Class), or "module:Class".
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class SampleRandom:
 
     Each call draws from the next stream, so the same sequence of calls returns the same numbers.
 
-    The counter words are the block, the epoch, the low 32 bits of the record number, and its high 16 bits above the 16
-    bits of the stream number.
+    The four words of a counter are the index of a block of four outputs, the epoch, the low 32 bits of the record
+    number, and the record number's high 16 bits above the 16 bits of the stream number.
 
     Args:
         seed: 0 to 2^64 - 1, the key.
@@ -86,9 +86,10 @@ class SampleRandom:
         return ((high << np.uint64(26) | low)[:, :k]).astype(np.float64) * 2.0**-53
 
     def integers(self, low: int | np.ndarray, high: int | np.ndarray, k: int) -> np.ndarray:
-        """Draw (B, k) int64, uniform from `low` to `high` - 1, each an integer or an array that broadcasts to (B, k).
+        """Draw (B, k) int64, uniform from `low` to `high` - 1.
 
-        The bias for an interval of m integers is below m / 2^53. Raise ValueError unless `high` is above `low`.
+        `low` and `high` are integers, or arrays that broadcast to (B, k). The bias for an interval of m integers is
+        below m / 2^53. Raise ValueError unless `high` is above `low`.
         """
         low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
         if (high <= low).any():

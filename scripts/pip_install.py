@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run `pip install` with the given arguments and show progress.
 
-Prints large downloads with their sizes and, after ten seconds without output, the time and disk space used so far.
+Print large downloads with their sizes and, after ten seconds without output, the time and disk space used so far.
 The exit status is pip's.
 """
 
@@ -35,7 +35,7 @@ def progress(line: str) -> str:
 def show(lines: Iterable[str], used: int) -> None:
     """Print `progress` of each line, full lines after an error, and a heartbeat after `QUIET_FOR` silent seconds.
 
-    used: bytes in use on the file system of the environment at the start.
+    `used`: bytes in use on the file system of the environment at the start.
     """
     waiting: queue.Queue[str | None] = queue.Queue()
 

@@ -65,20 +65,20 @@ if [[ -n ${SLURM_CPUS_PER_TASK-} ]]; then
     export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}
 fi
 
-# Return the status of the child PID. From the first SIGTERM on, run COMMAND every second until the child ends: one SIGTERM
-# may arrive before the step, or Python, can handle it. Do not `wait` immediately: if interrupted while the child ends, bash
-# 5.2 loses its status.
+# Wait for the child PID and return its status. From the first SIGTERM on, run COMMAND every second until the child ends,
+# because a single SIGTERM may arrive before the step, or Python, can handle it. Do not `wait` at once: bash 5.2 loses the
+# child's status if it is interrupted while the child ends.
 follow() { # PID COMMAND
     while kill -0 "$1"; do
         [[ -z $stopped ]] || "${@:2}" || true
         sleep 1
     done
     wait "$1"
-} 2>/dev/null # hides `kill -0` of an ended child, and bash's notes on children that SIGTERM ended
+} 2>/dev/null # hides the error of `kill -0` for an ended child, and bash's notes on children that SIGTERM ended
 
-# Runs in the step, around each task's program. Python exits with 143 if SIGTERM arrives before its handler is installed, and
-# srun returns the highest status of its tasks. So the status of an error must be above 75, and above 143 in case SIGTERM
-# ends a task before its shell has started.
+# Runs in the step, around each task's program. Python exits with 143 if SIGTERM arrives before its handler is installed;
+# this becomes 75. srun returns the highest status of its tasks, so the statuses of errors, 1 and 2, become 201 and 202: above
+# 75, and above 143 in case SIGTERM ends a task before its shell has started.
 task() {
     stopped=
     trap stopped=1 TERM

@@ -1,4 +1,4 @@
-"""Backbones: models by name, without their classifiers, that return the last feature map as (B,C,h,w)."""
+"""Build backbones by name: models without their classifiers that return the last feature map (B,C,h,w)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from dali_mix.models.build import build_model
 from dali_mix.models.weights.load import head_name
 
 Features = Callable[[nn.Module, Tensor], Tensor]
-# Options with which images of any size are accepted by timm's Swins, its ViTs, and its other models. The order matters:
-# ViTs refuse the first, but before timm 1.0.31 Swins silently ignore the second.
+# Options that make timm's models accept images of any size: for Swins, for ViTs, and for all others. They are tried in
+# this order: ViTs refuse the first one, whereas Swins silently ignore the second one before timm 1.0.31.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 
 def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Features]:
-    """Build a model without its classifier; also return the function (model, images (B,3,H,W)) → maps (B,C,h,w).
+    """Return a model without its classifier, and the function (model, images (B,3,H,W)) → maps (B,C,h,w).
 
-    Keys of the state dict are those of the library, so that its weight files can be loaded.
+    State-dict keys are those of the library, so its weight files can be loaded.
+
+    Args:
+        name, options: as for `build_model`.
 
     Raises:
         ValueError: an unknown name or option, or an unsupported torchvision model.
@@ -62,7 +65,10 @@ def features_of(model: nn.Module) -> Features | None:
 
 
 def full_name(name: str) -> str:
-    """Return `timm/resnet101` for `resnet101`: timm's model of that name, else torchvision's, else `name` itself."""
+    """Add the library to the name of a model: "resnet101" → "timm/resnet101".
+
+    The name is looked up in timm, then in torchvision. An unknown name, or one with a "/", is returned unchanged.
+    """
     import timm
     from torchvision import models
 
@@ -76,7 +82,8 @@ def full_name(name: str) -> str:
 def _forward_features(model: Any, images: Tensor) -> Tensor:
     """Return the last map (B,C,h,w) of a timm or bundled model, whose `forward_features` returns maps or tokens.
 
-    Raise ValueError if it returns several results, or tokens that do not form a grid with the shape of the images.
+    Raise ValueError if the model returns several results, or tokens that do not form a grid with the aspect ratio of
+    the images.
     """
     features = model.forward_features(images)
     if not isinstance(features, Tensor):
@@ -90,7 +97,10 @@ def _forward_features(model: Any, images: Tensor) -> Tensor:
 
 
 def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
-    """Reshape (B,N,C) to (B,C,h,w), with h : w as the images' height : width. Raise ValueError if N does not fit."""
+    """Reshape tokens (B,N,C) to maps (B,C,h,w) with the aspect ratio of the images.
+
+    Raise ValueError if N tokens do not form such a grid.
+    """
     count, (height, width) = tokens.shape[1], images.shape[2:]
     rows = round((count * height / width) ** 0.5)
     if not rows or count % rows:

@@ -39,11 +39,11 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
             any width), `cifar_resnet50`, `cifar_resnet101`, `shakeshake26_2x96d` (any even width).
         num_classes: at least 1.
         options: arguments of the model class, e.g. `dropout=0.3`, `zero_init_residual=True`, timm's `drop_path_rate`.
-            Arguments with which timm or torchvision would load or download weights are refused.
+            Arguments that would make timm or torchvision load or download weights are refused.
 
     Raises:
-        ValueError: an unknown name (similar ones are suggested), an unknown option, an option out of range, or an
-            option that would load or download weights.
+        ValueError: an unknown name (similar ones are suggested), an unknown option, a value out of range, or an option
+            that would load or download weights.
     """
     whole("num_classes", num_classes, 1)
     for option in ("pretrained", "weights"):
@@ -73,9 +73,9 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
 def _maker(name: str) -> tuple[Callable[..., nn.Module], set[str]] | None:
     """Return the function that builds model `name`, and the options allowed for it; None for an unknown name.
 
-    The functions of timm and torchvision accept more than their model classes, including options that load files,
-    unpickle or download (timm: checkpoint_path, pretrained_cfg, pretrained_cfg_overlay, cache_dir …). The options
-    allowed are therefore the arguments of the classes in the library's module that defines the model.
+    The builder functions of timm and torchvision accept more options than the model classes, including some that load
+    files, unpickle or download (timm: checkpoint_path, pretrained_cfg, pretrained_cfg_overlay, cache_dir …). Only the
+    arguments of the classes in the module that defines the model are therefore allowed.
     """
     library, _, inner = name.partition("/")
     if library == "timm":
@@ -100,7 +100,7 @@ def _maker(name: str) -> tuple[Callable[..., nn.Module], set[str]] | None:
 
 
 def _class_options(module: str) -> set[str]:
-    """Return the constructor arguments of all models, layers and dataclasses of options in a library's module."""
+    """Return the constructor arguments of all models, layers and option dataclasses in a library's module."""
     kinds = [kind for kind in vars(sys.modules[module]).values() if isinstance(kind, type)]
     kinds = [kind for kind in kinds if issubclass(kind, nn.Module) or dataclasses.is_dataclass(kind)]
     options = map(_factories.parameters, kinds)

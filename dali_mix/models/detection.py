@@ -1,6 +1,6 @@
 """Faster R-CNN (arXiv 1506.01497) from torchvision's components, for padded batches.
 
-Backbones are torchvision's ResNets, and timm models with maps at the strides of a ResNet.
+The backbone is a torchvision ResNet, or a timm model that returns maps at the strides of a ResNet.
 
 More than 300 lines: the model, its backbone, and the checks of its options.
 """
@@ -37,7 +37,7 @@ POOLED = 7  # side of a pooled region in cells
 
 
 class Detector(FasterRCNN):
-    """Faster R-CNN on a padded batch of normalized images; torchvision's `transform` is not included.
+    """Faster R-CNN for padded batches of normalized images, without torchvision's `transform`.
 
     State-dict keys are those of torchvision's FasterRCNN, so its weight files can be loaded.
     """
@@ -53,14 +53,14 @@ class Detector(FasterRCNN):
 
         Args:
             images: (B, 3, H, W), padded at the right and the bottom.
-            targets: for each image `size`, its height and width without padding; for training also `boxes` (n, 4) x1,
-                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. None, in evaluation only, means that
-                no image is padded.
+            targets: a dict for each image. `size` is its height and width without padding. Training also needs `boxes`
+                (n, 4), x1, y1, x2, y2 in pixels, and `labels` (n,), 0 to K - 1; n may be 0. In evaluation, None means
+                that no image is padded.
 
         Returns:
-            in training the four losses by name, scalars; in evaluation a dict for each image: `boxes` (n, 4) in pixels,
-            `scores` (n,) in descending order, `labels` (n,), and `finite` () bool. If `finite` is False, the heads'
-            outputs for the image contain NaN or infinity, and boxes may be missing.
+            in training, a dict of the four losses, scalars, by name. In evaluation, a dict for each image: `boxes`
+            (n, 4) in pixels, `scores` (n,) in descending order, `labels` (n,), and `finite` () bool. If `finite` is
+            False, the heads' outputs for the image contain NaN or infinity, and boxes may be missing.
 
         Raises:
             ValueError: no targets in training; images in a list, as for torchvision's models.
@@ -124,12 +124,12 @@ class _BoxPredictor(FastRCNNPredictor):
 class Backbone(nn.Module):
     """A classification model up to its last map (`body`), with or without a feature pyramid (`fpn`).
 
-    The state-dict keys of `body` are those of the model, so that its weight files can be loaded into `body`.
+    The state-dict keys of `body` are those of the model, so the model's weight files can be loaded into `body`.
 
     Args:
         body: a model from `_body`, images (B, 3, H, W) → maps.
-        channels: channels of each map used: four maps for a pyramid, else one.
-        pyramid: channels of the pyramid; None to use only the last map.
+        channels: number of channels of each map used: four maps for a pyramid, else one.
+        pyramid: number of channels of the pyramid; None to use only the last map.
     """
 
     def __init__(self, body: nn.Module, channels: Sequence[int], pyramid: int | None) -> None:
@@ -171,29 +171,29 @@ def build_detector(
     detections: int = 100,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """Build a detector with random weights, except for weights from a backbone file.
+    """Build a detector with random weights; those of the backbone can be loaded from a file.
 
     Args:
         backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4, 8, 16 and 32 (for
             "c5" only 32). As in a recipe, this may also be a dict with the name as `type`, the backbone's options, and
             `weights`, a file for `load_weights` that must contain at least 95% of the backbone's tensors.
         num_classes: K, without background.
-        neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", only the last map, at stride 32.
-        freeze: parts of the backbone that are not trained: "norm", every BatchNorm, including its statistics; "stem",
-            everything before the first stage; "stage1", the first stage; or the dotted name of a module or parameter,
-            such as "layer2". A string is split at commas; "" freezes nothing.
+        neck: "fpn" for a feature pyramid (arXiv 1612.03144), or "c5" for only the last map, at stride 32.
+        freeze: parts of the backbone that are not trained. "norm" is every BatchNorm, including its statistics, "stem"
+            everything before the first stage, and "stage1" the first stage. Any other part is the dotted name of a
+            module or parameter, such as "layer2". A string is split at commas; "" freezes nothing.
         norm_eps: epsilon of frozen BatchNorms; needs "norm" in `freeze`. None keeps the backbone's, usually 1e-5.
             torchvision's detection weights `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce
             torchvision's outputs only with 0.
-        anchors: sides of the square anchors in pixels: one per level of the pyramid (five), or all of them for the
-            single map. The anchors with height / width 0.5 and 2 have the same areas.
-        channels: channels of the pyramid.
+        anchors: sides of the square anchors in pixels. A pyramid needs five, one per level; the single map of "c5" gets
+            all of them. Anchors with height / width 0.5 and 2 have the same areas.
+        channels: number of channels of the pyramid.
         hidden: width of the two layers of the box head.
-        rois: regions sampled per image in training.
-        proposals: two numbers, for training and for evaluation: how many regions are kept per level before
-            non-maximum suppression, and per image after it. The suppression takes a third of a step on small images
-            (docs/decisions.md).
-        score_threshold: predictions have a score above it.
+        rois: number of regions sampled per image in training.
+        proposals: two numbers, one for training and one for evaluation. Each is the number of regions kept per level
+            before non-maximum suppression, and per image after it. The suppression takes a third of a step on small
+            images (docs/decisions.md).
+        score_threshold: only predictions with a higher score are returned.
         nms_threshold: maximum IoU of a prediction with one of the same class and a higher score.
         detections: maximum number of predictions per image.
         backbone_options: arguments for the backbone, which override those in `backbone`.
@@ -298,7 +298,7 @@ def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, 
 def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
     """Freeze `parts` of a backbone; see `build_detector`.
 
-    Raise ValueError, with the backbone's `name`, for a part it lacks, except "norm".
+    Raise ValueError if the backbone, called `name`, lacks a part other than "norm".
     """
     names = [key for key, _ in body.named_parameters()]
     stages = [match[0] for key in names if (match := re.match(r"layer1|(stages|blocks|layers)[._]0", key))]

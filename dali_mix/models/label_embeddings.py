@@ -35,7 +35,7 @@ def spell(name: str) -> str:
 def random_embeddings(names: Sequence[str], width: int = WIDTH, seed: int = 0) -> np.ndarray:
     """Return random embeddings (K, width) float32, standard normal; equal arguments give equal results.
 
-    Of `names` only the number matters. Raise ValueError for an invalid width or seed.
+    Only the number of `names` matters. Raise ValueError for an invalid width or seed.
     """
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     return torch.randn(len(names), whole("width", width, 1), generator=generator).numpy()
@@ -44,12 +44,13 @@ def random_embeddings(names: Sequence[str], width: int = WIDTH, seed: int = 0) -
 def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
     """Return the sum of the vectors of each name's words (see `spell`): (K, width of the file) float32.
 
-    The file is read line by line, "word number number …", up to the last word needed. SGRE uses GloVe 840B of width
-    300.
+    Each line of the file is "word number number …". Reading stops at the last word needed. SGRE uses GloVe 840B of
+    width 300.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: words missing from the file (all are listed), or a line that is not a vector of the common length.
+        ValueError: words are missing from the file (all are listed), or the line of a word is not a vector of finite
+            numbers of the common length.
     """
     path = Path(path)
     if not path.is_file():
@@ -95,7 +96,7 @@ def bert_embeddings(names: Sequence[str], folder: str | Path) -> np.ndarray:
         folder: a model saved by transformers' `save_pretrained`.
 
     Raises:
-        FileNotFoundError: the folder, or its config.json, vocabulary or weights, are missing.
+        FileNotFoundError: the folder or its config.json, vocabulary or weights are missing.
         ValueError: transformers is not installed, or the folder does not contain a BERT model.
     """
     folder = Path(folder)

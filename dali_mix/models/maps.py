@@ -19,7 +19,7 @@ class Looked(NamedTuple):
         logits: (B,K).
         class_maps: (B,K,h,w), the evidence for each class at each position.
         attention: (B,K,h,w), the attention of each label, which sums to 1 over positions; None if the head has no
-            method `attention_maps`. Of the heads here, only SGRE's has it.
+            method `attention_maps`. Of the bundled heads, only SGRE's has one.
     """
 
     logits: Tensor
@@ -32,7 +32,8 @@ def look(model: nn.Module, images: Tensor) -> Looked:
 
     For a `MultiLabelModel` these are the maps of its head, see `MultiLabelModel.class_maps`. For other models they are
     class activation maps (CAM, arXiv 1512.04150): the last linear layer applied at each position of the last map. Their
-    mean must equal the logits within a tolerance, which confirms that the model has this structure.
+    mean over positions must equal the logits within a tolerance, which confirms that the model ends in average pooling
+    and a linear layer.
 
     Raises:
         ValueError: a model other than a `MultiLabelModel` that does not end in average pooling and a linear layer, or
@@ -49,7 +50,7 @@ def look(model: nn.Module, images: Tensor) -> Looked:
         logits, features = model(images), run(model, images)
         if features.ndim == 4 and features.shape[1] == linear.in_features:
             pooled, wanted = linear(features.mean((2, 3))).float(), logits.float()
-            # The tolerance is for autocast, which rounds to 8 bits; any other pooling differs by far more.
+            # The tolerance is for autocast, which rounds to 8 significant bits; other pooling differs by far more.
             if torch.allclose(pooled, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
                 return Looked(logits, linear(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     have = "multi-label models, and classifiers that end in average pooling and one linear layer, such as ResNets"

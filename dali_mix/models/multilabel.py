@@ -21,12 +21,12 @@ _OF_BUILD = ("in_channels", "dim", "num_classes")  # arguments of heads that `bu
 
 
 class MultiLabelModel(nn.Module):
-    """A multi-label classifier: a `backbone`, and a `head` that computes logits from its last feature map.
+    """A multi-label classifier: a `backbone`, and a `head` that computes logits from the backbone's last feature map.
 
     State-dict keys start with "backbone." and "head.".
 
     Args:
-        backbone: a module without classifier.
+        backbone: a module without a classifier.
         head: one of `dali_mix.models.heads`, or any module (B,C,h,w) → logits (B,K).
         features: (backbone, images (B,3,H,W)) → maps (B,C,h,w).
     """
@@ -42,8 +42,8 @@ class MultiLabelModel(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """Return the last feature map (B,C,h,w) of images (B,3,H,W); for a transformer, its patch tokens as a map.
 
-        Raise ValueError if the backbone returns several outputs, or tokens that do not form a grid with the shape of
-        the images.
+        Raise ValueError if the backbone returns several outputs, or tokens that do not form a grid with the aspect
+        ratio of the images.
         """
         return self._features(self.backbone, images)
 
@@ -55,7 +55,7 @@ class MultiLabelModel(nn.Module):
             spliced: (n, rows, columns): the last n images were appended by SpliceMix, with this grid.
 
         Returns:
-            logits (B,K); for SGRE in training (logits, auxiliary logits), see `SGREHead.forward`; with `spliced`
+            logits (B,K). For SGRE in training, (logits, auxiliary logits): see `SGREHead.forward`. With `spliced`,
             (logits, cell logits (n, rows · columns, K)) for `SpliceMixConsistencyLoss`.
 
         Raises:
@@ -72,11 +72,11 @@ class MultiLabelModel(nn.Module):
         return self.head(features), self.head.cells(features[len(features) - count :], rows, columns)
 
     def class_maps(self, images: Tensor) -> Tensor:
-        """Return each class's evidence at each position, (B,K,h,w), of images (B,3,H,W).
+        """Return the evidence for each class at each position, (B,K,h,w), in images (B,3,H,W).
 
-        The values depend on the head. For "csra" and "average" the logits are their mean over positions, for "sgre"
-        their maximum; for "max" the values are the linear layer's outputs at each position (CAM). A head of your own
-        needs a method `class_maps`.
+        The values depend on the head. For "csra" and "average", the logits are the mean of the values over positions;
+        for "sgre", their maximum. For "max", the values are the linear layer's outputs at each position (CAM). A head
+        of your own needs a method `class_maps`.
         """
         return self.head.class_maps(self.forward_features(images))  # type: ignore[operator]
 
@@ -105,14 +105,14 @@ def build_multilabel(
         head: "csra", "sgre", or a linear layer on the "average" or the "max" over positions.
         num_classes: K ≥ 1.
         backbone_options: arguments of the model class, as for `build_model`.
-        head_options: for csra num_heads and lam; for sgre those of `SGREHead`, where `embeddings` may also be the path
-            of an .npy file of K rows; by default they are random, learned and 768 wide.
+        head_options: `num_heads` and `lam` for "csra"; the arguments of `SGREHead` for "sgre", where `embeddings` may
+            also be the path of an .npy file with K rows. Default embeddings are random, learned and 768 wide.
         image_size: side, or (height, width), to test the backbone with; by default the `img_size` or `image_size` in
             `backbone_options`, else the published size, else 224.
 
     Raises:
-        ValueError: an unknown name (similar ones are suggested) or option, embeddings for a different number of
-            classes, or a backbone that does not accept images of `image_size`.
+        ValueError: an unknown name (similar ones are suggested) or option, a value out of range, embeddings that are
+            invalid or for a different number of classes, or a backbone that does not accept images of `image_size`.
         FileNotFoundError: the embeddings file is missing.
     """
     choice("head", head, HEADS)
@@ -131,8 +131,8 @@ def build_multilabel(
 def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
     """Return the channels of the last map; freeze weights that do not affect it (DDP would wait for their gradients).
 
-    Runs on the meta device: shapes only, nothing is computed. Raise ValueError if the backbone, called `name`, does not
-    accept images of `size` (height, width).
+    The model runs on the meta device, which computes only shapes. Raise ValueError if the backbone, called `name`, does
+    not accept images of `size` (height, width).
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     tensors = {key: torch.empty_like(value, device="meta") for key, value in tensors.items()}
@@ -171,7 +171,7 @@ def _build_head(head: str, channels: int, num_classes: int, options: dict[str, A
 def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
     """Remove the embeddings from `options` and return them, (K,E); random ones are learned by default.
 
-    Raise FileNotFoundError and ValueError as `load_embeddings`, and ValueError for a different number of classes.
+    Raise FileNotFoundError and ValueError as `load_embeddings` does, and ValueError for a different number of classes.
     """
     given = options.pop("embeddings", None)
     if given is None:

@@ -1,7 +1,7 @@
 """A pool of decoding worker processes, on one or more machines, shared by any number of trainers; built on Ray.
 
 `dali-mix serve` runs a pool. `connect(address)` returns it for `build_loader(..., workers=...)`; in a recipe, set
-`service`. Needs the extra `dali_mix[service]`.
+`service`. This needs the extra `dali_mix[service]`.
 """
 
 from dali_mix.service.client import RayPool, connect

@@ -1,4 +1,4 @@
-"""`connect`: connect to a pool, for use in loaders."""
+"""The client of a pool: `connect`, and the workers that loaders ask."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
     connection fails.
 
     Args:
-        fallback: what loaders do while there are no workers. "wait": wait for one, up to ten minutes, or 20 seconds
-            when a loader is built. "local": decode in their own process, with bit-identical results if the workers
-            decode on CPUs. This needs the set at the same path, and a GPU if the workers decode on GPUs.
+        fallback: what loaders do while there are no workers. With "wait", they wait for one up to ten minutes, or 20
+            seconds when a loader is built. With "local", they decode in their own process, with bit-identical results
+            if the workers decode on CPUs. This needs the set at the same path, and a GPU if the workers decode on GPUs.
     """
     choice("fallback", fallback, ("wait", "local"))
     ray, where = cluster.join(address)
@@ -165,7 +165,10 @@ class RayWorkers:
         self._turn = 0
 
     def ask(self, question: Question, avoid: Collection[Any]) -> _Ticket:
-        """Send a question to a worker chosen by the pool, or to any worker while the pool does not answer."""
+        """Send a question to a worker chosen by the pool, or to any worker while the pool does not answer.
+
+        Return the ticket. Raise NoWorkers if there is no worker outside `avoid`.
+        """
         self._watch.check()
         reference, worker = self._ask(question, avoid)
         ticket = _Ticket(worker, reference)

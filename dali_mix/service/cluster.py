@@ -3,7 +3,7 @@
 Ray's defaults are insecure: anyone who can reach a port can run code. Here a token is always required, and without
 `--listen` every port is bound to the loopback device.
 
-More than 300 lines: connecting, its settings, and the messages on why it failed, which depend on both.
+More than 300 lines: connecting, its settings, and the messages about failures, which depend on both.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def settings(token: Path, *, loopback: bool) -> dict[str, str]:
 def import_ray(token: Path, *, loopback: bool) -> Any:
     """Set the environment variables of `settings`, import ray and return the module.
 
-    The first import also disables Ray's exception hook and error messages, and replaces its exit handler by `_leave`.
+    The first import also disables Ray's exception hook and error messages, and replaces its exit handler with `_leave`.
     Raise ValueError if Ray is not installed or was already imported without a token.
     """
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
@@ -157,21 +157,21 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
 
 
 def _no_messages(*_: object) -> None:
-    """Do nothing, in place of Ray's thread that prints error reports: 1,200 characters per worker that died."""
+    """Do nothing, instead of Ray's thread that would print 1,200 characters for each worker that died."""
 
 
 def _leave(ray: Any) -> None:
-    """Disconnect from the pool at exit, unless it has ended, since Ray would then wait for an answer.
+    """Disconnect from the pool at exit, unless the pool has ended, since Ray would then wait for an answer.
 
-    Without disconnecting, Ray's threads may crash during interpreter shutdown. If the exit status is known, run the
-    other exit handlers and end the process before that.
+    In a process that has not disconnected, Ray's threads may crash during interpreter shutdown. If the pool has ended
+    and the exit status is known, the other exit handlers are therefore run here, and the process ends.
     """
     if not ray.is_initialized():
         return
     if reachable(*split_address(ray.get_runtime_context().gcs_address)):
         ray.shutdown()
         return
-    status = 1 if hasattr(sys, "last_value") and not hasattr(sys, "ps1") else command.status  # an exception, uncaught
+    status = 1 if hasattr(sys, "last_value") and not hasattr(sys, "ps1") else command.status  # 1: uncaught exception
     if status is not None:
         atexit.unregister(_leave)
         atexit._run_exitfuncs()
@@ -182,12 +182,12 @@ def _leave(ray: Any) -> None:
 
 
 def note_address(address: str) -> None:
-    """Append a pool on this machine to the list in `home()`."""
+    """Append the address of a pool on this machine to the list in `home()`."""
     notes.note(make_home(), address, _answers)
 
 
 def forget_address(address: str) -> None:
-    """Remove a pool from the list in `home()`."""
+    """Remove the address of a pool from the list in `home()`."""
     notes.forget(home(), address)
 
 
@@ -221,7 +221,7 @@ def split_address(address: str) -> tuple[str, int]:
 def listening(name: str) -> str:
     """Resolve `name` to the IPv4 address to listen on.
 
-    Raise ValueError for a wildcard, an unknown host, or an address that is not of this machine.
+    Raise ValueError for a wildcard, an unknown host, or an address that does not belong to this machine.
     """
     if name in ("", "*", "0.0.0.0", "::"):
         raise ValueError(f"--listen {name!r}: give the address of this machine by which other machines reach it")
@@ -263,7 +263,7 @@ def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
 def check_pool(host: str, port: int) -> None:
     """Raise ValueError unless a server at this address speaks HTTP/2, as pools do.
 
-    Ray would silently wait for any other server.
+    With any other server, Ray would wait silently.
     """
     where = f"{host}:{port}"
     if not reachable(host, port):
@@ -320,11 +320,11 @@ _connected: set[int] = set()  # pids that called `join`: this process or one it 
 
 
 class Watch:
-    """A watch on Ray's process on this machine (the raylet), which reports its death on standard error.
+    """A watch on the raylet, Ray's process on this machine, that reports its death on standard error.
 
-    After the raylet's death, Ray ends this process silently, by `_exit`, at the next call or release of Ray memory. To
-    prevent this, the watch keeps objects in such memory (chunks) alive, and callers call `check` before each call of
-    Ray.
+    After the raylet's death, Ray ends this process silently, by `_exit`, when Ray is next called or some of its memory
+    is released. To prevent this, the watch keeps objects in such memory (chunks) alive, and callers call `check` before
+    they call Ray.
     """
 
     def __init__(self, ray: Any, address: str) -> None:
@@ -347,7 +347,10 @@ class Watch:
         self._end()
 
     def _end(self) -> None:
-        """Mark the pool as gone, write the message and keep all chunks alive; do nothing if done before, or closed."""
+        """Mark the pool as gone, write the message and keep all chunks alive.
+
+        Do nothing if the pool was already marked, or the watch is closed.
+        """
         with self._lock:
             if self._dead or self._closed:
                 return
@@ -459,7 +462,7 @@ def _kept_handlers(utils: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_tries(constants: Any) -> Iterator[None]:
-    """Let `ray.init` fail after 3 s in the block. It would try 20 times, 1 s apart, even with a wrong token."""
+    """Make `ray.init` fail after 3 s in the block. By default it tries 20 times, 1 s apart, even with a wrong token."""
     kept, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, 3
     try:
         yield
@@ -469,7 +472,7 @@ def _few_tries(constants: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress what Ray's C++ code writes to standard error while connecting: one line per second."""
+    """Suppress the output of Ray's C++ code on standard error while connecting, one line per second."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

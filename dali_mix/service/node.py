@@ -1,10 +1,10 @@
-"""`Node`: this machine's part of a pool: Ray's processes, its workers and, on the head machine, the pool actor.
+"""`Node`, this machine's part of a pool: Ray's processes, the workers and, on the head machine, the pool's actor.
 
     dali-mix serve ─┬─ ray_node.py            this machine's Ray processes, all ended with it
                     ├─ pool                    on the first machine
                     └─ worker, worker, …       on every machine
 
-Workers are tied to the process that started them: they end when it ends, for any reason.
+Workers end when the process that started them ends, for any reason.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ HEAD_GONE = 12.0  # seconds without the head until this node ends; its trainers 
 class Node:
     """This machine's part of a pool: Ray's processes, the workers and, on the head machine, the pool's actor.
 
-    It is a context manager that starts them, and ends them on exit. Inside the block, call `heartbeat` about once a
-    second.
+    It is a context manager that starts these processes, and ends them on exit. Inside the block, call `heartbeat` about
+    once a second.
 
     The constructor raises ValueError for an invalid address, or for a `store` that is too small or does not fit.
     `__enter__` raises ValueError, with advice, if the pool cannot be started or joined.
@@ -229,10 +229,10 @@ class Node:
 
 
 def store_bytes(wanted: int | None) -> int:
-    """Return the bytes of shared memory to use.
+    """Return the number of bytes of shared memory to use.
 
-    That is `wanted`; if it is None, a quarter of the machine's memory, but at most 80% of what is free in /dev/shm.
-    Raise ValueError if the result is less than `LEAST_STORE`, or more than is free in /dev/shm.
+    This is `wanted` or, if that is None, a quarter of the machine's memory, but at most 80% of what is free in
+    /dev/shm. Raise ValueError if the result is less than `LEAST_STORE`, or more than is free in /dev/shm.
     """
     system = os.statvfs("/dev/shm")
     free = system.f_bavail * system.f_frsize

@@ -9,8 +9,8 @@ by Ray:
        └── lost with its process or machine; after TRIES losses, an error
 
 A try that takes much longer than others is duplicated if a machine is free; the first result counts. A try without a
-heartbeat for `FROZEN` seconds is lost. Each try writes its own files, so one that was considered lost but still runs
-does no harm.
+heartbeat for `FROZEN` seconds counts as lost. Each try writes its own files, so a lost try that still runs does no
+harm.
 
 More than 300 lines: one scheduler, whose methods share the table of tries.
 """
@@ -41,7 +41,7 @@ AVOID = 2.0  # seconds for which a machine that lost a try gets no new one
 LATE, LATE_AT_LEAST = 4, 5.0  # duplicate a try after 4 times the longest so far, but at least 5 s
 LATE_AT_FIRST = 60.0  # while no shard is done, duplicate a try after this many seconds: the first try may be frozen
 FROZEN = 120.0  # seconds without a heartbeat (two per second) until a try counts as lost
-SILENCE, TIMEOUT = 30.0, 600.0  # once tries have started: seconds without any machine until a warning, and an error
+SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine, once tries have started, until a warning and an error
 START = 5.0  # seconds to wait for all machines at first; then use those that answered
 CANCEL = 3.0  # seconds to wait for tasks to end
 FETCH = 60.0  # seconds to transfer a result that is ready
@@ -153,7 +153,7 @@ class _Mapping:
         """Start tries on free machines, and process results that arrive within half a second."""
         self._check()
         if time.monotonic() - self._looked > REFRESH:
-            if self._pool.watch.ended:  # Ray would wait for the head until it ends this process; `_check` decides
+            if self._pool.watch.ended:  # calling Ray could end this process; `_check` raises if the pool is gone
                 time.sleep(0.2)
                 return
             self._look()
@@ -219,7 +219,7 @@ class _Mapping:
     def _meet(self) -> None:
         """Use the machines that have answered, unless they cannot access the paths or have different versions.
 
-        For such an unsuitable machine raise ValueError or, once a try has started, log a warning.
+        For such an unsuitable machine, raise ValueError or, once a try has started, log a warning.
         """
         errors = self._ray.exceptions
         pending = list(self._looks.values())

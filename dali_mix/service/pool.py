@@ -1,7 +1,7 @@
 """`Pool`: the actor that assigns questions to workers, caches their answers, and keeps statistics.
 
-It has no state that cannot be rebuilt: it may be killed at any time, restarts empty, and the processes that run workers
-register them again.
+It has no state that cannot be rebuilt. It may be killed at any time and restarts empty; the nodes then register their
+workers again.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Reader:
 class Pool:
     """The pool's actor: sends questions to workers, and caches their answers.
 
-    On each machine it caches answers up to "capacity", a number of bytes in its workers' details.
+    The details of a machine's workers contain "capacity", the number of bytes of answers to cache on that machine.
     """
 
     def __init__(self) -> None:
@@ -122,8 +122,8 @@ class Pool:
     def live_workers(self) -> dict[str, dict[str, Any]]:
         """Return `workers()` without those whose machine Ray knows to be dead.
 
-        For packing, which would lose tries on such machines. Packers do not ask Ray themselves: `ray.nodes()` ends the
-        process that calls it if the head ends during the call.
+        Packers call this, since they would lose tries on such machines. They do not ask Ray themselves, because
+        `ray.nodes()` ends the process that calls it if the head ends during the call.
         """
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         return {name: details for name, details in self.workers().items() if details["node"] in alive}
@@ -160,7 +160,7 @@ class Pool:
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
         self._counts["second_asks"] += len(avoid) == 1
-        # Move to the end, so that ties rotate: otherwise the first machines' links would carry all chunks.
+        # Move the worker to the end, so that ties rotate. Otherwise the first machines' links would carry all chunks.
         self._members[names[0]] = self._members.pop(names[0])
         self._forget(wanted)  # an answer that is late or lost
         entry = _Entry(wanted, chunk, names[0], member.details["node"], askers={trainer})
@@ -195,7 +195,7 @@ class Pool:
             self._recent.popleft()
 
     def _trim(self) -> None:
-        """Evict the least recently requested answers of nodes above their capacity, and all of lost nodes."""
+        """Evict the least recently requested answers of nodes above their capacity, and all answers of lost nodes."""
         capacities = self._capacities()
         for node, kept in list(self._kept.items()):
             while kept and self._held[node] > capacities.get(node, -1):

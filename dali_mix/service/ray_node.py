@@ -1,9 +1,11 @@
 """Standalone program, started by `Node`, that runs Ray's processes on this machine: `python -P ray_node.py SETTINGS`.
 
 `ray start` is not used: it starts two unneeded processes (200 MB), one of them on a fixed port, may assign a port that
-`--port` needs, and cannot join a pool on the loopback device. The program imports nothing of dali_mix. It prints "node
-ID" once Ray runs. It exits on SIGTERM, when its parent dies (even by SIGKILL) and when one of Ray's processes ends; it
-then kills all processes of its session and removes the folder of their logs and sockets.
+`--port` needs, and cannot join a pool on the loopback device.
+
+The program imports nothing from dali_mix. It prints "node ID" once Ray runs. It exits on SIGTERM, when its parent dies
+(even by SIGKILL) and when one of Ray's processes ends. It then kills all processes of its session and removes the
+folder of their logs and sockets.
 """
 
 from __future__ import annotations

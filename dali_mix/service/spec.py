@@ -1,4 +1,4 @@
-"""Check that workers give equal answers: versions, the code of user-defined steps, and the key of a spec."""
+"""Versions, digests of user-defined code and keys of specs, to ensure that all workers give equal answers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def code_of(pipeline: Pipeline) -> Code:
 
 
 def _source(name: str) -> tuple[str, str]:
-    """Return the file of a module and its sha256, cached since later edits of the file do not change the module."""
+    """Return the file of a module and its sha256, cached since later edits do not change the imported module."""
     module = sys.modules.get(name)
     file, imported = getattr(module, "__file__", None) or "no file", getattr(module, "__spec__", None)
     kept = _digests.get(name)

@@ -76,7 +76,7 @@ class Worker:
     def answer(self, key: str, spec: Spec, fingerprint: str, question: Question) -> tuple[Chunk, dict[str, Any]]:
         """Decode the records of a question.
 
-        Return the chunk, and a dict of its "bytes", the "seconds" taken, its number of "images" and this process's
+        Return the chunk, and a dict of its "bytes", the "seconds" it took, its number of "images" and this process's
         "pid".
 
         Raise ValueError if the set, the versions or the pipeline's code differ from those in `key` and `fingerprint`.

@@ -1,9 +1,11 @@
 """The last steps of a graph as one CPU operator: crop, resize, crop, flip, pad and normalize.
 
 It maps uint8 (H,W,3) to uint8 or float32 (3,h,w). It runs inside the DALI graph, one sample at a time on DALI's
-threads, through the operator behind `nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is
-built and caches nothing. Its operator only needs the addresses of two compiled functions, so these are passed directly,
-and numba's disk cache makes every start after the first fast.
+threads, through the operator behind `nvidia.dali.plugin.numba`.
+
+The plugin itself compiles its functions whenever a pipeline is built, which takes seconds, and does not cache them. Its
+operator only needs the addresses of two compiled functions. These are passed directly, so that the functions can come
+from numba's disk cache. Every start after the first is then fast.
 
 If `available()` is false, DALI's own operators are used.
 """
@@ -61,9 +63,11 @@ def ending(
 ) -> tuple[int, dict[str, Any]]:
     """Return how many of the last `steps` (each with its draws) `resize_flip` replaces, and its options.
 
-    It replaces a linear `Resize` on a CPU and, if the images that enter `steps` are `of_known_size`, a `Crop` that is
-    the only step before it. An image of unknown size may not contain the window drawn for it, which DALI's operators
-    detect and `resize_flip` does not. Subclasses that override `graph` without `fused` are not replaced.
+    The last step is replaced if it is a linear `Resize` on a CPU. If the images that enter `steps` are `of_known_size`
+    and the only step before it is a `Crop`, that step is replaced too. An image of unknown size may not contain the
+    window drawn for it. DALI's operators detect this, and `resize_flip` does not.
+
+    Subclasses that override `graph` but not `fused` are not replaced.
     """
     step, draws = steps[-1] if steps else (None, {})
     if not (isinstance(step, Resize) and step.fuse and device == "cpu" and available()):
@@ -87,7 +91,9 @@ def resize_flip(
     crop: DataNode | None = None,
     normalize: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> DataNode:
-    """Crop, resize, crop and flip uint8 HWC images, pad them with zeros, and normalize them. Needs `available()`.
+    """Crop, resize, crop and flip uint8 HWC images, pad them with zeros, and normalize them.
+
+    `available()` must be true.
 
     Args:
         canvas: (h, w, 0), an empty tensor of the output's size, which is equal for all images of a batch; DALI needs

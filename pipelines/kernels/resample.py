@@ -3,14 +3,14 @@
 The input is uint8 (H,W,3), the output uint8 (3,h,w), or float32 (3,h,w) if it is normalized. Each output row is
 computed in two steps: `_sum_rows` computes the weighted sum of input rows as one row of 16-bit fixed-point numbers, and
 `_sixteen_pixels` resamples that row horizontally. Both are written as LLVM vector code, which compilers do not generate
-from a loop: sums stay in registers, a pixel's three channels and two neighbouring pixels are read by one 16-byte load,
-and the products of a pair are added in one instruction where the processor has one.
+from a loop. Sums stay in registers, and one 16-byte load reads the three channels of two neighbouring pixels. The
+products of such a pair are added in one instruction if the processor has one.
 
-Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius max(1,
-input / output); pixels beyond the border repeat the border. The result is the exact value rounded to a grey level,
-except for values near a half, since weights have 14 to 16 bits. Measured on black and white noise, such values are
-within 0.01 of a half for images shrunk up to 10 times, 0.03 up to 100 times and 0.13 up to 2,000 times. At that
-scale, an image constructed so that the rounding errors of a pixel's weights add up is off by 2 levels.
+Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1 or, with antialias, of radius
+max(1, input / output). Pixels beyond the border repeat the border. The result is the exact value rounded to a grey
+level, except for values near a half, since weights have 14 to 16 bits. Measured on black and white noise, such values
+are within 0.01 of a half for images shrunk up to 10 times, 0.03 up to 100 times and 0.13 up to 2,000 times. At 2,000
+times, an image constructed so that the rounding errors of a pixel's weights add up is off by 2 levels.
 
 The result is the same on every CPU: weights are computed with operations that IEEE 754 defines exactly, and everything
 else is integer arithmetic. Normalizing multiplies and adds, rounding after each, so it is bit-identical to
@@ -37,9 +37,9 @@ WEIGHT_BITS = 14, 16  # fractional bits of weights: the largest weight must fit 
 ROW_BLOCK = 64  # numbers per call of `_sum_rows`
 BLOCK = 16  # pixels per call of `_sixteen_pixels`
 
-# Arguments of DALI's operator (see nvidia.dali.plugin.numba), first for outputs, then for inputs: addresses of the
-# tables of data pointers, shapes and numbers of dimensions, and the number of outputs or inputs. The setup function
-# gets no data pointers, and in addition the number of samples.
+# Arguments that DALI's operator passes (see nvidia.dali.plugin.numba), first for outputs, then for inputs: addresses of
+# the tables of data pointers, shapes and numbers of dimensions, and the number of outputs or inputs. The setup function
+# gets no data pointers; its last argument is the number of samples.
 RUN_SIGNATURE = types.void(*(types.uint64, types.uint64, types.uint64, types.int32) * 2)
 SETUP_SIGNATURE = types.void(*(types.uint64, types.uint64, types.int32) * 2, types.int32)
 
@@ -60,7 +60,10 @@ def _sum_rows(
 ) -> Any:
     """Compute the weighted sum of `ROW_BLOCK` columns of rows. All arguments are int64, addresses or sizes.
 
-    rows: uint8, `taps` rows `stride` bytes apart. weights: int16 (taps,). out: int16, (sum + half) >> shift.
+    Args:
+        rows: `taps` rows of uint8, `stride` bytes apart.
+        weights: int16 (taps,).
+        out: receives (sum + half) >> shift, int16.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -105,9 +108,13 @@ def _sixteen_pixels(
 ) -> Any:
     """Resample a row into 16 adjacent pixels of three planes. All arguments are int64, addresses or sizes.
 
-    row: int16 interleaved RGB, readable for 16 bytes from every tap. starts: 16 int64, byte offsets of the first taps
-    in row. weights: for each pair of taps, `stride` bytes apart, int16 (16, 4, 2): pixel, channel (repeated), tap of
-    the pair. out: the red pixels, uint8, (sum + half) >> shift; green and blue follow at `plane` and 2 · `plane` bytes.
+    Args:
+        row: int16 interleaved RGB, readable for 16 bytes from every tap.
+        starts: 16 int64, the byte offset in `row` of each pixel's first tap.
+        weights: `pairs` tables, `stride` bytes apart, one for each pair of taps. Each is int16 (16, 4, 2): pixel,
+            channel (the same weight repeated), tap of the pair.
+        out: receives the red pixels, (sum + half) >> shift, uint8. Green and blue follow at `plane` and 2 · `plane`
+            bytes.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -122,8 +129,8 @@ def _sixteen_pixels(
         def wide(a: Any) -> Any:
             return builder.sext(a, ir.VectorType(int32, 32))
 
-        # Four registers of four pixels (red, green, blue, unused). Eight int16 at a pixel are r g b R G B and two more:
-        # lanes 0, 1, 2 belong to the first tap of a pair and 3, 4, 5 to the second.
+        # Four registers of four pixels (red, green, blue, unused). The eight int16 loaded at a pixel are r g b R G B
+        # and two more: lanes 0, 1, 2 belong to the first tap of a pair and 3, 4, 5 to the second.
         order = [8 * pixel + lane for pixel in range(4) for lane in (0, 3, 1, 4, 2, 5, 6, 7)]
         halves, shifts = (_everywhere(builder, builder.trunc(number, int32)) for number in (half, shift))
 
@@ -167,8 +174,8 @@ def _sixteen_pixels(
 def _normalize_sixteen(typing_context: Any, levels: Any, factor: Any, shift: Any, out: Any) -> Any:
     """Normalize 16 grey levels (uint8 at address `levels`) to float32: level · factor + shift.
 
-    The results are written to the address `out`, a multiple of 64, by non-temporal stores: a batch is larger than the
-    caches, and reading its cache lines before writing them would take as long as resampling.
+    Non-temporal stores write the results to the address `out`, a multiple of 64. A batch is larger than the caches, and
+    ordinary stores would first read its cache lines, which would take as long as resampling.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -301,14 +308,14 @@ def resize_flip(
     Args:
         image: uint8 (H,W,3).
         out: uint8 or float32 (3,h,w).
-        window: int32 (4,), top and left, height and width of the region to resize, inside the image; zeros for the full
+        window: int32 (4,), top, left, height and width of the region to resize, inside the image; zeros for the full
             image.
-        crop: int32 (6,), height and width to resize to; top and left, height and width of the window to keep, which
-            lies inside and fits into h × w; all zeros to resize to h × w.
+        crop: int32 (6,), height and width to resize to, then top, left, height and width of the window to keep. The
+            window lies inside the resized image and fits into h × w. All zeros: resize to h × w.
         flip: mirror left to right.
         antialias: widen the filter by the scale factor when shrinking.
-        scale, bias: float32 (3,), per channel. A float32 out receives level · scale + bias for grey levels 0..255; a
-            uint8 out requires 1 and 0.
+        scale, bias: float32 (3,), per channel. A float32 `out` receives level · scale + bias for grey levels 0..255; a
+            uint8 `out` requires 1 and 0.
     """
     height, width = (window[2], window[3]) if window[2] else image.shape[:2]
     _, canvas_height, canvas_width = out.shape
@@ -325,7 +332,7 @@ def resize_flip(
     origin = window[0] * stride + 3 * window[1]
     row_shift, shift = row_bits - ROW_BITS, bits + ROW_BITS
     row_half, half = 1 << (row_shift - 1), 1 << (shift - 1)
-    row = np.zeros(n + 16, np.int16)  # the last loads read up to five numbers and a zero-weight tap beyond the end
+    row = np.zeros(n + 16, np.int16)  # the last loads read five numbers, and a tap of weight zero, beyond the end
     line = np.empty((3, out_width), np.uint8)
     streams = out.itemsize == 4 and out.ctypes.data % 64 == 0 and canvas_width % BLOCK == 0 and out_width % BLOCK == 0
     for y in range(out_height):
@@ -416,7 +423,7 @@ def _setup(
 
 @functools.cache
 def addresses(normalized: bool) -> tuple[int, int]:
-    """Return the addresses of two callbacks: one computes a sample, float32 if `normalized`, one sets output shapes.
+    """Return the addresses of two callbacks: one computes a sample (float32 if `normalized`), one sets output shapes.
 
     The first call compiles them (6 s), or loads them from numba's cache (0.2 s).
     """

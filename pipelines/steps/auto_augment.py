@@ -27,15 +27,15 @@ FILL = 128  # grey, for areas uncovered by a shift or rotation
 class AutoAugment(Step):
     """One of three published policies, or none.
 
+    The sign of a signed operation is flipped with probability ½.
+
     Args:
-        kind: "randaugment" (arXiv 1909.13719): `count` operations of magnitude bin `magnitude` (0 to 30);
-            "trivialaugment" (arXiv 2103.10158, wide): one operation of any magnitude; "autoaugment" (arXiv 1805.09501):
-            the ImageNet policy; None or "" disables the step.
+        kind: "randaugment" (arXiv 1909.13719) applies `count` operations of magnitude bin `magnitude` (0 to 30).
+            "trivialaugment" (arXiv 2103.10158, wide) applies one operation of any magnitude. "autoaugment" (arXiv
+            1805.09501) applies the ImageNet policy. None or "" disables the step.
         size: (height, width) of the images. Translations are at most 100/224 of it for "randaugment", 150/331 of it for
             "autoaugment", and 32 pixels for "trivialaugment".
         count, magnitude: for "randaugment" only.
-
-    The sign of a signed operation is flipped with probability ½.
     """
 
     conditional = True
@@ -93,7 +93,10 @@ class AutoAugment(Step):
         raise ValueError(f"auto_augment={self.kind!r} would rotate and shift images but not their boxes: omit it")
 
     def _apply(self, images: DataNode, operation: DataNode, level: DataNode, low: int, high: int) -> DataNode:
-        """Apply the drawn operation, an index from `low` to `high` - 1; bisection keeps the branches per image few."""
+        """Apply the drawn operation, whose index is from `low` to `high` - 1.
+
+        Bisection keeps the number of branches per image small.
+        """
         if high - low == 1:
             return self.operations[low](images, magnitude_bin=level, num_magnitude_bins=self.bins, fill_value=FILL)
         middle = (low + high) // 2

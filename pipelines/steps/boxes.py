@@ -23,8 +23,8 @@ LARGEST_SIDE = 8192  # pixels
 class ZoomOut(Step):
     """Place the image on a larger canvas of colour `mean` with probability `prob` (SSD, arXiv 1512.02325).
 
-    The sides grow by one factor, uniform in `zoom`, to at most `LARGEST_SIDE`; the position is uniform. `mean` is in
-    0..1 units.
+    Both sides grow by the same factor, uniform in `zoom`, to at most `LARGEST_SIDE`. The position is uniform. `mean` is
+    in 0..1 units.
     """
 
     def __init__(self, prob: float, mean: Sequence[float], zoom: Sequence[float] = (1.0, 4.0)) -> None:
@@ -67,11 +67,13 @@ class ZoomOut(Step):
 class IoUCrop(Crop):
     """Crop a window that keeps an object, with probability `prob` (SSD, arXiv 1512.02325), as in torchvision.
 
-    Height and width of a window are separate fractions of the image's, each uniform in `scale`; its position is also
-    uniform. A threshold is drawn from 0, 0.1, 0.3, 0.5, 0.7, 0.9 and 1; for 1 the image is not cropped. A window
-    qualifies if its width / height is within `ratio`, the centre of a box lies in it, and its largest IoU with such a
-    box is at least the threshold. The first of 40 windows that qualifies is used. If none does, a new threshold and 40
-    new windows are drawn; after 4 thresholds the image is not cropped.
+    The height and the width of a window are fractions of the image's, drawn separately and uniformly from `scale`. The
+    position is uniform, too. A threshold is drawn from 0, 0.1, 0.3, 0.5, 0.7, 0.9 and 1; for 1, the image is not
+    cropped. A window qualifies if its width / height is within `ratio`, the centre of a box lies in it, and its largest
+    IoU with such a box is at least the threshold.
+
+    The first of 40 windows that qualifies is used. If none does, a new threshold and 40 new windows are drawn. After 4
+    thresholds, the image is not cropped.
 
     Boxes with their centre outside the window are dropped. Images without boxes are not cropped.
     """
@@ -135,7 +137,7 @@ def _iou(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
 class ShorterSide(Resize):
     """Resize in proportion: the shorter side to a value drawn from `shorter`, the longer one to at most `longest`.
 
-    Sides round down, as in torchvision's RandomShortestSize.
+    Sides are rounded down, as in torchvision's RandomShortestSize.
     """
 
     def __init__(self, shorter: int | Sequence[int], longest: int, antialias: bool = True, fuse: bool = True) -> None:

@@ -2,7 +2,8 @@
 
 Brightness, contrast, saturation, a hue rotation and lighting are all affine in (red, green, blue), given the image's
 mean colour (contrast pulls towards the mean grey). In any order, the complete chain is therefore x → M x + A·mean(x) +
-t with M, A (3×3) and t (3,) drawn per record: one pass over the pixels, clipped to 0..255 once, at the end.
+t, with M, A (3×3) and t (3,) drawn per record. It takes one pass over the pixels, which are clipped to 0..255 once, at
+the end.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class Color(Step):
     """Colour jitter (like torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
 
     Args:
-        jitter: strengths of brightness, contrast, saturation and hue, one number for the first three, or None. With
-            strength s, a factor is drawn uniformly from max(0, 1 - s) to 1 + s; for hue a rotation of -s to s full
-            turns, where s is at most 0.5.
+        jitter: four strengths (brightness, contrast, saturation, hue), one strength for the first three, or None. With
+            strength s, a factor is drawn uniformly from max(0, 1 - s) to 1 + s. For hue, s is at most 0.5, and a
+            rotation of -s to s full turns is drawn.
         lighting: standard deviation of the three weights of the principal components; 0.1 in the papers.
 
-    Hue is a rotation in YIQ (PIL's and torchvision's is one in HSV, which is not affine), and values are not
-    clipped between the changes.
+    Hue is rotated in YIQ. (PIL and torchvision rotate it in HSV, which is not affine.) Values are not clipped between
+    the changes.
     """
 
     moves = False
@@ -64,7 +65,7 @@ class Color(Step):
         self.active = any(self.strengths) or self.lighting > 0
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw matrix, mean (B, 3, 3) and offset (B, 3), float32: M, A and t for pixels of 0..255."""
+        """Draw matrix and mean (B, 3, 3) and offset (B, 3), float32: M, A and t (see the module) for pixels 0..255."""
         u = random.uniform(8)
         strengths = np.array(self.strengths)
         low = np.append(np.maximum(0, 1 - strengths[:3]), -strengths[3])
@@ -110,7 +111,7 @@ class PhotometricDistort(Color):
 
 
 def _chain(kinds: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Combine K steps of `jitter_step`, applied in the order of `kinds` and `values` (B, K), to M x + A·mean(x).
+    """Combine K steps of `jitter_step`, applied in the order of `kinds` and `values` (B, K), into M x + A·mean(x).
 
     Return M as "matrix" and A as "mean", (B, 3, 3) float32 each.
     """
@@ -124,7 +125,11 @@ def _chain(kinds: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def jitter_step(kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return L, C (B, 3, 3) of a step x → L x + C·mean(x); kind (B,): 0 brightness, 1 contrast, 2 saturation, 3 hue."""
+    """Return L and C (B, 3, 3) of a step x → L x + C·mean(x).
+
+    `kind` (B,) is 0 for brightness, 1 for contrast, 2 for saturation and 3 for hue. `value` (B,) is the factor or, for
+    hue, the rotation in full turns.
+    """
     identity, grey = np.eye(3), np.tile(GREY, (3, 1))
     factor = np.where(kind < 3, value, 1.0)[:, None, None]
     turn = np.where(kind == 3, 2 * np.pi * value, 0.0)

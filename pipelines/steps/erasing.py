@@ -38,7 +38,8 @@ class Erasing(Step):
 class Cutout(Step):
     """Fill a box, centred on a random pixel, with one random colour (arXiv 1708.04552).
 
-    The sides of the box are `share` of the image's, before it is clipped at the border. A share of 0 disables the step.
+    The sides of the box are `share` times those of the image. Then the box is clipped at the border. A share of 0
+    disables the step.
     """
 
     moves = False

@@ -15,8 +15,9 @@ from nvidia.dali.data_node import DataNode
 from dali_mix.options import choice, number
 
 TRIES = 10
-# Multi-scale crop: sides as fractions of the image's, height and width at most two entries of `SCALES` apart, and
-# positions in quarters of the free space (top, left): four corners, centre, middles of the borders, quarter points.
+# For `MultiScaleCrop`: sides as fractions of the image's; pairs of indices in `SCALES` (height, width), at most two
+# entries apart; and positions (top, left) in quarters of the free space. The positions are four corners, the centre,
+# the middles of the borders and the quarter points.
 SCALES = np.array([1.0, 0.875, 0.75, 0.66, 0.5])
 SIDE_PAIRS = np.array([(i, j) for i in range(5) for j in range(5) if abs(i - j) <= 2])
 QUARTERS = np.array(
@@ -32,9 +33,10 @@ INTERPOLATIONS = {
 
 
 def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | None = None) -> DataNode:
-    """Decode to uint8 RGB HWC, rotated by EXIF; with `window` (anchor, shape), only that part of the rotated image.
+    """Decode to uint8 RGB HWC and apply the EXIF rotation.
 
-    On a GPU the hybrid decoder reads encoded bytes from the host.
+    With `window` (anchor, shape), only that part of the rotated image is decoded. On a GPU, the hybrid decoder reads
+    encoded bytes from the host.
     """
     options = {"device": "mixed" if device == "gpu" else "cpu", "output_type": types.RGB, "hw_decoder_load": 0.65}
     if window is None:
@@ -75,7 +77,7 @@ class RandomResizedCrop(Crop):
     """Crop a window of random area and shape: the "Inception" crop (Szegedy et al. 2015), drawn as in torchvision.
 
     Up to ten windows are tried per record, with a share of the area uniform in `scale` and width / height log-uniform
-    in `ratio`; the first that fits is used, at a uniform position. If none fits, the largest centred window within
+    in `ratio`. The first that fits is used, at a uniform position. If none fits, the largest centred window within
     `ratio` is used, which may be the full image.
     """
 
@@ -122,8 +124,8 @@ class Resize(Step):
     Args:
         min_filter, mag_filter: filters for an axis that shrinks, and for one that grows.
         antialias: widen the filter by the scale factor when shrinking.
-        fuse: whether `kernels.fused` may be used, which needs linear filters, a CPU, and this step at the end of the
-            list or followed only by a `Flip`.
+        fuse: whether `kernels.fused` may be used. This also needs linear filters and a CPU, and the step must be the
+            last one or be followed only by a `Flip`.
     """
 
     def __init__(
@@ -188,7 +190,7 @@ class CentreCrop(Resize):
         self.covered = round(ratio * self.size[0]), round(ratio * self.size[1])
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw size (B, 2) float32, height and width to resize to, and anchor (B, 2) int32, top left of the crop."""
+        """Draw size (B, 2) float32, height and width to resize to, and anchor (B, 2) int32, the crop's top and left."""
         covering = np.maximum(self.covered, np.array(self.covered[::-1]) * sizes // sizes[:, ::-1])
         anchor = np.rint((covering - self.size) / 2)
         return {"size": covering.astype(np.float32), "anchor": anchor.astype(np.int32)}

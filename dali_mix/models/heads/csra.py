@@ -18,19 +18,19 @@ TEMPERATURES = {1: (1,), 2: (1, MAX), 4: (1, 2, 4, MAX), 6: (1, 2, 3, 4, 5, MAX)
 class CSRAHead(nn.Module):
     """Class-specific residual attention: average class scores plus lam times attention-weighted class scores.
 
-    The logits are the sum over heads of mean(s) + lam · Σ softmax(T · s) · s, over the positions' class scores s. A
-    score is the dot product of a feature with the class's unit-length weights, without bias. Each head has its own
-    weights and temperature T; the last of several heads takes the maximum (T → ∞).
+    The logits are the sum over heads of mean(s) + lam · Σ softmax(T · s) · s, where s are the class scores at all
+    positions. A score is the dot product of a feature with the unit-length weights of a class, without bias. Each head
+    has its own weights and temperature T; the last of several heads takes the maximum (T → ∞).
 
     Args:
         in_channels: C of the features.
         num_classes: K.
         num_heads: 1, 2, 4, 6 or 8.
-        lam: weight of the attention term. Published: VOC 1 head, 0.1; COCO 6 heads, 0.4 (ResNet-101) or 8 heads, 1
-            (ViT-L/16); WIDER 1 head, 0.3.
+        lam: weight of the attention term. Published values are 0.1 with 1 head on VOC, 0.4 with 6 heads (ResNet-101)
+            and 1 with 8 heads (ViT-L/16) on COCO, and 0.3 with 1 head on WIDER.
 
     Raises:
-        ValueError: an argument out of range; from `forward` and `class_maps`, features of a wrong shape.
+        ValueError: an argument out of range. The methods raise it for features of a wrong shape.
     """
 
     def __init__(self, in_channels: int, num_classes: int, num_heads: int = 1, lam: float = 0.1) -> None:
@@ -55,7 +55,7 @@ class CSRAHead(nn.Module):
     def class_maps(self, features: Tensor) -> Tensor:
         """Return the contribution of each position to the logits, (B,K,H,W), or (B,K,N) for tokens.
 
-        The logits are the mean over positions.
+        The logits are the mean of these contributions over positions.
         """
         scores = self._scores(features)
         total = scores.sum(2)

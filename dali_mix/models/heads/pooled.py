@@ -16,7 +16,7 @@ class _PooledHead(nn.Module):
         num_classes: K.
 
     Raises:
-        ValueError: from the methods, features of a wrong shape.
+        ValueError: raised by the methods for features of a wrong shape.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -39,7 +39,7 @@ class AveragePoolHead(_PooledHead):
         num_classes: K.
 
     Raises:
-        ValueError: from the methods, features of a wrong shape.
+        ValueError: raised by the methods for features of a wrong shape.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class MaxPoolHead(_PooledHead):
         num_classes: K.
 
     Raises:
-        ValueError: from the methods, features of a wrong shape.
+        ValueError: raised by the methods for features of a wrong shape.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ class MaxPoolHead(_PooledHead):
     def cells(self, features: Tensor, rows: int, columns: int) -> Tensor:
         """Return the logits of each cell of spliced images, (n, rows · columns, K), row by row, from maps (n,C,H,W).
 
-        For `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200). If the grid does not divide the maps, they are
-        first resized (bilinear, align_corners) to the next smaller multiple. Raise ValueError for features of a wrong
-        shape, or a grid finer than the maps.
+        `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200) needs them. If the grid does not divide the maps,
+        these are first resized (bilinear, align_corners) to the next smaller multiple. Raise ValueError for features of
+        a wrong shape, or a grid finer than the maps.
         """
         if features.ndim != 4 or features.shape[1] != self.in_channels:
             raise ValueError(f"features {tuple(features.shape)}: cells are cut from maps (n,{self.in_channels},H,W)")

@@ -38,8 +38,8 @@ class EncoderLayer(nn.Module):
 class LabelAttention(nn.Module):
     """Low-rank bilinear attention of labels to tokens: softmax over tokens of v · tanh(W1 x ∘ W2 e) / temperature.
 
-    v consists of two consecutive linear layers, as released; their matrices are multiplied before being applied to the
-    (B,N,K,rank) products.
+    x is a token and e a label embedding. In the released code, v is two consecutive linear layers. Here, their matrices
+    are multiplied before they are applied to the (B,N,K,rank) products.
     """
 
     def __init__(self, dim: int, label_dim: int, rank: int, temperature: float) -> None:
@@ -54,7 +54,7 @@ class LabelAttention(nn.Module):
         """Return attention (B,K,N), which sums to 1 over N, of labels (K,E) to tokens (B,N,D)."""
         products = torch.tanh(self.linear1(tokens)[:, :, None] * self.linear2(labels))
         weight = self.target_linear.weight @ self.hidden_linear.weight
-        # A constant, which softmax cancels. Without it the biases would get no gradients, and DDP would wait for them.
+        # A constant that softmax cancels. Without it, the biases would get no gradients, and DDP would wait for them.
         bias = self.target_linear(self.hidden_linear.bias)
         scores = F.linear(products, weight, bias).squeeze(3)
         return (scores / self.temperature).softmax(1).transpose(1, 2)
@@ -64,21 +64,21 @@ class SGREHead(nn.Module):
     """Head of SGRE: label embeddings attend to encoded tokens, and tokens to the resulting class features.
 
     Maps (B,C,H,W) or tokens (B,N,C) pass through an encoder layer. Label attention then computes one feature per class,
-    which gives the auxiliary logits. Tokens attend to these features, are concatenated with the result, and give
-    per-token logits, whose maximum over tokens is the prediction (B,K).
+    and a linear layer computes the auxiliary logits from these class features. Tokens attend to the class features, are
+    concatenated with the result, and are mapped to logits. The maximum of these over tokens is the prediction (B,K).
 
     Args:
         dim: C of the features, a multiple of 4 and of `heads`.
         embeddings: (K,E) of a float dtype, one row per class in order, from a language model or random.
-        learn_embeddings: train the embeddings (as for random ones); else they are fixed.
+        learn_embeddings: whether to train the embeddings, as is useful for random ones; otherwise they are fixed.
         heads, feedforward: number of heads and hidden width of the encoder layer.
         rank: rank of the bilinear attention.
         temperature: temperature of its softmax, > 0.
         dropout: dropout rate in the encoder layer and before the last linear layer.
 
     Raises:
-        ValueError: an argument out of range; from the methods, features of a wrong shape, or tokens that do not form a
-            square grid (pass maps then).
+        ValueError: an argument out of range. The methods raise it for features of a wrong shape, and for tokens that do
+            not form a square grid (pass maps instead).
     """
 
     def __init__(
@@ -116,7 +116,10 @@ class SGREHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Return logits (B,K) of (B,C,H,W) or (B,N,C); in training (logits, auxiliary logits), for `SGRELoss`."""
+        """Return logits (B,K) of features (B,C,H,W) or (B,N,C).
+
+        In training, return (logits, auxiliary logits) for `SGRELoss`.
+        """
         by_token, auxiliary, _ = self._run(features)
         logits = by_token.amax(1)
         return (logits, auxiliary) if self.training else logits
@@ -130,7 +133,7 @@ class SGREHead(nn.Module):
         return as_maps(self._run(features)[2], features)
 
     def _run(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits of each token (B,N,K), auxiliary logits (B,K), attention (B,K,N)."""
+        """Return the logits of each token (B,N,K), the auxiliary logits (B,K) and the attention (B,K,N)."""
         tokens = as_tokens(features, self.in_channels)
         positions = sine_positions(self.in_channels, *grid_of(features), device=features.device).to(features.dtype)
         for layer in self.encoder["layers"]:  # type: ignore[attr-defined]

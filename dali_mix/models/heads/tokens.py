@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def as_tokens(features: Tensor, channels: int) -> Tensor:
-    """Return (B,C,H,W) or (B,N,C) as (B,N,C), positions row by row; raise ValueError for any other shape."""
+    """Return maps (B,C,H,W), read row by row, or tokens (B,N,C) as tokens. Raise ValueError for any other shape."""
     if features.ndim == 4 and features.shape[1] == channels:
         return features.flatten(2).transpose(1, 2)
     if features.ndim == 3 and features.shape[2] == channels:
@@ -24,7 +24,7 @@ def as_maps(values: Tensor, features: Tensor) -> Tensor:
 
 
 def grid_of(features: Tensor) -> tuple[int, int]:
-    """Return (rows, columns) of the positions of maps or tokens; raise ValueError for tokens that form no square."""
+    """Return (rows, columns) of maps or tokens. Raise ValueError if tokens do not form a square grid."""
     if features.ndim == 4:
         return features.shape[2], features.shape[3]
     count = features.shape[1]
@@ -38,7 +38,7 @@ def sine_positions(dim: int, rows: int, columns: int, device: torch.device | str
     """Return the sine embedding of a grid (arXiv 2005.12872, normalized): (rows · columns, dim) float32.
 
     The first half of the channels encodes the row, the second the column. Wavelengths grow from 2π to less than
-    10000 · 2π, and a grid spans 2π. `dim` is a multiple of 4.
+    10000 · 2π, and each side of the grid spans 2π. `dim` must be a multiple of 4.
     """
     steps = torch.arange(dim // 4, device=device, dtype=torch.float32)
     waves = 10000 ** (steps / (dim // 4))

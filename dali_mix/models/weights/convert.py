@@ -1,4 +1,4 @@
-"""Convert published checkpoints to ours and back: the same tensors, bit for bit, with other names.
+"""Convert published checkpoints to ours and back: the same tensors, bit for bit, under other names.
 
 A conversion never relies on names alone. `theirs` are a file's keys, `ours` their translations by `Layout`:
 
@@ -6,9 +6,11 @@ A conversion never relies on names alone. `theirs` are a file's keys, `ours` the
        |                                                                                              |
        +---------------- differences: key by key, in the names of the file <--(Layout.theirs)---------+
 
-A file is converted only if the model suggested by its shapes has exactly its keys and shapes; differences are reported
-with the file's names. Three kinds of tensors are not just renamed: CSRA's heads (one convolution each there, one tensor
-here), SGRE's table of positions (computed here), and SGRE's label embeddings (a separate file there).
+A file is converted only if the model recognized from its shapes has exactly the file's keys and shapes. Differences are
+reported with the file's names.
+
+Three kinds of tensors are not just renamed. CSRA's heads are one convolution each in the release, and one tensor here.
+SGRE's table of positions is computed here. SGRE's label embeddings may be a separate file in the release.
 """
 
 from __future__ import annotations
@@ -54,14 +56,14 @@ class Converted:
 def to_ours(
     state: Mapping[str, Tensor], release: str, *, model: str = "", embeddings: Tensor | None = None
 ) -> Converted:
-    """Convert a published checkpoint into one that loads into our model, strictly.
+    """Convert a published checkpoint into one that loads into our model with `strict=True`.
 
     Args:
         state: a state dict from `read_state_dict`.
         release: a key of `dali_mix.models.weights.layouts.LAYOUTS`.
-        model: the model's name, if shapes do not determine it: `timm/NAME` or `torchvision/NAME` for a classifier that
-            is neither a ResNet nor a ViT (its keys stay unchanged); or a multi-label model's backbone, as for
-            `build_multilabel`.
+        model: the model's name, needed if shapes do not determine it. For a classifier that is neither a ResNet nor a
+            ViT, pass `timm/NAME` or `torchvision/NAME`; its keys stay unchanged. For a multi-label model, pass the name
+            of its backbone, as for `build_multilabel`.
         embeddings: (K,E), required for an SGRE checkpoint without embeddings (those from a language model are not saved
             in it), and refused for one that contains them.
 
@@ -117,7 +119,7 @@ def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[
 
 
 def _before(state: Mapping[str, Tensor], marks: tuple[str, ...]) -> set[str]:
-    """Return the prefixes, including "", with which all of `marks` are keys of `state`."""
+    """Return the prefixes with which all of `marks` are keys of `state`; "" counts as a prefix."""
     ends = [{key.removesuffix(mark) for key in state if f".{key}".endswith(f".{mark}")} for mark in marks]
     return set.intersection(*ends) if ends else set()
 
@@ -134,8 +136,8 @@ def to_theirs(
 
     Args:
         state, release, model: as in `to_ours`.
-        grid: rows and columns of the table of positions in SGRE's checkpoints: image size / 32, 14 for 448.
-        embeddings: SGRE's embeddings, to omit from the file; they must equal those in `state`.
+        grid: rows and columns of the table of positions in SGRE's checkpoints: image size / 32, 14 for 448 pixels.
+        embeddings: SGRE's embeddings, if the file is to omit them; they must equal those in `state`.
 
     Raises:
         ValueError: an unknown release or model, a model for which the release has no layout, an incomplete state dict,
@@ -209,9 +211,10 @@ def advice(state: Mapping[str, Tensor], release: str) -> str:
 
 
 def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Grid | None = None) -> dict[str, Tensor]:
-    """Return `state` with the names of our models, or with `back` those of the release.
+    """Return `state` with the names of our models or, if `back`, with those of the release.
 
-    Unknown keys are kept, for `differences` to report. Raise ValueError if two tensors would get the same name.
+    Unknown keys are kept, so that `differences` can report them. Raise ValueError if two tensors would get the same
+    name.
 
     Args:
         grid: with `back`, rows and columns of SGRE's table of positions; None for no table.

@@ -50,7 +50,7 @@ class WeightFile:
 
 
 def follow_pointer(path: str | Path) -> Path:
-    """Return the checkpoint a run's `latest` points to; any other path is returned unchanged."""
+    """Return the checkpoint that a run's `latest` points to. Any other path is returned unchanged."""
     path = Path(path)
     if path.name != "latest" or not path.is_file() or path.stat().st_size > 255:
         return path
@@ -61,8 +61,8 @@ def follow_pointer(path: str | Path) -> Path:
 def find_weights(path: str | Path) -> Path:
     """Return `path`, or the checkpoint it points to if it is a run's `latest`.
 
-    Raise FileNotFoundError for a missing file, suggesting similar names, and for a folder, naming the weight files in
-    it, newest first.
+    Raise FileNotFoundError if `path` does not exist or is a folder. The message suggests similar names or, for a
+    folder, the weight files in it, newest first.
     """
     path = follow_pointer(path)
     if path.is_dir():
@@ -89,7 +89,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     The path is as for `load_weights`.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_weight_file`.
+        FileNotFoundError, ValueError: as for `read_weight_file`.
     """
     return read_weight_file(path).state
 
@@ -98,7 +98,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
     """Read a safetensors file, a `torch.save` file of plain tensors, or the checkpoint that `latest` points to.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or a folder.
         ValueError: not a weight file, a damaged one, one that would execute code, or one in which it is unclear which
             weights to use.
     """
@@ -165,7 +165,7 @@ def _tensors(content: Any, depth: int = 3) -> int:
 
 
 def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = "") -> None:
-    """Write `state` to `path`, bit for bit; on an error an existing file is unchanged.
+    """Write `state` to `path`, bit for bit. On an error, an existing file is left unchanged.
 
     Args:
         path: ends in `.safetensors`, or in `.pth`, `.pt` or `.bin` for `torch.save`.

@@ -67,7 +67,7 @@ _SPLICEMIX: Pairs = (
 )
 _SGRE: Pairs = (("backbone.", "backbone."), ("", "head."))
 _CSRA: Pairs = (("head.weight", "head.weight"), ("classifier.", "classifier."), ("", "backbone."))
-# From torchvision's ViTs to timm's; linear_1 and linear_2 are keys of the first version of torchvision's.
+# From torchvision's ViTs to timm's. The first version of torchvision's ViTs has the keys linear_1 and linear_2.
 _BLOCK = "encoder.layers.encoder_layer_#"
 _VIT: Pairs = (
     ("class_token", "cls_token"),

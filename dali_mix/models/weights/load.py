@@ -77,7 +77,7 @@ class MatchReport:
 def load_weights(
     model: nn.Module, path: str | Path, *, strict_head: bool = False, min_match: float = 1.0
 ) -> MatchReport:
-    """Load weights from `path` into `model`, in place, and return a report; on an error the model is unchanged.
+    """Load weights from `path` into `model`, in place, and return a report. An error leaves the model unchanged.
 
     Args:
         model: any module; values are converted to its dtypes and devices.
@@ -85,14 +85,14 @@ def load_weights(
             under a key (state_dict, model, model_ema …). A prefix of its keys (`model.` of Lightning, `module.` of DDP,
             `_orig_mod.` of torch.compile, …) is removed and reported. A checkpoint of a run, or its pointer
             `latest`, can be read too. For a backbone, this may be the checkpoint of a multi-label model.
-        strict_head: raise an error even if only the last layer's number of classes differs; otherwise that layer is
+        strict_head: raise an error even if only the last layer's number of classes differs. By default, that layer is
             left unchanged, and reported.
         min_match: the share of the model's tensors that must be found, not counting a head that is left unchanged. Use
-            less than 1 if the file may lack some tensors; any other wrong shape is always an error.
+            less than 1 if the file may lack some tensors. A wrong shape outside such a head is always an error.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a weight file, or one that would execute code, contains two sets of weights that fit, or does
+        FileNotFoundError: no such file, or a folder.
+        ValueError: the file is not a weight file, would execute code, contains two sets of weights that fit, or does
             not match; the message counts the keys that do not match and names some.
     """
     file = read_weight_file(path)
@@ -104,7 +104,7 @@ def load_weights(
     found, others = without_prefix(file.state, prefix)
     if renamed := getattr(model, "renamed", None):
         found = {renamed(key): value for key, value in found.items()}
-    # Keys without the prefix may still belong to the model, as for a classifier outside the wrapped part.
+    # Keys without the prefix may still belong to the model, such as those of a classifier outside the wrapped part.
     outside = [key for key in others if key in wanted and key not in found and others[key].shape == wanted[key].shape]
     found |= {key: others.pop(key) for key in outside}
     head = head_name(model)
@@ -151,7 +151,7 @@ def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], most:
 def head_name(model: nn.Module) -> str | None:
     """Return the name of the classifier layer: as stated by the model or by timm, else the last linear layer.
 
-    None if there is no such layer.
+    Return None if the model has no such layer.
     """
     modules = dict(model.named_modules())
     own = getattr(model, "classifier_name", None)
@@ -166,7 +166,10 @@ def head_name(model: nn.Module) -> str | None:
 
 
 def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
-    """Return True if only the number of classes differs: the first dimension, or the second of CSRA's (heads, K, C)."""
+    """Return True if only the number of classes differs, in a tensor of the head.
+
+    This is the first dimension, or the second of CSRA's weights (heads, K, C).
+    """
     if not key.startswith(f"{head}.") or found.ndim != wanted.ndim:
         return False
     differs = [i for i, (one, other) in enumerate(zip(found.shape, wanted.shape, strict=True)) if one != other]
@@ -176,8 +179,8 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
 def _beyond(left: Sequence[str], found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return the keys in `left` that lie in modules of the model, if they hold more than 5% of the file's values.
 
-    This excludes a classifier or wrapper around a backbone, whose modules the model lacks, and buffers of other
-    versions, which are small.
+    This excludes a classifier or wrapper around a backbone, because the model lacks their modules, and buffers of
+    other library versions, because they are small.
     """
     modules = {key.partition(".")[0] for key in wanted}
     beyond = [key for key in left if key.partition(".")[0] in modules]

@@ -15,8 +15,9 @@ _RIVAL = 0.5  # the choice is ambiguous if another prefix fits at least this sha
 def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """Return the prefix whose removal turns the largest number of a file's keys into keys of the model.
 
-    Lightning saves `model.…`, DDP `module.…`, a user's wrapper any name, and these may be nested; not all keys need to
-    have the prefix. Prefixes are compared by the number of tensors with the right shape, then by the number of keys.
+    Lightning adds the prefix `model.`, DDP adds `module.`, and a user's wrapper may add any name. Prefixes may be
+    nested, and not all keys need to have one. Prefixes are compared by the number of tensors with the right shape, then
+    by the number of keys.
 
     Args:
         found: state dict of the file.
@@ -26,7 +27,7 @@ def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> st
         a prefix that ends in a dot; or "" if none matches half of the model's keys, or none is better than no prefix.
 
     Raises:
-        ValueError: two prefixes have different weights that fit (student and teacher, two encoders).
+        ValueError: two prefixes have different weights that fit, such as those of a student and a teacher.
     """
     shapes: Counter[str] = Counter()
     names: Counter[str] = Counter()

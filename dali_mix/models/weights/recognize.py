@@ -9,7 +9,7 @@ Each family is identified by a few keys, in the order of this table, and each si
     resnet        layer4                                        nearest row of RESNETS
     vit           pos_embed, patch_embed.proj                   width, patch; image size: number of positions
 
-A wrong guess is harmless: callers build the model on the meta device and compare every key and shape with it.
+A wrong result is harmless: callers build the model on the meta device and compare every key and shape with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dali_mix.models.build import build_model
 from dali_mix.models.multilabel import build_multilabel
 from dali_mix.models.weights.load import head_name
 
-# Blocks of each stage, whether they are bottlenecks, channels of the first block's first convolution.
+# (blocks of each stage, whether they are bottlenecks, channels of the first block's first convolution) → name
 RESNETS: dict[tuple[tuple[int, ...], bool, int], str] = {
     ((2, 2, 2, 2), False, 64): "resnet18",
     ((3, 4, 6, 3), False, 64): "resnet34",

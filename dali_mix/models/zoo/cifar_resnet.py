@@ -1,6 +1,6 @@
 """Bottleneck ResNets (arXiv 1512.03385) with a CIFAR stem: 3×3 convolution, no pooling before the first stage.
 
-State-dict keys are those of the SaliencyMix replication's released checkpoints.
+State-dict keys are those of the checkpoints released with the SaliencyMix replication.
 """
 
 from __future__ import annotations

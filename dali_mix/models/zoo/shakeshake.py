@@ -12,7 +12,7 @@ from dali_mix.models.zoo.init import he_init
 
 
 class _Mix(torch.autograd.Function):
-    """Return forward_share · first + (1 - forward_share) · second; backward_share replaces the share in gradients."""
+    """The sum forward_share · first + (1 - forward_share) · second; its gradients use backward_share instead."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, forward_share: Tensor, backward_share: Tensor) -> Tensor:
@@ -26,7 +26,10 @@ class _Mix(torch.autograd.Function):
 
 
 class Shortcut(nn.Module):
-    """Downsample by `stride` with two concatenated 1×1 convolutions, the second on the map shifted by one pixel."""
+    """A shortcut that downsamples by `stride`.
+
+    Two 1×1 convolutions are concatenated; the second one is applied to the map shifted by one pixel.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -46,7 +49,7 @@ class Shortcut(nn.Module):
 class ShakeBlock(nn.Module):
     """Residual block with two branches, summed with random per-image weights; in evaluation each weight is 1/2.
 
-    The backward pass uses other random weights. They are drawn by the device's default torch generator, as in dropout.
+    The backward pass uses other random weights. All are drawn by the device's default torch generator, as in dropout.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
