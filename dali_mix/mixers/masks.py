@@ -58,7 +58,7 @@ class FreeFormMasks(Masks[FreeFormParams]):
     """Draw irregular masks per image: broad random polylines (strokes) and discs (holes).
 
     A stroke starts at a uniformly random position in a uniformly random direction. At each of its points it turns by up
-    to `turn` and continues for a length drawn from `length`. Its ends and corners are round, and it may leave the image.
+    to `turn` and continues for a length drawn from `length`. Ends and corners are round. A stroke may leave the image.
     Lengths and widths are shares of √(H · W).
 
     With the defaults, 2,000 masks of square images removed 31% of the pixels on average. The middle 90% of the masks

@@ -1,7 +1,7 @@
 """Backends of the operations in `mixers.ops`, and the code that selects one.
 
-An operation is a function with the same name and arguments in each of its backends. Every operation has a plain torch
-backend (any device and dtype, differentiable, traceable by torch.compile); most have one in numba for a CPU, and some
+An operation is a function with the same name and arguments in each of its backends. Every operation has a backend in
+plain torch (any device and dtype, differentiable, traceable by torch.compile) and one in numba for a CPU. Some also
 have one in Triton for CUDA. All return the same results, up to rounding where pixels are averaged.
 """
 

@@ -1,4 +1,4 @@
-"""Fine-grained saliency on a CPU, by numba loops over one image at a time, so that intermediate results stay in the cache.
+"""Fine-grained saliency on a CPU by numba loops, one image at a time, so that intermediate results fit into the cache.
 
 Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. A row of the integral image is
 

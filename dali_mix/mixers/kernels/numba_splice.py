@@ -1,9 +1,10 @@
 """SpliceMix on a CPU: numba loops fill the new batch in one pass.
 
 An image is copied to the output along with the first cell that shows it, so that it is read from memory once. Images
-that appear in no cell are copied separately. Cells are resized directly into the appended image. If the tiling does not
-fill that image, they are resized into a float32 buffer for one tiling, which fits into the cache, and the buffer is then
-resized.
+that appear in no cell are copied separately.
+
+Cells are resized directly into the appended image. If the tiling does not fill that image, they are resized into a
+float32 buffer for one tiling, which fits into the cache, and the buffer is then resized.
 
 Batches are flat arrays in memory order, and `shape` is (planes, height, width, pixel), as in `numba_paste_loops`.
 """

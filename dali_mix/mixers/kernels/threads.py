@@ -47,8 +47,8 @@ class _Call:
     bell: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
 
-# An executor is not used: Ctrl-C inside the Python code of a future leaves the future's lock held, and the caller hangs.
-# Putting an item into a SimpleQueue, or getting one, is a single C call.
+# An executor is not used: Ctrl-C inside the Python code of a future leaves its lock held, and the caller hangs. Putting
+# an item into a SimpleQueue, or getting one, is a single C call.
 _Inbox = SimpleQueue[tuple[Callable[[], None], _Call]]
 _idle: list[_Inbox] = []
 if hasattr(os, "register_at_fork"):

@@ -29,8 +29,8 @@ def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor
     exact = (rows * cell_h, cols * cell_w) == (height, width)
     cells = _cells(images, sources.flatten(), (cell_h, cell_w))
     tiling = out if exact else cells.new_empty(count, channels, rows * cell_h, cols * cell_w)
-    # The dimensions of `view` before `permute`: image, channel, row of cells, row of pixels in the cell, column of cells,
-    # column of pixels in the cell.
+    # Dimensions before `permute`: image, channel, row of cells, row of pixels in a cell, column of cells, column of
+    # pixels in a cell.
     view = tiling.view(count, channels, rows, cell_h, cols, cell_w).permute(0, 2, 4, 1, 3, 5)
     view.copy_((cells if tiling.dtype == cells.dtype else cells.round()).view(view.shape))
     if dropped.device.type != "cpu" or dropped.any():

@@ -7,7 +7,7 @@ Under torch.compile the plain torch operations are traced instead, and Inductor 
 
 See `ops.paste` and `ops.blend` for arguments and results. An image is `planes · height` rows of `width · pixel`
 values: a contiguous batch has C planes and 1 value per pixel, and a channels_last batch has 1 plane and C values per
-pixel. A program computes a tile of rows and columns, so that divisions are needed per row and per column, not per pixel.
+pixel. A program computes a tile of rows and columns, so that it divides once per row and per column, not per pixel.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def fits(images: Tensor) -> bool:
 
 
 def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool, *, mode: int) -> Tensor:
-    # In place, boxes are computed in a second batch, whose other pixels are not touched, and then copied back. The order
-    # of writes does not matter then, and only boxes are read and written, although twice.
+    # In place, boxes are computed in a second batch, whose other pixels are not touched, and copied back. The order of
+    # writes then does not matter, and only boxes are read and written, although twice.
     out = torch.empty_like(images.detach())
     _launch(images, out, permutation, boxes, mode, boxes_only=inplace)
     return _launch(out, images, None, boxes, SAME_POSITION, boxes_only=True) if inplace else out

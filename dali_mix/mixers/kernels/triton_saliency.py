@@ -152,7 +152,7 @@ def _mirrored(index, size):
 
 @triton.jit
 def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Compute the integral image from the column sums within strips, adding the strips above and the columns to the left.
+    """Compute the integral image from column sums within strips, adding the strips above and the columns to the left.
 
     A program computes ROWS rows of one image. ROWS must divide STRIP, and COLS must be at least W. table:
     (B, H+1, W+1) int32, with a first row and column of zeros. most: (B,2) int32, set to zero.

@@ -32,8 +32,8 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
     if alpha == 1.0:
         return uniform(count, generator)
     concentration = torch.full((2, count), alpha, dtype=torch.float64, device=device_of(generator))
-    # torch.distributions does not accept a generator, so its sampler is called directly.
-    # Its draws are above 0, so 0 / 0 cannot occur for any alpha.
+    # torch.distributions does not accept a generator, so the sampler of its Gamma distribution is called directly.
+    # The draws are above 0, so 0 / 0 cannot occur for any alpha.
     first, second = torch._standard_gamma(concentration, generator=generator).unbind()
     return first / (first + second)
 

@@ -13,8 +13,8 @@ A pixel is salient if it is brighter (on) or darker (off) than the mean of its s
    multiplies in float64, with the same result for every possible sum.)
 
 OpenCV then divides by the larger of the two maxima and multiplies by 255. That maximum is 255, or 0 in an all-zero
-map, so this step changes nothing. OpenCV stores the sum in 8 bits, so a sum above 255 wraps around, and the most salient
-pixel could become the least salient. Here the sum is clipped to 255.
+map, so this step changes nothing. OpenCV stores the sum in 8 bits, where a sum above 255 wraps around, and the most
+salient pixel could become the least salient. Here the sum is clipped to 255.
 """
 
 from __future__ import annotations
