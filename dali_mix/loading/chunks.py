@@ -74,7 +74,8 @@ def question(order: np.ndarray, epoch: int, number: int) -> Question:
 def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray | None, bad: Sequence[Any]) -> Chunk:
     """Return the chunk of `rows` (n,) with images (n, 3, H, W).
 
-    With `sizes` (n, 2), padding is removed from the images. `bad` contains (record number, reason, decode) for each bad record: see `BadRecords.among`.
+    With `sizes` (n, 2), padding is removed from the images. `bad` contains (record number, reason, decode) for each bad
+    record: see `BadRecords.among`.
     """
     if sizes is None:
         return Chunk(rows, images, targets, None, tuple(bad))

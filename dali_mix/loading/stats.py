@@ -63,7 +63,7 @@ class Clock:
 
 
 def _usage() -> tuple[float, int]:
-    """Return the CPU seconds of all threads of this process so far, and its number of page faults that read from disk."""
+    """Return this process's CPU seconds so far, over all threads, and its number of page faults that read from disk."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime, used.ru_majflt
 
