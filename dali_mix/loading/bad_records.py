@@ -42,7 +42,7 @@ class BadRecords:
             self.skipped.append((row, reason))
 
     def among(self, rows: np.ndarray) -> list[tuple[int, str, bool]]:
-        """Return (record number, reason, decode), the arguments of `found`, of each bad record among `rows`."""
+        """Return (record number, reason, decode), the arguments of `found`, for each bad record in `rows`."""
         if not self._decode:
             return []
         reasons = dict(self.skipped)

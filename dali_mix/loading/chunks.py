@@ -94,7 +94,7 @@ class Cut:
 
 
 def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None = None) -> Cut:
-    """Return a copy of the records of `rows` (B,) that are in `chunks`, which are consecutive, in order.
+    """Return a copy of the records of `rows` (B,) that are in `chunks`, in order. `chunks` must be consecutive.
 
     Images keep the dtype of the chunks, and images of several sizes are padded to a batch. With `normalizer`, uint8
     images of one size are normalized to float32 with the mean and std of this pipeline, in the same pass.

@@ -188,8 +188,8 @@ class Decoder:
             device = "gpu" if self._device.type == "cuda" else "cpu"
             if self._pipeline.takes_pixels:
                 return (self._pipeline.graph(encoded, named, device),)
-            # Make the decoder depend on the sizes, so that a bad header fails first in `peek_image_shape`, and cleanly.
-            # In batches of 32 or more, the decoder of DALI 2.4.0 would leave threads running that crash the process.
+            # Make the decoder depend on the sizes, so `peek_image_shape` reads a bad header first and fails cleanly.
+            # The decoder of DALI 2.4.0, in batches of 32 or more, would leave threads running that crash the process.
             sizes = fn.peek_image_shape(encoded)
             encoded = fn.reshape(encoded, shape=sizes[:1] * 0 - 1)
             return self._pipeline.graph(encoded, named, device), sizes

@@ -83,8 +83,8 @@ class Feed:
     def prepare(self, step: Step) -> Fed:
         """Read the records of a step and draw their random values.
 
-        The inputs for DALI are a list of images, followed by the draws. Images are encoded or decoded, and views of the
-        file if possible.
+        The inputs for DALI are a list of images, encoded or decoded, followed by the draws. The images are views of the
+        file where possible.
         """
         images: list[np.ndarray] = []
         rows = self._bad.without(step.rows)

@@ -234,9 +234,10 @@ class Loader:
         ]
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to the start of `epoch`, even if the position is inside it. Loops over consecutive epochs need no call.
+        """Move to the start of `epoch`, even if the position is inside it.
 
-        A position set by `load_state_dict` is discarded. Raise ValueError unless `epoch` is a non-negative integer.
+        Loops over consecutive epochs do not need this. A position set by `load_state_dict` is discarded. Raise
+        ValueError unless `epoch` is a non-negative integer.
         """
         self._move(whole("epoch", epoch, 0), 0)
         self._resuming = False
@@ -265,7 +266,7 @@ class Loader:
         """Restore the position of `state`. The number of ranks may differ.
 
         Args:
-            strict: False to restore the position even if seed, dataset, global batch size, train/eval or grouping by
+            strict: False to restore the position even if seed, dataset, global batch size, `train` or grouping by
                 orientation differ. The remaining records may then differ too.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The order of records and their split among ranks, as pure functions without state.
+"""The order of records and their split among ranks, as pure functions.
 
 An epoch's order is a permutation of the record numbers. Each step takes the next slice of this order, and the slice is
 divided among the ranks. The division into steps (see `plan`) depends only on the number of records left, batch size,
@@ -144,7 +144,7 @@ class Schedule:
         return order if self.groups is None else grouped_order(order, self.groups, self.group_step, (self.seed, epoch))
 
     def plan(self, position: int) -> Plan:
-        """Return the plan for the records of an epoch from `position` on, over all ranks."""
+        """Return the plan for the rest of an epoch, from global `position` on."""
         left = self.count - position
         return plan(left, self.batch_size, self.world_size, train=self.train, drop_last=self.drop_last)
 

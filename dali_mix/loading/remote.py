@@ -1,6 +1,6 @@
 """`RemoteSource`: batches cut from chunks decoded by a worker pool, in the order of a `Schedule`.
 
-A chunk is a pure function of its question, so any worker may answer, even more than one; the first answer counts. The
+A chunk is a pure function of its question, so any worker may answer it, even several; the first answer counts. The
 trainer keeps the order and repeats questions itself: it requests several chunks ahead, waits for those of the current
 step, and asks another worker if a chunk is late or lost. How workers are reached is up to the `Workers` object.
 
@@ -33,12 +33,12 @@ from dali_mix.pipelines import Pipeline
 
 WINDOW = 4  # chunks requested or received beyond those of the current step; raised to the number that a step needs
 PATIENCE = 1.0, 4.0  # a chunk is late after 1 s or 4 times the median latency, whichever is longer
-FIRST_PATIENCE = 15.0  # seconds until the first chunk is late: workers start their pipelines
+FIRST_PATIENCE = 15.0  # seconds until the first chunk is late, since workers start their pipelines
 DEATHS = 4  # worker deaths per chunk until an error; after half as many, the chunk is a suspect
 PAUSES = 0.1, 5.0  # shortest and longest delay in seconds before a question is repeated; none after its first loss
 SILENCE = 30.0  # seconds without any chunk until a warning
 ALONE = 10.0  # seconds without any chunk until this process decodes, if allowed
-PROBE = 10.0  # seconds, while this process decodes, until another worker is probed
+PROBE = 10.0  # seconds until another worker is probed while this process decodes
 LATENCIES = 64  # number of latencies in the median
 WARNINGS = {
     False: "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`",

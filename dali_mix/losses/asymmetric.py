@@ -65,7 +65,7 @@ class AsymmetricLoss(MultiLabelLoss):
             with torch.no_grad():
                 true = positive * targets + negative * (1 - targets)
                 gamma = self.gamma_pos * targets + self.gamma_neg * (1 - targets)
-                # Rounding may bring a soft target, and so `true`, above 1. A fractional power of a negative is NaN.
+                # Rounding may raise a soft target, and thus `true`, above 1. A fractional power of a negative is NaN.
                 weights = (1 - true).clamp(min=0).pow(gamma)
             total = -(terms * weights * known).sum() * self.scale
             return total if self.reduction == "sum" else total / known.sum().clamp_min(1)

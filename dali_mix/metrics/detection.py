@@ -27,7 +27,7 @@ COCO_STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
 
 
 class DetectionMetrics:
-    """Average precision of predicted boxes, averaged over classes and by class.
+    """Average precision of predicted boxes, by class and averaged over classes.
 
     Predicted and ground-truth boxes must be in the same pixel coordinates. Predictions are kept on the CPU until
     `compute`. With several ranks, call `gather` on every rank, then `compute`. The result does not depend on the order
@@ -91,7 +91,7 @@ class DetectionMetrics:
         """Return the metrics, each 0 to 1, or NaN if there are no objects.
 
         With protocol "voc", these are "AP50" by the area under the curve (VOC 2010 to 2012), "AP50_11" by eleven points
-        (VOC 2007), and "AP50 by class", a list of K values of the first kind, NaN for classes without objects.
+        (VOC 2007), and "AP50 by class", a list of the AP50 of each class, NaN for classes without objects.
 
         With protocol "coco", these are "AP" (the mean over IoU 0.5 to 0.95), "AP50", "AP75", "AR1", "AR10", "AR100",
         and "AP by class".

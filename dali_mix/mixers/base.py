@@ -139,7 +139,7 @@ class Mixer(Sampler[Params]):
         self.set_prob(prob)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        # Done here so that subclasses can override `sample` and `apply` without handling `prob`.
+        # Wrap the methods here, so that subclasses can override them without handling `prob`.
         super().__init_subclass__(**options)
         wrappers: dict[str, Callable[[Any], Any]] = {
             "sample": _sample_with_prob,
@@ -176,9 +176,9 @@ class Mixer(Sampler[Params]):
 
         Returns:
             images and targets. Images are new, (B,C,H,W), or `images` itself with `inplace` or if the batch is left
-            unmixed. Targets are (B,K) float32, or `targets` itself if `changes_targets` is False or if the batch is
-            left unmixed and `num_classes` is None; with `takes_boxes` they are a list of dicts. Mixers that return more
-            than B images and targets say so in their docstrings.
+            unmixed. Targets are (B,K) float32, or a list of dicts if `takes_boxes`. They are `targets` itself if
+            `changes_targets` is False, or if the batch is left unmixed and `num_classes` is None. Mixers that return
+            more than B images and targets say so in their docstrings.
 
         Raises:
             ValueError: wrong shapes or dtypes, or `inplace` with images that cannot be modified (see `check_inplace`)
@@ -238,7 +238,8 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
             del options["inplace"]
         return apply(self, images, targets, params, **options)
 
-    # Every wrapper gets its own code object, since torch.compile limits the recompilations of a code object.
+    # Give every wrapper its own code object. torch.compile limits the recompilations of a code object, and all mixers
+    # would share one.
     applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)  # type: ignore[attr-defined]
     return applied
 

@@ -235,7 +235,7 @@ def mask_out(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 0.0)
     Gradients flow to the pixels that are not filled.
 
     Args:
-        fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in others.
+        fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in other images.
 
     Raises:
         ValueError: wrong shapes or dtypes, or a sequence `fill` whose length is not C.

@@ -19,8 +19,8 @@ class ResizeMix(Mixer[PasteParams]):
     """Shrink a partner image by a random factor τ, paste all of it, and mix targets by the area pasted.
 
     With τ ~ U(scale), the partner is resized to ⌊τH⌋ × ⌊τW⌋, each side at least one pixel. The box is centred on a
-    uniformly drawn pixel, then shifted to lie fully inside, so no part of the partner is lost. lam is 1 - ⌊τH⌋⌊τW⌋ /
-    (HW).
+    uniformly drawn pixel, then shifted to lie fully inside, so no part of the partner is lost. lam is the share of the
+    image outside the box, 1 - ⌊τH⌋⌊τW⌋ / (HW).
 
     Args:
         num_classes: K; None if targets are always (B,K).

@@ -114,7 +114,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ResizeMixPlusParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return (views·B,3,H,W) and (views·B,K): all images of the first view, then of the next. See `Mixer.apply`.
+        """Return (views·B,3,H,W) and (views·B,K): the images of the first view, then of the next. See `Mixer.apply`.
 
         Raises:
             ValueError: besides the errors of `Mixer.apply`: `inplace`; images that are not RGB, or have a side below 3

@@ -88,7 +88,7 @@ def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reach(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the first row (or column) of every pixel's surround, and one past its last, (size,) int64 each."""
+    """Return the first row (or column) of every pixel's surround, and the one after its last, (size,) int64 each."""
     index = torch.arange(size, device=device)
     return (index - radius + 1).clamp_min(0), (index + radius + 1).clamp_max(size)
 

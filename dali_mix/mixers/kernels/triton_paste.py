@@ -1,6 +1,6 @@
 """Pasting and blending on a CUDA device: one launch per batch, without host reads.
 
-To paste or blend in place, a second launch or copy writes the result back.
+In place, a second launch (for pasting) or a copy (for blending) writes the result back.
 
 Launches depend only on shapes, so a call can be captured in a CUDA graph (after one call outside it, which compiles).
 Under torch.compile the plain torch operations are traced instead, and Inductor fuses them.

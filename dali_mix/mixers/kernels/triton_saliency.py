@@ -24,12 +24,12 @@ STRIP = 32  # rows that are blurred and summed together
 BLOCK, TILE = 512, 1024  # four pixels per thread
 
 
-# Products must be rounded before they are added, as on a CPU: no fused multiply-add in Triton's compiler or ptxas.
+# Products must be rounded before they are added, as on a CPU, so Triton's compiler and ptxas must not fuse them.
 UNFUSED = {"enable_fp_fusion": False}
 
 
 def fits(images: Tensor) -> bool:
-    """Return True if the images fit `triton_paste`, a row fits a program, and float32 represents all sums exactly."""
+    """Return True if `triton_paste` supports the images, a program can hold a row, and float32 sums are exact."""
     height, width = images.shape[2:]
     return triton_paste.fits(images) and height * width * 255 <= EXACT and width <= WIDEST
 
