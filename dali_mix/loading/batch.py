@@ -16,9 +16,9 @@ class Batch(NamedTuple):
             and at the bottom.
         targets: for classification (B,) int64; for multi-label (B, K) float32 in {1, 0, -1 = ignore}; for detection a
             list of B dicts. A dict has `boxes` (n, 4) float32, x1, y1, x2, y2 in pixels of the image; `labels` (n,)
-            int64; `difficult` (n,) bool; and the tuples `size` and `original`, the height and width of the image
-            without padding and of the packed image. A loader keeps boxes on the CPU, since selecting boxes on a GPU
-            would synchronize.
+            int64; `difficult` (n,) bool; and two (height, width) tuples: `size` is the size of the image without
+            padding, and `original` is the size of the packed image. A loader keeps boxes on the CPU, since selecting
+            boxes on a GPU would synchronize.
         ids: (B,) int64 record numbers, always on the CPU, so that logging does not wait for a GPU.
     """
 

@@ -33,7 +33,7 @@ class Fed:
 
 
 class Feed:
-    """The callable of `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
+    """The source of DALI's `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
 
     Labels do not pass through DALI. They are read for the steps in `under_way`, which has the order of DALI's outputs.
 

@@ -57,8 +57,8 @@ class Loader:
     `state_dict()` returns the position after the last batch yielded. In the loop body, this includes the current batch.
     Prefetched batches do not count.
 
-    A loader can be pickled, or used in a forked process. The copy restarts at the loader's position. If it uses a GPU
-    or a pool of workers, using it after a fork raises RuntimeError.
+    A loader can be pickled, or used in a forked process. The copy restarts at the loader's position. A loader with a
+    GPU or a pool of workers raises RuntimeError when it is used after a fork.
 
     Attributes:
         dataset: the dataset, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).
@@ -124,7 +124,7 @@ class Loader:
         return self._source.steps_left(0)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return an iterator over the next epoch (see the class).
+        """Return an iterator over the next epoch (see `Loader`).
 
         Its `next()` raises RuntimeError after another `iter()` of this loader, and ValueError for a bad record unless
         bad records are skipped.
@@ -170,7 +170,7 @@ class Loader:
         self.epoch, self.samples_seen, self._resuming = self.epoch + 1, 0, False
 
     def _fetch(self, epoch: int, position: int) -> Fetched | None:
-        """Return the first step from `position` on that has a readable record, or None at the end of the epoch.
+        """Return the first step at or after `position` with a readable record, or None if the epoch has no such step.
 
         With several ranks, raise ValueError for a step without a readable record, since the other ranks would wait.
         """
@@ -248,7 +248,7 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """Return the position as plain values, equal on all ranks.
 
-        The keys epoch and samples_seen are the position. `load_state_dict` compares seed, fingerprint (of the set),
+        The keys epoch and samples_seen give the position. `load_state_dict` compares seed, fingerprint (of the set),
         global_batch_size and train. group_step is the size of blocks of one orientation, if there are such blocks.
         """
         grouped = self._source.group_step

@@ -70,7 +70,7 @@ def _usage() -> tuple[float, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """How a loader spent its time, in seconds of the iterating thread.
+    """How a loader spent its time, in seconds, measured in the iterating thread.
 
     The start-up of DALI and the decoding of a set to be cached are excluded.
 

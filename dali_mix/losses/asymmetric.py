@@ -25,7 +25,7 @@ class AsymmetricLoss(MultiLabelLoss):
         gamma_neg, gamma_pos: γ⁻ and γ⁺ ≥ 0.
         clip: margin in [0, 1); negatives with p at or below it have zero loss.
         eps: lower bound in (0, 1) for arguments of logarithms; below it gradients are 0.
-        reduction: "sum" over the known entries of the batch, as published, or their "mean".
+        reduction: "sum", as published, or "mean" over the known entries of the batch.
         scale: factor of the result, > 0.
 
     Raises:

@@ -205,7 +205,7 @@ class MultiLabelMetrics:
 
 
 def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Floats:
-    """Return the precision at the rank of each positive, (positives,), in order of descending score.
+    """Return (p,), the precision at the rank of each of the p positives, in order of descending score.
 
     Args:
         scores: (n,).
@@ -226,7 +226,7 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
     if ties == "sklearn":
         value = (before + hits) / (first + size)
     else:
-        # On average (j - 1) · share positives of the group precede the one at position j in it. Take the mean over
+        # On average, (j - 1) · share positives of the group precede a positive at position j of it. Take the mean over
         # j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), with harmonic numbers.
         share = (hits - 1) / np.maximum(size - 1, 1)
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, len(falling) + 1))])

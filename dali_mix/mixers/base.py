@@ -35,7 +35,7 @@ _Sample = TypeVar("_Sample", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class PasteParams:
-    """Params of CutMix and ResizeMix: image i receives a box of image permutation[i].
+    """Params of CutMix and ResizeMix: image permutation[i] is pasted into a box of image i.
 
     Attributes:
         permutation: (B,) int64.

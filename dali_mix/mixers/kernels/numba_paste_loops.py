@@ -255,7 +255,7 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
 def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
     """Fill boxes like `paste`, with the full partner resized by an antialiased bilinear filter.
 
-    rounded: round to the nearest integer, for uint8 pixels.
+    rounded: True to round to the nearest integer, for uint8 pixels.
     """
     planes, height, width, pixel = shape
     size = planes * height * width * pixel

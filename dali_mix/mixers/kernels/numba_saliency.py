@@ -28,7 +28,10 @@ REACH = 112  # the largest radius
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
-    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W). `to_uint8` first converts floating-point images."""
+    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W).
+
+    Floating-point images are first converted by `to_uint8`.
+    """
     if images.is_floating_point():
         images = to_uint8(images.float(), scale, shift)
     out = np.empty((len(images), *images.shape[2:]), np.uint8)

@@ -15,7 +15,10 @@ EXACT = 1 << 24  # float32 represents every integer up to this
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
-    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W). `to_uint8` first converts floating-point images."""
+    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W).
+
+    Floating-point images are first converted by `to_uint8`.
+    """
     if images.is_floating_point():
         images = to_uint8(images.float(), scale, shift)
     return _sums(images).clamp_max_(255).to(torch.uint8)

@@ -30,7 +30,7 @@ _SAME_POSITION, _NEAREST, _ZEROS = tl.constexpr(SAME_POSITION), tl.constexpr(NEA
 
 
 def fits(images: Tensor) -> bool:
-    """Return True if offsets within an image fit into 32 bits, and the batch size into any axis of a launch grid."""
+    """Return True if offsets within an image fit into 32 bits and the batch size fits any axis of a launch grid."""
     return images[:1].numel() < 2**31 and len(images) <= 65535
 
 
