@@ -1,4 +1,4 @@
-"""Loading: sample order, split among ranks, and the loader that runs a pipeline and yields `Batch` objects."""
+"""Data loading: the order of samples, their split among ranks, and a loader that runs a pipeline and yields batches."""
 
 from dali_mix.loading.batch import Batch
 from dali_mix.loading.build import build_loader

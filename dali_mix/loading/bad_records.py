@@ -1,4 +1,4 @@
-"""`BadRecords`: keep track of records that cannot be used; raise an error for them, or skip them."""
+"""`BadRecords`: keep track of records that cannot be used, and raise an error for them or skip them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class BadRecords:
-    """The bad records found so far in a set. A bad record either raises an error, or is skipped from then on.
+    """The bad records found so far in a set. A bad record either raises an error or is skipped from then on.
 
     Attributes:
         prefix: prefix of the set.
@@ -26,9 +26,9 @@ class BadRecords:
         return len(self._decode)
 
     def found(self, row: int, reason: str, *, decode: bool = False) -> None:
-        """Report a bad record. Raise ValueError naming file and record unless bad records are skipped.
+        """Report a bad record. Raise ValueError naming file and record, unless bad records are skipped.
 
-        `decode`: True if only decoding finds such records.
+        `decode`: True if the error is found only by decoding the record.
         """
         if not self.skip:
             option = "--decode " if decode else ""
@@ -42,7 +42,7 @@ class BadRecords:
             self.skipped.append((row, reason))
 
     def among(self, rows: np.ndarray) -> list[tuple[int, str, bool]]:
-        """Return (record number, reason, decode) of each bad record among `rows`: the arguments of `found`."""
+        """Return (record number, reason, decode), the arguments of `found`, for each bad record in `rows`."""
         if not self._decode:
             return []
         reasons = dict(self.skipped)

@@ -13,11 +13,12 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, 3, H, W) float32, normalized, or uint8 if the loader was built with dtype="uint8". Images that are
             normalized on a GPU are channels_last in memory. Images of several sizes are padded with zeros on the right
-            and below.
-        targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B
-            dicts with `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image; `labels` (n,) int64; `difficult`
-            (n,) bool; and two tuples (height, width): `size`, of the image without padding, and `original`, of the
-            packed image. A loader keeps boxes on the CPU, since selecting boxes on a GPU would synchronize.
+            and at the bottom.
+        targets: for classification (B,) int64; for multi-label (B, K) float32 in {1, 0, -1 = ignore}; for detection a
+            list of B dicts. A dict has `boxes` (n, 4) float32, x1, y1, x2, y2 in pixels of the image; `labels` (n,)
+            int64; `difficult` (n,) bool; and two (height, width) tuples: `size` is the size of the image without
+            padding, and `original` is the size of the packed image. A loader keeps boxes on the CPU, since selecting
+            boxes on a GPU would synchronize.
         ids: (B,) int64 record numbers, always on the CPU, so that logging does not wait for a GPU.
     """
 
@@ -38,7 +39,7 @@ class Batch(NamedTuple):
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
     """Return detection targets with their tensors on `device`; `targets` itself if they are already there.
 
-    Those of the fields boxes, labels and difficult that every target has are moved together, in one copy.
+    Of the fields boxes, labels and difficult, those that every target has are moved together in one copy.
     """
     device = torch.device(device)
     tensors = [value for own in targets for value in own.values() if isinstance(value, torch.Tensor)]

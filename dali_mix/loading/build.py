@@ -66,20 +66,21 @@ def build_loader(
         seed: seed of order and augmentation, 0 to 2^64 - 1.
         device: "auto" (torch's current GPU if available), "cpu", "cuda" or "cuda:N".
         decode: where images are decoded, resized and augmented: "cpu", "gpu" (pixels differ by a few grey levels), or
-            "auto": on `device`, or where the `workers` decode. Images decoded on a CPU for a GPU are copied as uint8
-            and normalized on the GPU. Pipelines that cache the set ("cifar") decode on the CPU.
+            "auto", which is `device`, or the workers' default with `workers`. Images decoded on a CPU for a GPU are
+            copied as uint8 and normalized on the GPU. Pipelines that cache the set ("cifar") decode on the CPU.
         dtype: dtype of the images: "float32" (normalized), or "uint8" (not normalized, see
             `dali_mix.pipelines.normalize`).
         rank, world_size: default: from torch.distributed if initialized, else 0 and 1.
-        num_threads: DALI's threads; default: the cores available to this process, divided among the machine's ranks.
+        num_threads: number of DALI threads; default: the number of cores available to this process, divided by the
+            number of ranks on the machine.
         on_bad_record: "raise" a ValueError naming file and record, or "skip" the record and list it in
             `loader.skipped`.
         drop_last: drop the last step of an epoch if it is incomplete.
         prefetch: batches to decode ahead.
         verify_crc: check each record's crc32 against the manifest the first time this loader reads it.
         pipeline_options: keyword arguments for a pipeline passed by name.
-        workers: a pool that decodes in other processes, see `dali_mix.service`. `prefix` is then a path on the workers'
-            machines, prefetch has no effect, and num_threads applies only to the pool's fallback="local".
+        workers: a pool that decodes in other processes (see `dali_mix.service`). `prefix` is then a path on the
+            workers' machines, prefetch has no effect, and num_threads applies only to the pool's fallback="local".
 
     Raises:
         ValueError, FileNotFoundError: invalid options, or a set that cannot be opened.
@@ -166,8 +167,8 @@ def _local_decoder(
 ) -> Decoder:
     """Return a decoder that answers in this process while there are no workers.
 
-    Raise ValueError or FileNotFoundError if the set here is missing or not the pool's, or if `decode` is "gpu" and
-    `device` is the CPU.
+    Raise FileNotFoundError or ValueError if the set on this machine is missing or differs from the pool's, or if
+    `decode` is "gpu" and `device` is the CPU.
     """
     records = RecordSet(opened.prefix)
     if records.fingerprint != opened.metainfo["fingerprint"]:

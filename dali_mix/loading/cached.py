@@ -23,12 +23,12 @@ from dali_mix.recordio import RecordSet
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
 
-DRAW_AHEAD = 4096  # least number of records per draw within an epoch: it takes only 3 times as long as for one
+DRAW_AHEAD = 4096  # fewest records per draw within an epoch; drawing for so many takes 3 times as long as for one
 DECODE_BATCH = 256
 
 
 class CachedSource(Source):
-    """Serves batches of a `CachedPipeline` from a cache of all images.
+    """A source that serves batches of a `CachedPipeline` from a cache of all images.
 
     With a CUDA device, the cache is on the GPU if it takes less than half of the GPU's free memory, else in host
     memory. The first `fetch` decodes the set, and raises ValueError if it does not fit into host memory. DALI decodes

@@ -1,4 +1,4 @@
-"""Chunks: decoded ranges of an epoch's order, which a worker pool sends to trainers. Pure functions.
+"""Chunks: decoded ranges of an epoch's order, which a worker pool sends to trainers. All functions are pure.
 
     order      0 ........ 63 | 64 ....... 127 | 128 ...
     chunks     number 0      | number 1       | number 2
@@ -49,7 +49,7 @@ class Chunk:
             width) concatenated.
         targets: see `targets.targets_of`.
         sizes: (n, 2) height and width of each image, if they differ in size; else None.
-        bad: (record number, reason, whether decoding found it) of the bad records.
+        bad: (record number, reason, decode) of each bad record: see `BadRecords.among`.
     """
 
     rows: np.ndarray
@@ -72,9 +72,10 @@ def question(order: np.ndarray, epoch: int, number: int) -> Question:
 
 
 def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray | None, bad: Sequence[Any]) -> Chunk:
-    """Return the chunk of `rows` (n,) with images (n, 3, H, W); with `sizes` (n, 2), without their padding.
+    """Return the chunk of `rows` (n,) with images (n, 3, H, W).
 
-    `bad` has the (record number, reason, decode) of each bad record: see `BadRecords.among`.
+    With `sizes` (n, 2), padding is removed from the images. `bad` contains (record number, reason, decode) for each bad
+    record: see `BadRecords.among`.
     """
     if sizes is None:
         return Chunk(rows, images, targets, None, tuple(bad))
@@ -84,7 +85,7 @@ def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray |
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """The records of a step, cut from its chunks; fields as in `source.Fetched`."""
+    """The records of a step, cut from its chunks. Fields are as in `source.Fetched`."""
 
     rows: np.ndarray
     images: torch.Tensor | None
@@ -93,10 +94,10 @@ class Cut:
 
 
 def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None = None) -> Cut:
-    """Return a copy of those records of `rows` (B,) that the consecutive `chunks` contain, in order.
+    """Return a copy of the records of `rows` (B,) that are in `chunks`, in order. `chunks` must be consecutive.
 
-    Images keep the chunks' dtype; images of several sizes are padded to a batch. With `normalizer`, uint8 images of one
-    size are normalized to float32 with this pipeline's mean and std, in the same pass.
+    Images keep the dtype of the chunks, and images of several sizes are padded to a batch. With `normalizer`, uint8
+    images of one size are normalized to float32 with the mean and std of this pipeline, in the same pass.
     """
     shares = [(chunk, np.flatnonzero(np.isin(chunk.rows, rows, assume_unique=True))) for chunk in chunks]
     shares = [(chunk, at) for chunk, at in shares if len(at)]
@@ -115,7 +116,8 @@ def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None =
     out = np.empty((len(kept), *first.images.shape[1:]), np.float32 if normalizing else first.images.dtype)
     start = 0
     for chunk, at in shares:
-        # Records consecutive in the order are consecutive in the chunk, since both omit bad ones: a view, not a copy.
+        # Records that are consecutive in the order are consecutive in the chunk too, since it omits only bad ones. Then
+        # a view suffices instead of a copy.
         together = at[-1] - at[0] == len(at) - 1
         own, into = chunk.images[at[0] : at[-1] + 1] if together else chunk.images[at], out[start : start + len(at)]
         if normalizer is not None and normalizing:

@@ -35,12 +35,13 @@ from dali_mix.recordio import RecordSet
 
 
 class Decoder:
-    """Runs a pipeline's DALI graph over steps of a set's records, `prefetch` batches ahead.
+    """A decoder that runs a pipeline's DALI graph over steps of a set's records, `prefetch` batches ahead.
 
     A decoder restarts after unpickling and, on a CPU, after a fork.
 
     A fork copies the memory of a DALI pipeline but not its threads. Running or destroying the pipeline in the child
-    would wait for them forever, so it is leaked there: its destructor must never run, not even at exit.
+    would wait for these threads forever, so the pipeline is leaked there: its destructor must never run, not even at
+    exit.
     """
 
     _dali: DaliPipeline | None
@@ -85,7 +86,7 @@ class Decoder:
         num_threads: int,
         verify_crc: bool,
     ) -> Decoder:
-        """Return a decoder for `answer`. Bad records are part of its answers."""
+        """Return a decoder to call `answer` on. It lists bad records in its answers."""
         bad = BadRecords(records.prefix, skip=True)
         own: dict[str, Any] = {"batch_size": POSITIONS, "prefetch": 1, "bad": bad}
         return cls(records, pipeline, seed, device=device, num_threads=num_threads, verify_crc=verify_crc, **own)
@@ -119,12 +120,11 @@ class Decoder:
     def answer(self, question: Question) -> Chunk:
         """Return the chunk for a question of at most `batch_size` records.
 
-        Nothing is decoded ahead, so `prefetch` should be 1.
-
-        Bad records are listed in the answer if they are skipped; else raise ValueError naming the first.
+        Nothing is decoded ahead, so `prefetch` should be 1. Bad records are listed in the answer if they are skipped.
+        Otherwise, raise ValueError naming the first one.
         """
         rows, self._asked = question.rows, self._asked + 1
-        # a new position for each question
+        # Each question gets a new position.
         step, fetched = Step(question.epoch, self._asked, self._asked + 1, self._asked, rows), None
         if len(self._bad.without(rows)):
             with contextlib.suppress(StopIteration):  # raised if all records of the step are bad
@@ -188,8 +188,8 @@ class Decoder:
             device = "gpu" if self._device.type == "cuda" else "cpu"
             if self._pipeline.takes_pixels:
                 return (self._pipeline.graph(encoded, named, device),)
-            # Make the decoder depend on the sizes: for a bad header `peek_image_shape` fails cleanly, but the decoder
-            # of DALI 2.4.0, in batches of 32 and more, leaves threads running, which crash the process.
+            # Make the decoder depend on the sizes, so `peek_image_shape` reads a bad header first and fails cleanly.
+            # The decoder of DALI 2.4.0, in batches of 32 or more, would leave threads running that crash the process.
             sizes = fn.peek_image_shape(encoded)
             encoded = fn.reshape(encoded, shape=sizes[:1] * 0 - 1)
             return self._pipeline.graph(encoded, named, device), sizes
@@ -203,8 +203,8 @@ class Decoder:
                 exec_dynamic=True,
             )
         for warning in caught:
-            # Hide warnings that users cannot fix: DALI's own augmentations (see auto_augment) use deprecated operator
-            # names.
+            # Hide warnings that users cannot fix. DALI's own augmentations (see auto_augment) use deprecated names of
+            # operators.
             if "nvidia.dali.fn.experimental" not in str(warning.message):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         dali.build()
@@ -247,8 +247,8 @@ class Decoder:
     def _probe_graph(self, fed: Fed) -> list[tuple[int, str]]:
         """Run the pipeline for each record of a step separately; return (record, reason) of those that fail.
 
-        This finds failures that concern only a window of an image. If all of several records fail, the pipeline is at
-        fault, and no record is reported.
+        This finds failures that occur only in the decoded window of an image. If a step has several records and all of
+        them fail, the pipeline is at fault, and no record is reported.
         """
         bad: list[tuple[int, str]] = []
         for at, row in enumerate(fed.rows.tolist()):
@@ -261,7 +261,7 @@ class Decoder:
 
 
 class SingleDecoder:
-    """Decodes one image at a time on `device`. It cannot be used after a RuntimeError."""
+    """A decoder of one image at a time on `device`. It cannot be used after a RuntimeError."""
 
     def __init__(self, device: torch.device) -> None:
         self._image = np.empty(0, np.uint8)
@@ -298,7 +298,7 @@ def wrong_size(records: RecordSet, row: int, size: Sequence[int]) -> str:
 
 
 def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tuple[int, str]]:
-    """Return (record number, message) of each record whose image size according to DALI differs from the table.
+    """Return (record number, message) for each record whose image size according to DALI differs from the table.
 
     `sizes`: results of `fn.peek_image_shape` for `rows` (B,), in order. Crops and resized sizes are drawn from the
     table's sizes, so an image of another size would silently be distorted or cut.
@@ -310,9 +310,9 @@ def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tup
 
 
 def to_torch(out: object) -> torch.Tensor:
-    """Convert a DALI output batch to a tensor (B, 3, H, W), without a copy; HWC becomes channels_last.
+    """Convert a DALI output batch to a tensor (B, 3, H, W) without a copy.
 
-    The tensor keeps the memory of the batch alive.
+    A batch with layout HWC becomes channels_last. The tensor keeps the memory of the batch alive.
     """
     images = torch.from_dlpack(out.as_tensor())  # type: ignore[attr-defined]  # DALI ships no types for its tensor lists
     return images.permute(0, 3, 1, 2) if out.layout() == "HWC" else images  # type: ignore[attr-defined]  # as above

@@ -12,7 +12,10 @@ from dali_mix.recordio import RecordSet
 
 
 class ExactSource(Source):
-    """Decodes in this process, `prefetch` batches ahead. `options`: those of `Decoder` except batch_size and clock."""
+    """A source that decodes in this process, `prefetch` batches ahead.
+
+    `options` are the keyword arguments of `Decoder` except batch_size and clock.
+    """
 
     def __init__(self, records: RecordSet, pipeline: Pipeline, schedule: Schedule, **options: Any) -> None:
         super().__init__(schedule, options["device"])

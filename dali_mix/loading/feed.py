@@ -18,7 +18,13 @@ from dali_mix.recordio import RecordSet
 
 @dataclasses.dataclass
 class Fed:
-    """A pending step. `rows`: its records without bad ones. `inputs`: DALI's inputs, kept alive while it reads them."""
+    """A pending step.
+
+    Attributes:
+        rows: the step's records without bad ones.
+        draws: the random values drawn for `rows`, by name.
+        inputs: DALI's inputs, kept alive while DALI reads them.
+    """
 
     step: Step
     rows: np.ndarray
@@ -27,12 +33,13 @@ class Fed:
 
 
 class Feed:
-    """The callable of `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
+    """The source of DALI's `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
 
-    Labels do not pass through DALI: they are read for the steps in `under_way`, which has the order of DALI's outputs.
-    A step with only bad records is added to `under_way` without rows and is not fed to DALI; the call continues with
-    the next step. It raises ValueError if consecutive steps of this kind have at least as many records as the set, and
-    StopIteration if there is no further step.
+    Labels do not pass through DALI. They are read for the steps in `under_way`, which has the order of DALI's outputs.
+
+    If a step has only bad records, it is added to `under_way` without rows and not fed to DALI, and the call continues
+    with the next step. A call raises ValueError if consecutive steps of this kind have at least as many records as the
+    set, and StopIteration if there is no further step.
     """
 
     def __init__(
@@ -76,8 +83,8 @@ class Feed:
     def prepare(self, step: Step) -> Fed:
         """Read the records of a step and draw their random values.
 
-        The inputs for DALI are a list of images, encoded or decoded, which are views of the file where possible, and
-        the draws.
+        The inputs for DALI are a list of images, encoded or decoded, followed by the draws. The images are views of the
+        file where possible.
         """
         images: list[np.ndarray] = []
         rows = self._bad.without(step.rows)

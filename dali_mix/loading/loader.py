@@ -1,9 +1,9 @@
 """`Loader`: epochs of batches from a packed set.
 
-The order of a set's records depends only on the seed and the epoch, even after a resume. In pipelines with batches of
-one orientation, it also depends on the global batch size.
+The order of a set's records depends only on the seed and the epoch, even after a resume. With a pipeline whose batches
+have one orientation, it also depends on the global batch size.
 
-More than 300 lines: one class; iterating, the position and resuming share its state.
+More than 300 lines: one class, whose state is shared by iteration, position and resuming.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dali_mix.pipelines import Pipeline, normalize
 class Dataset(Protocol):
     """The dataset of a loader: a `RecordSet`, or a set opened by a worker pool.
 
-    `metainfo` is a dict of classes, num_classes, task and fingerprint.
+    `metainfo` is a dict with the keys classes, num_classes, task and fingerprint.
     """
 
     @property
@@ -43,26 +43,29 @@ class Dataset(Protocol):
 class Loader:
     """An iterable of `Batch` objects over a packed set. Every `iter()` covers one epoch.
 
-    In training the first `iter()` is epoch 0, and the `iter()` after a completed epoch starts the next one. An epoch is
+    In training, the first `iter()` is epoch 0, and the `iter()` after a completed epoch starts the next. An epoch is
     complete once its last batch has been yielded: after `len(loader)` batches, or fewer if on_bad_record="skip" leaves
     steps without records. An interrupted epoch starts over, with the same records and crops, so `next(iter(loader))`
-    does not change the order. In evaluation every `iter()` starts at the first record. After `load_state_dict`, the
-    next `iter()` starts at the restored position.
+    does not change the order.
+
+    In evaluation, every `iter()` starts at the first record. After `load_state_dict`, in training and in evaluation,
+    the next `iter()` starts at the restored position.
 
     Only one iterator is active: a new `iter()` invalidates the previous one, whose `next()` then raises RuntimeError.
     Calling `set_epoch` or `load_state_dict` in the loop body ends that loop.
 
-    `state_dict()` is the position after the last batch yielded, not counting prefetched ones: in the loop body it
-    includes the current batch.
+    `state_dict()` returns the position after the last batch yielded. In the loop body, this includes the current batch.
+    Prefetched batches do not count.
 
-    A loader can be pickled, or used in a forked process, where it restarts at its position. With a GPU or a pool of
-    workers, using it after a fork raises RuntimeError.
+    A loader can be pickled, or used in a forked process. The copy restarts at the loader's position. A loader with a
+    GPU or a pool of workers raises RuntimeError when it is used after a fork.
 
     Attributes:
         dataset: the dataset, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).
         epoch, samples_seen: the position; samples_seen counts this epoch's samples over all ranks.
-        global_size: planned number of records in the batch yielded last, summed over ranks (including skipped records).
-        dropped_boxes: number of boxes on this rank so far that were dropped because a crop or step left them no area.
+        global_size: planned number of records in the last batch yielded, summed over ranks (including skipped records).
+        dropped_boxes: number of boxes on this rank so far that were dropped because a crop or another step of the
+            pipeline left them no area.
         skipped: (record number, reason) pairs of bad records, with on_bad_record="skip".
     """
 
@@ -121,7 +124,7 @@ class Loader:
         return self._source.steps_left(0)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return an iterator over the next epoch (see the class).
+        """Return an iterator over the next epoch (see `Loader`).
 
         Its `next()` raises RuntimeError after another `iter()` of this loader, and ValueError for a bad record unless
         bad records are skipped.
@@ -148,7 +151,7 @@ class Loader:
         ready = self._fetch(self.epoch, self.samples_seen)
         while ready is not None:
             epoch, end = ready.step.epoch, ready.step.end
-            # Trailing steps without a readable record belong to this step: look ahead before it completes the epoch.
+            # This step completes the epoch if no later step has a readable record: look ahead if records are skipped.
             ahead = self._fetch(epoch, end) if self._bad.skip else None
             last = ahead is None if self._bad.skip else not self._source.steps_left(end)
             self.epoch, self.samples_seen = (epoch + 1, 0) if last else (epoch, end)
@@ -167,7 +170,7 @@ class Loader:
         self.epoch, self.samples_seen, self._resuming = self.epoch + 1, 0, False
 
     def _fetch(self, epoch: int, position: int) -> Fetched | None:
-        """Return the first step from `position` on that has a readable record; None at the end of the epoch.
+        """Return the first step at or after `position` with a readable record, or None if the epoch has no such step.
 
         With several ranks, raise ValueError for a step without a readable record, since the other ranks would wait.
         """
@@ -188,7 +191,7 @@ class Loader:
             )
 
     def _note_restart(self) -> None:
-        """Warn once, in training, if an epoch restarts after more than one batch, since it repeats the same records."""
+        """Warn once if a training epoch restarts after more than one batch, since it repeats the same records."""
         if self.train and self.samples_seen > self.global_batch_size and not self._restarted:
             self._restarted = True
             logging.getLogger(__name__).warning(
@@ -231,9 +234,10 @@ class Loader:
         ]
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`, even from inside it. Loops over consecutive epochs do not need this.
+        """Move to the start of `epoch`, even if the position is inside it.
 
-        A position set by `load_state_dict` is discarded. Raise ValueError unless `epoch` is a non-negative integer.
+        Loops over consecutive epochs do not need this. A position set by `load_state_dict` is discarded. Raise
+        ValueError unless `epoch` is a non-negative integer.
         """
         self._move(whole("epoch", epoch, 0), 0)
         self._resuming = False
@@ -244,8 +248,8 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """Return the position as plain values, equal on all ranks.
 
-        Keys: epoch and samples_seen, the position; seed, fingerprint (of the set), global_batch_size and train, which
-        `load_state_dict` compares; and group_step, the size of blocks of one orientation, if there are such blocks.
+        The keys epoch and samples_seen give the position. `load_state_dict` compares seed, fingerprint (of the set),
+        global_batch_size and train. group_step is the size of blocks of one orientation, if there are such blocks.
         """
         grouped = self._source.group_step
         return {
@@ -262,11 +266,11 @@ class Loader:
         """Restore the position of `state`. The number of ranks may differ.
 
         Args:
-            strict: False to restore the position even if seed, dataset, global batch size, train/eval or grouping by
+            strict: False to restore the position even if seed, dataset, global batch size, `train` or grouping by
                 orientation differ. The remaining records may then differ too.
 
         Raises:
-            ValueError: a state that lacks keys, a position that the set does not have, or, if `strict`, a difference.
+            ValueError: missing keys, a position outside the set, or, if `strict`, one of the differences above.
         """
         mine = self.state_dict()
         missing = [key for key in mine if key not in state and key != "group_step"]
@@ -299,14 +303,14 @@ class Loader:
         self._resuming = True
 
     def stats(self, reset: bool = False) -> Stats:
-        """Return how time was spent since the loader was built, or since the last call with `reset`."""
+        """Return how time was spent since the loader was built, or since the last call with `reset=True`."""
         stats = Stats.of(self._clock, self._source.threads)
         if reset:
             self._clock.reset()
         return stats
 
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
-        """Have `next()` raise InterruptedError while it waits for a pool of workers, once `asked()` returns True.
+        """Make `next()` raise InterruptedError if `asked()` returns True while it waits for a pool of workers.
 
         The loader's position is then unchanged. Loaders that decode in this process never call `asked`.
         """

@@ -1,8 +1,9 @@
-"""The order of records and their split among ranks, as pure functions without state.
+"""The order of records and their split among ranks, as pure functions.
 
-An epoch's order is a permutation of the record numbers. Each step takes the next slice of it, which is divided among
-the ranks. The plan depends only on (records left, batch size, ranks, train, drop_last), so a run may stop after any
-step and continue on a different number of ranks: the remaining records are divided again.
+An epoch's order is a permutation of the record numbers. Each step takes the next slice of this order, and the slice is
+divided among the ranks. The division into steps (see `plan`) depends only on the number of records left, batch size,
+number of ranks, train and drop_last. A run may therefore stop after any step and continue on a different number of
+ranks: the remaining records are divided again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 
 def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
-    """Return (count,) int64: for training a permutation that depends on (seed, epoch); for evaluation 0, 1, 2, …."""
+    """Return (count,) int64: in training, a permutation that depends on (seed, epoch); in evaluation, 0, 1, 2, …"""
     if not train:
         return np.arange(count)
     key = np.array([seed, epoch], dtype=np.uint64)
@@ -22,11 +23,13 @@ def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
 
 
 def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[int, int]) -> np.ndarray:
-    """Rearrange `order` (count,) so that each block of `step` records, except the last ones, has records of one group.
+    """Rearrange `order` (count,) so that each block of `step` records, except at the end, has records of one group.
 
-    `groups` (count,) int64 is the group of each record. Each group's records are cut into blocks, in order; the blocks
-    are shuffled by `key`; leftover records come last, in order. The incomplete step at the end of `order` stays at the
-    end: it may be dropped, so it must not always contain the leftovers of a small group.
+    `groups` (count,) int64 is the group of each record. The records of each group are cut into blocks, in order, and
+    the blocks are shuffled by `key`. Leftover records follow, in order.
+
+    The incomplete step at the end of `order` stays at the end. It may be dropped, so it must not always contain the
+    leftovers of a small group.
     """
     blocks, rest = [], []
     order, end = np.split(order, [len(order) // step * step])
@@ -48,7 +51,7 @@ class Plan:
     Attributes:
         steps: number of full steps.
         step_size: records per full step, over all ranks.
-        tail: sizes of the up to two steps after the full ones, over all ranks.
+        tail: sizes of the steps after the full ones, at most two, over all ranks.
     """
 
     steps: int
@@ -68,9 +71,11 @@ def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_
 
     All steps are full except at the end. A remainder with at least one record per rank becomes a last, smaller step. A
     smaller remainder is combined with the previous step, and both are divided into two steps whose sizes differ by at
-    most one. If that still leaves a rank without a record (batch_size 1, or fewer records left than ranks), training
-    drops the remainder; evaluation keeps it, and ranks without a record take one step less. `drop_last` drops any
-    incomplete step.
+    most one.
+
+    If that still leaves a rank without a record (batch_size 1, or fewer records left than ranks), training drops the
+    remainder. Evaluation keeps it, and ranks without a record take one step fewer. `drop_last` drops any incomplete
+    step.
     """
     full = batch_size * world_size
     steps, rest = divmod(remaining, full)
@@ -87,7 +92,7 @@ def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_
 def share(size: int, rank: int, world_size: int) -> slice:
     """Return the slice of a step's `size` records for `rank`.
 
-    Slices are contiguous, and their sizes differ by at most one, with larger ones first.
+    The slices of the ranks are consecutive, and their sizes differ by at most one, with larger ones first.
     """
     base, extra = divmod(size, world_size)
     start = rank * base + min(rank, extra)
@@ -95,7 +100,7 @@ def share(size: int, rank: int, world_size: int) -> slice:
 
 
 def steps_of_rank(plan: Plan, rank: int) -> int:
-    """Return the number of steps `rank` takes: all, unless the last step of an evaluation has no record for it."""
+    """Return the number of steps of `rank`: all, unless the last step of an evaluation has no record for it."""
     return sum(1 for size in plan.tail if rank < size) + plan.steps
 
 
@@ -104,7 +109,7 @@ class Step:
     """One rank's part of a step.
 
     Attributes:
-        start, end: positions of the step, over all ranks, in the epoch's order.
+        start, end: range of the step, over all ranks, in the epoch's order.
         first: position of this rank's first record in the order.
         rows: this rank's records, int64.
     """
@@ -118,7 +123,10 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The steps of one rank over all epochs. Fields: see `plan`, `share`, `epoch_order` and `grouped_order`."""
+    """The steps of one rank over all epochs.
+
+    Its fields are the arguments of `plan`, `share`, `epoch_order` and `grouped_order`.
+    """
 
     count: int
     seed: int
@@ -136,18 +144,18 @@ class Schedule:
         return order if self.groups is None else grouped_order(order, self.groups, self.group_step, (self.seed, epoch))
 
     def plan(self, position: int) -> Plan:
-        """Return the plan for the records of an epoch from global `position` on."""
+        """Return the plan for the rest of an epoch, from global `position` on."""
         left = self.count - position
         return plan(left, self.batch_size, self.world_size, train=self.train, drop_last=self.drop_last)
 
     def steps_left(self, position: int) -> int:
-        """Return the number of steps this rank takes from global `position` of an epoch on."""
+        """Return the number of steps of this rank from global `position` to the end of an epoch."""
         return steps_of_rank(self.plan(position), self.rank)
 
     def step(self, order: np.ndarray, epoch: int, position: int) -> Step:
         """Return this rank's step at global `position` of an epoch with `order` (count,); `rows` may be empty.
 
-        The position of any step determines the following ones: each begins at the end of the previous step.
+        Each step begins at the end of the previous one, so its position determines all following steps.
         """
         size = self.plan(position).size(0)
         own = share(size, self.rank, self.world_size)

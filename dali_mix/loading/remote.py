@@ -1,10 +1,10 @@
 """`RemoteSource`: batches cut from chunks decoded by a worker pool, in the order of a `Schedule`.
 
-A chunk is a pure function of its question, so any worker may answer, even repeatedly; the first answer counts. The
-trainer keeps the order and repeats questions itself: it has several chunks pending, waits for those of the current
-step, and asks another worker if one is late or lost. This module does not know how workers are reached: see `Workers`.
+A chunk is a pure function of its question, so any worker may answer it, even several; the first answer counts. The
+trainer keeps the order and repeats questions itself: it requests several chunks ahead, waits for those of the current
+step, and asks another worker if a chunk is late or lost. How workers are reached is up to the `Workers` object.
 
-More than 300 lines: one class; planning, asking and waiting share its table of pieces.
+More than 300 lines: one class, whose table of pieces is shared by planning, asking and waiting.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from dali_mix.pipelines import Pipeline
 
 WINDOW = 4  # chunks requested or received beyond those of the current step; raised to the number that a step needs
 PATIENCE = 1.0, 4.0  # a chunk is late after 1 s or 4 times the median latency, whichever is longer
-FIRST_PATIENCE = 15.0  # seconds until the first chunk is late: workers start their pipelines
+FIRST_PATIENCE = 15.0  # seconds until the first chunk is late, since workers start their pipelines
 DEATHS = 4  # worker deaths per chunk until an error; after half as many, the chunk is a suspect
 PAUSES = 0.1, 5.0  # shortest and longest delay in seconds before a question is repeated; none after its first loss
 SILENCE = 30.0  # seconds without any chunk until a warning
 ALONE = 10.0  # seconds without any chunk until this process decodes, if allowed
-PROBE = 10.0  # seconds, while this process decodes, until another worker is probed
+PROBE = 10.0  # seconds until another worker is probed while this process decodes
 LATENCIES = 64  # number of latencies in the median
 WARNINGS = {
     False: "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`",
@@ -61,7 +61,7 @@ class _Piece:
 
     @property
     def suspect(self) -> bool:
-        """Return True if one of its records may crash any process that decodes it."""
+        """Return True if one of the chunk's records may crash any process that decodes it."""
         return self.deaths >= DEATHS // 2
 
 
@@ -74,8 +74,8 @@ class RemoteSource(Source):
         normalizing: normalize to float32 on the CPU while a step is cut from its chunks.
         window: see above; raised to the number of chunks that a step needs.
         timeout: seconds without a new chunk after which `fetch` raises RuntimeError.
-        local: answers questions in this process, one chunk at a time, while no worker answers.
-        clock: returns the time in seconds; tests replace it.
+        local: a decoder that answers questions in this process, one chunk at a time, while no worker answers.
+        clock: a function that returns the time in seconds; tests replace it.
 
     Attributes:
         second_asks: number of questions sent to workers more than once.
@@ -158,7 +158,7 @@ class RemoteSource(Source):
     # Pending chunks
 
     def _plan(self, step: Step, due: list[tuple[int, int]], moved: bool) -> None:
-        """Request the chunks of the current step and of the window after it. Drop all others."""
+        """Request the chunks of the current step and of the window after it, and drop all others."""
         if moved:
             self._wanted.clear()
             self._coming = self._keys(step.epoch, step.start)
@@ -176,7 +176,10 @@ class RemoteSource(Source):
                     self._ask(piece, now)
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
-        """Yield the keys of chunks from a position on, in order: in evaluation up to the epoch's end, else forever."""
+        """Yield the keys of chunks from a position on, in order.
+
+        In evaluation, stop at the end of the epoch; in training, continue forever.
+        """
         while True:
             last = -1
             while self._schedule.steps_left(position):
@@ -204,10 +207,12 @@ class RemoteSource(Source):
     # Asking and waiting
 
     def _ask(self, piece: _Piece, now: float) -> bool:
-        """Send a question to a worker that was not asked, else to one that lost it. Return False if no worker has it.
+        """Send a question to a worker that was not asked yet, else to one that lost it.
 
-        A worker that still has the question is not asked again: a single slow worker would have to decode everything
-        twice. Suspects are sent one at a time, because a crash also loses the worker's other questions.
+        A worker that still has the question is not asked again, since a single slow worker would have to decode
+        everything twice. Suspects are sent one at a time, because a crash also loses the worker's other questions.
+
+        Return False if no worker has the question, and True if one has it or a suspect was postponed.
         """
         if piece.suspect and any(own.suspect and own.tickets for own in self._pieces.values() if own is not piece):
             piece.again = now + PAUSES[0]
@@ -226,7 +231,7 @@ class RemoteSource(Source):
     def _await(self, pieces: list[_Piece]) -> list[Chunk]:
         """Wait for all chunks of `pieces` and return them.
 
-        Raise InterruptedError if `interrupted` returns True, RuntimeError if no chunk arrives for `timeout` seconds.
+        Raise InterruptedError if `interrupted` returns True, or RuntimeError if no chunk arrives for `timeout` seconds.
         """
         begun = heard = self._clock()
         reached, warned = True, False
@@ -269,9 +274,9 @@ class RemoteSource(Source):
     # Without workers
 
     def _look_for_workers(self) -> None:
-        """Probe workers with one question at a time, the last one in the window, and collect their answers.
+        """Probe workers with a single question, the last one in the window, and collect their answers.
 
-        More questions would pile up at workers that are slower than this process.
+        With more questions, work would pile up at workers that are slower than this process.
         """
         now = self._clock()
         if self._probe is None or now - self._probe[1] > PROBE:
@@ -306,7 +311,7 @@ class RemoteSource(Source):
     def _collect(self, timeout: float, arrived: float | None = None) -> bool:
         """Process answers that arrive within `timeout` seconds. Return True if they include a chunk.
 
-        `arrived` is the earliest time at which these answers may have arrived (default: now).
+        `arrived` is the earliest time at which these answers may have arrived; by default, the time when they are read.
         """
         answers = self._workers.wait(timeout)
         self._looked, chunks = self._clock(), 0

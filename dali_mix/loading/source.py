@@ -21,10 +21,10 @@ class Fetched:
     """The data of a step.
 
     Attributes:
-        rows: (B,) int64, the step's records without bad ones; if it is empty, images, targets and sizes are None.
+        rows: (B,) int64, the step's records without bad ones. If it is empty, images, targets and sizes are None.
         images: (B, 3, H, W) uint8, or float32 if already normalized.
         targets: see `targets.targets_of`.
-        sizes: (B, 2) height and width of each image, if the batch is padded.
+        sizes: (B, 2) height and width of each image if the batch is padded, else None.
     """
 
     step: Step
@@ -37,7 +37,7 @@ class Fetched:
 class Source(ABC):
     """Base class of the sources of a loader, which return a schedule's steps with their images and targets.
 
-    `close` discards what is running or was prepared ahead, and the next `fetch` starts again. A pickled or forked copy
+    `close` discards all running and prefetched work, and the next `fetch` restarts the source. A pickled or forked copy
     starts closed.
 
     Attributes:
@@ -62,7 +62,7 @@ class Source(ABC):
         return None if self._schedule.groups is None else self._schedule.group_step
 
     def regroup(self, step: int) -> None:
-        """Switch to the order that is grouped in blocks of `step` records."""
+        """Switch to the order that is grouped into blocks of `step` records."""
         if step != self._schedule.group_step:
             self.close()  # pending steps have another order
             self._schedule = dataclasses.replace(self._schedule, group_step=step)
@@ -75,7 +75,7 @@ class Source(ABC):
         """
 
     def steps_left(self, position: int) -> int:
-        """Return the number of steps this rank takes from `position` of an epoch on."""
+        """Return the number of steps of this rank from `position` to the end of an epoch."""
         return self._schedule.steps_left(position)
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Source(ABC):
             )
 
     def abandon(self) -> None:
-        """In a forked child, drop the parent's threads and pipelines."""
+        """Drop the parent's threads and pipelines in a forked child."""
         self.clock.stop()
         self._forked = self._device.type == "cuda"
 

@@ -16,7 +16,7 @@ BUSY = 0.7  # with fewer busy cores per DALI thread, the disk or other processes
 
 
 class Clock:
-    """A clock that accumulates the seconds spent in each part of loading, CPU seconds and page faults.
+    """A clock that accumulates the seconds spent in each part of loading, and counts CPU seconds and page faults.
 
     At most one part runs at a time: a nested part pauses the outer one.
     """
@@ -63,30 +63,30 @@ class Clock:
 
 
 def _usage() -> tuple[float, int]:
-    """Return the CPU seconds of all threads of this process so far, and its page faults that had to read from disk."""
+    """Return this process's CPU seconds so far, over all threads, and its number of page faults that read from disk."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime, used.ru_majflt
 
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """How a loader spent its time, in seconds of the iterating thread.
+    """How a loader spent its time, in seconds, measured in the iterating thread.
 
-    DALI's start-up, and decoding a set that is then cached, are excluded.
+    The start-up of DALI and the decoding of a set to be cached are excluded.
 
     Attributes:
         batches, images: numbers of batches and images yielded.
         reading: locating records in the mapped files.
         checking: verifying each record's checksum once; includes the first read from disk.
-        drawing: the pipeline's random draws: crops, flips, colours.
+        drawing: drawing the pipeline's random values: crops, flips, colours.
         dali: waiting for DALI to decode, resize and augment a batch, which it does ahead of time.
         service: waiting for a worker pool.
-        finishing: targets, normalizing, copies to the device.
-        other: the loader's own Python.
+        finishing: building targets, normalizing, and copying to the device.
+        other: other Python code of the loader.
         outside: between batches, in the consuming loop.
         cores: average number of cores the process kept busy, over all threads.
         threads: number of DALI threads; 0 if batches come from a pool or from a cache.
-        page_reads: number of page faults that had to read from disk.
+        page_reads: number of page faults that read from disk.
     """
 
     batches: int

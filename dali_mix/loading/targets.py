@@ -1,4 +1,4 @@
-"""Build a batch's targets as numpy arrays, which are cheap to send between processes."""
+"""Build the targets of a batch as numpy arrays, which are cheap to send between processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dali_mix.recordio import RecordSet
 def targets_of(records: RecordSet, pipeline: Pipeline, rows: np.ndarray, draws: Mapping[str, np.ndarray]) -> Any:
     """Return the targets of records `rows` (B,): an array (see `RecordSet.labels`), or for boxes a list of B dicts.
 
-    A dict has the fields of a `Batch` target, with boxes transformed by `pipeline` with these `draws` and clipped to
-    the image, and `dropped`, the number of boxes that were dropped because no area remained.
+    A dict has the fields of a `Batch` target. Its boxes are transformed by `pipeline` with these `draws` and clipped to
+    the image. The field `dropped` is the number of boxes that were dropped because no area remained.
     """
     labels = records.labels(rows)
     if not records.task.boxes:

@@ -13,11 +13,11 @@ from dali_mix.loading.chunks import Chunk, Question
 
 
 class WorkerLost(Exception):
-    """A worker was lost before it answered; another worker can answer."""
+    """A worker was lost before it answered. Another worker can answer instead."""
 
 
 class WorkerDied(WorkerLost):
-    """A worker's process died while it had the question, which may be the reason."""
+    """A worker's process died before it answered. The question may be the cause."""
 
 
 class NoWorkers(Exception):
@@ -33,7 +33,7 @@ class Ticket(Protocol):
 
 
 class Workers(Protocol):
-    """A pool of workers that decode one set by one pipeline."""
+    """A pool of workers that decode one set with one pipeline."""
 
     def ask(self, question: Question, avoid: Collection[Hashable]) -> Ticket:
         """Send a question to a worker that is not in `avoid`, without waiting. Raise NoWorkers if there is none.
@@ -46,7 +46,7 @@ class Workers(Protocol):
         """Return (ticket, answer) pairs since the last call; wait up to `timeout` seconds for the first one.
 
         Each ticket is returned once. An answer is a chunk, WorkerLost, WorkerDied, or another exception that every
-        worker would raise. Without pending tickets the call waits the full `timeout`.
+        worker would raise. Without pending tickets, the call waits for the full `timeout`.
         """
 
     def drop(self, ticket: Any) -> None:
@@ -83,8 +83,8 @@ class Opened:
     Attributes:
         count: number of records.
         metainfo, taller: as in `RecordSet`.
-        local: type of the device that decodes in this process while no worker answers, "cpu" or "gpu" like the
-            workers'; None if this process must not decode.
+        local: where this process decodes while no worker answers, "cpu" or "gpu", the same as the workers; None if this
+            process must not decode.
     """
 
     prefix: Path
@@ -102,7 +102,7 @@ class Pool(Protocol):
     """A pool of workers that is not yet bound to a set."""
 
     def open(self, spec: Spec) -> Opened:
-        """Open a set; its `workers` are for this caller only.
+        """Open a set. The `workers` of the result serve only this caller.
 
         Raise ValueError or FileNotFoundError if the pool cannot decode it.
         """

@@ -1,10 +1,11 @@
-"""Loss functions: plain modules that take logits, targets and possibly more, and return a scalar float32.
+"""Loss functions: plain modules that take logits, targets and possibly other tensors, and return a scalar float32.
 
-`accepts` lists the kinds of targets a loss accepts (`dali_mix.mixers.ops.targets.TargetKind`).
+The attribute `accepts` of a loss is the set of target kinds it accepts (`dali_mix.mixers.ops.targets.TargetKind`).
 
-A multi-label loss excludes ignored entries. If it is a mean, its `counted(targets)` returns the number of rows averaged
-over, as a scalar tensor. The means of parts of a batch, weighted by these numbers, give the mean of the batch (in
-`SpliceMixConsistencyLoss` the consistency term only approximately).
+Multi-label losses exclude ignored entries. For those that are means, `counted(targets)` returns the number of rows
+averaged over, as a scalar tensor. If the losses of parts of a batch are averaged with these numbers as weights, the
+result is the loss of the complete batch. In `SpliceMixConsistencyLoss`, this holds only approximately for the
+consistency term.
 """
 
 from dali_mix.losses.asymmetric import AsymmetricLoss, SGRELoss

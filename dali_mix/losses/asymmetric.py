@@ -12,20 +12,21 @@ from dali_mix.options import choice, number
 class AsymmetricLoss(MultiLabelLoss):
     """Asymmetric loss for multi-label classification (ASL, arXiv 2009.14119).
 
-    For an entry with logit z and target y it is -[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻], with p = σ(z) and
-    q = min(1 - p + clip, 1). If y is a fraction, both focusing weights are (1 - y·p - (1-y)·q)^(y·γ⁺ + (1-y)·γ⁻); for
-    y = 0 and y = 1 this gives the formula above.
+    The loss of an entry with logit z and target y is -[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻], with p = σ(z) and
+    q = min(1 - p + clip, 1). If y is a fraction, both focusing weights are (1 - y·p - (1-y)·q)^(y·γ⁺ + (1-y)·γ⁻). For
+    y = 0 and y = 1, this is the formula above.
 
-    The focusing weights get no gradient, as published. Computed in float32 even under autocast. A batch without known
-    entries has loss 0 and gradients of 0.
+    No gradient flows through the focusing weights, as published. The loss is computed in float32 even under autocast. A
+    batch without known entries has loss 0 and gradients of 0.
+
+    SGRE uses gamma_neg=2, gamma_pos=0, clip=0, eps=1e-5, reduction="mean" and scale=1000.
 
     Args:
         gamma_neg, gamma_pos: γ⁻ and γ⁺ ≥ 0.
         clip: margin in [0, 1); negatives with p at or below it have zero loss.
         eps: lower bound in (0, 1) for arguments of logarithms; below it gradients are 0.
-        reduction: "sum" over the known entries of the batch, as published, or their "mean".
-        scale: factor of the result, > 0. SGRE uses gamma_neg=2, gamma_pos=0, clip=0, eps=1e-5, reduction="mean",
-            scale=1000.
+        reduction: "sum", as published, or "mean" over the known entries of the batch.
+        scale: factor of the result, > 0.
 
     Raises:
         ValueError: an argument out of range; from `forward`, wrong shapes or dtypes.
@@ -64,7 +65,7 @@ class AsymmetricLoss(MultiLabelLoss):
             with torch.no_grad():
                 true = positive * targets + negative * (1 - targets)
                 gamma = self.gamma_pos * targets + self.gamma_neg * (1 - targets)
-                # A soft target may be rounded above 1, and `true` with it; a fractional power of a negative is NaN.
+                # Rounding may raise a soft target, and thus `true`, above 1. A fractional power of a negative is NaN.
                 weights = (1 - true).clamp(min=0).pow(gamma)
             total = -(terms * weights * known).sum() * self.scale
             return total if self.reduction == "sum" else total / known.sum().clamp_min(1)
@@ -93,7 +94,7 @@ class SGRELoss(MultiLabelLoss):
 
         Args:
             outputs: (logits, auxiliary logits), each (B,K), as SGREHead returns in training; or only the logits, as it
-                returns in evaluation, for which the loss has only the first term.
+                returns in evaluation. The loss then has only the first term.
             targets: (B,K), 0 … 1, -1 = ignored.
         """
         if isinstance(outputs, Tensor):

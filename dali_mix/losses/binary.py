@@ -12,8 +12,8 @@ from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
 class BinaryCrossEntropy(MultiLabelLoss):
     """Binary cross-entropy, averaged over the known entries.
 
-    The mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over entries with logit z and target y, in float32 even under autocast.
-    A batch without known entries has loss 0 and gradients of 0.
+    The loss is the mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over entries with logit z and target y. It is computed in
+    float32 even under autocast. A batch without known entries has loss 0 and gradients of 0.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.
@@ -29,8 +29,9 @@ class BinaryCrossEntropy(MultiLabelLoss):
 class MultiLabelSoftMargin(MultiLabelLoss):
     """Binary cross-entropy averaged over each sample's known classes, then over the samples that have any.
 
-    Without ignored entries it equals torch's `multilabel_soft_margin_loss` and `BinaryCrossEntropy`. With ignored
-    entries, all samples have equal weight here; in `BinaryCrossEntropy` all known entries have equal weight.
+    Without ignored entries, it equals torch's `multilabel_soft_margin_loss` and `BinaryCrossEntropy`. With ignored
+    entries, all samples with a known class have equal weight here, while all known entries have equal weight in
+    `BinaryCrossEntropy`.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.
@@ -44,7 +45,7 @@ class MultiLabelSoftMargin(MultiLabelLoss):
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Return the number of rows that the mean averages over, those with a known class, as a scalar tensor."""
+        """Return the number of rows averaged over, as a scalar tensor: those with a known class."""
         return (targets >= 0).any(1).sum()
 
 

@@ -14,8 +14,8 @@ from dali_mix.options import number
 class MaskedSupervisionLoss(MultiLabelLoss):
     """Loss of masked supervision (arXiv 2310.18517).
 
-    whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), where z are the logits of the original and
-    z' those of the masked images.
+    The loss is whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), where z are the logits of the
+    original images and z' those of the masked images.
 
     The terms are means over the known entries, in float32 even under autocast. No term is detached: z and z' receive
     gradients from every term they appear in. A batch without known entries has loss 0 and gradients of 0.
@@ -43,7 +43,7 @@ class MaskedSupervisionLoss(MultiLabelLoss):
         """
         with torch.autocast(logits.device.type, enabled=False):
             supervised = self.whole * self.bce(logits, targets) + self.masked * self.bce(masked_logits, targets)
-            # Ignored entries are 0 in both, so they contribute nothing.
+            # Ignored entries are 0 in both `one` and `other`, so they contribute nothing.
             one, _, known = known_entries(logits, targets)
             other, _, _ = known_entries(masked_logits, targets)
             difference = F.mse_loss(one.sigmoid(), other.sigmoid(), reduction="sum")

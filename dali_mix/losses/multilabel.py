@@ -10,11 +10,11 @@ from dali_mix._factories import parameters
 class MultiLabelLoss(nn.Module):
     """Base class of losses for multi-label targets (B,K), 0 … 1, or -1 for an ignored entry."""
 
-    # "soft multi-hot": labels weighted by area are fractions (see `dali_mix.mixers.ops.targets.TargetKind`).
+    # Labels weighted by area are fractions: "soft multi-hot" (see `dali_mix.mixers.ops.targets.TargetKind`).
     accepts = frozenset({"multi-hot", "soft multi-hot"})
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Return the number of rows that the mean averages over, known entries divided by K, as a scalar tensor."""
+        """Return the number of rows averaged over, as a scalar tensor: the number of known entries divided by K."""
         return (targets >= 0).sum() / max(targets.shape[1], 1)
 
     def extra_repr(self) -> str:

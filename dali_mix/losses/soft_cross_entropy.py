@@ -10,10 +10,11 @@ from torch import Tensor, nn
 class SoftCrossEntropy(nn.Module):
     """Cross-entropy with class indices or class probabilities as targets, averaged over the batch.
 
-    The mean of -Σ target · log softmax(logits), in float32 even under autocast.
+    The loss is the mean of -Σ target · log softmax(logits), computed in float32 even under autocast.
 
-    With targets λ·y + (1-λ)·y' and logits z it is λ·CE(z, y) + (1-λ)·CE(z, y'), the loss of CutMix, ResizeMix and
-    MixUp. Samples with class index -1 are excluded from the mean. A batch with only ignored targets has loss 0.
+    With targets λ·y + (1-λ)·y' and logits z, it equals λ·CE(z, y) + (1-λ)·CE(z, y'), the loss of CutMix, ResizeMix and
+    MixUp. Samples with class index -1 are ignored, that is, excluded from the mean. A batch with only ignored samples
+    has loss 0.
 
     Args:
         label_smoothing: share of each target spread evenly over all classes, in [0, 1).

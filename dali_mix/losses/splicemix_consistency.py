@@ -15,12 +15,13 @@ DROPPED = -1e3  # logit of dropped cells, for prediction and target: σ(-1000) i
 class SpliceMixConsistencyLoss(MultiLabelLoss):
     """Loss of SpliceMix-CL: BCE(all logits, targets) + BCE(cell logits, σ(logits of the regular image in the cell)).
 
-    Both terms are means: the first over the known entries, the second over all cells and classes except those ignored
-    in the cell's regular image. A dropped cell adds 0 to the second. Computed in float32 even under autocast.
+    Both terms are means. The first is over the known entries. The second is over all cells and classes, except for
+    classes ignored in the cell's regular image; dropped cells count with a value of 0. The loss is computed in float32
+    even under autocast.
 
     Args:
-        detach: do not propagate gradients through the regular images' predictions that are used as targets. Published
-            as True, and as False for VOC.
+        detach: True to stop gradients through the predictions for regular images that serve as targets. The published
+            code uses True, but False for VOC.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.

@@ -1,4 +1,4 @@
-"""Evaluation metrics that combine exactly over ranks."""
+"""Evaluation metrics that can be combined exactly over ranks."""
 
 from dali_mix.metrics.accuracy import Accuracy, ClassAccuracy
 from dali_mix.metrics.crop_test import CropTest

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# The count of one correct answer: the least common multiple of 1 … 24. The share of a sample among equal logits is then
-# an integer for up to 24 of them, and exact within 2e-10 for more; 1.7e9 samples fit into an int64.
+# The count of one correct prediction: the least common multiple of 1 … 24. With tied logits, a sample counts as a
+# fraction of UNIT. This is an integer for ties of up to 24 logits, and exact within 2e-10 of UNIT for more. An int64
+# can hold the counts of 1.7e9 samples.
 UNIT = 5354228880
 
 
@@ -16,9 +17,10 @@ class Accuracy:
     """Share of samples whose class is among the k highest logits.
 
     Counters are integers on the device, so sums over batches and ranks are exact. To combine ranks, all-reduce (SUM)
-    `state()` in place, or `merge` the states of the other ranks, then call `compute`. Ties are counted in expectation
-    over random orders, so a model that outputs the same logit for all classes scores k / K. A row with a NaN counts as
-    wrong. With fewer than k classes, every row without a NaN is correct at k.
+    `state()` in place, or `merge` the states of the other ranks; then call `compute`.
+
+    Ties are counted in expectation over random orders, so a model that outputs the same logit for all classes scores
+    k / K. A row with a NaN counts as wrong. With fewer than k classes, every row without a NaN is correct at k.
 
     Args:
         topk: values of k, each ≥ 1.
@@ -40,7 +42,7 @@ class Accuracy:
 
         Args:
             logits: (B,K) of any float dtype.
-            targets: (B,) int64 (-1 = ignored), or (B,K) soft, of which the class of the largest entry counts.
+            targets: (B,) int64 (-1 = ignored), or (B,K) soft targets, whose largest entry marks the class.
 
         Raises:
             ValueError: shapes that do not match.
@@ -56,9 +58,9 @@ class Accuracy:
         self._counts += torch.stack([*(share.sum() for share in shares), counted.sum()]).to(self._counts.device)
 
     def state(self) -> Tensor:
-        """Return the counters, not a copy, (len(topk) + 1,) int64.
+        """Return the counters themselves, not a copy, (len(topk) + 1,) int64.
 
-        They are the correct predictions for each k, in units of 1 / `UNIT`, then the number of samples.
+        They are the number of correct predictions for each k, in units of 1 / `UNIT`, and the number of samples.
         """
         return self._counts
 
@@ -71,9 +73,9 @@ class Accuracy:
         self._counts.zero_()
 
     def compute(self) -> dict[str, float]:
-        """Return {"top1": accuracy in percent, …}, a key for each k; synchronizes with the device.
+        """Return {"top1": accuracy in percent, …}, with a key for each k.
 
-        Raise ValueError if nothing was counted.
+        Synchronizes with the device. Raise ValueError if nothing was counted.
         """
         *right, count = self._counts.tolist()
         if not count:
@@ -96,11 +98,14 @@ class ClassAccuracy:
         self._counts[1].index_add_(0, own, counted.long())
 
     def state(self) -> Tensor:
-        """Return the counters, not a copy, (2,K) int64: correct predictions in units of 1 / `UNIT`, and samples."""
+        """Return the counters themselves, not a copy, (2,K) int64.
+
+        They are the number of correct predictions of each class, in units of 1 / `UNIT`, and the number of samples.
+        """
         return self._counts
 
     def compute(self) -> list[float]:
-        """Return each class's accuracy in percent, NaN for a class without samples; synchronizes with the device."""
+        """Return the accuracy of each class in percent, NaN without samples. Synchronizes with the device."""
         right, counts = self._counts.tolist()
         pairs = zip(right, counts, strict=True)
         return [100.0 * (hits / UNIT) / count if count else float("nan") for hits, count in pairs]
@@ -109,8 +114,7 @@ class ClassAccuracy:
 def _shares(logits: Tensor, classes: Tensor, topk: Sequence[int]) -> tuple[list[Tensor], Tensor]:
     """Return the probability that each sample is correct at each k, and the mask of samples that count, (B,) bool.
 
-    The probabilities, over random orders of equal logits, are a list with a tensor for each k, (B,) int64 in units of
-    1 / `UNIT`.
+    The probabilities are over random orders of equal logits: for each k, a tensor (B,) int64 in units of 1 / `UNIT`.
     """
     score = logits.gather(1, classes.clamp_min(0)[:, None])
     higher, equal = (logits > score).sum(1), (logits == score).sum(1).clamp_min(1)

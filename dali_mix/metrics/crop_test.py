@@ -9,16 +9,16 @@ from dali_mix.options import whole
 
 
 class CropTest(nn.Module):
-    """Average a classifier's logits for the full image and for its central crop, weighted by area.
+    """A classifier that averages a model's logits for the full image and for its central crop, weighted by area.
 
-    The result is (1 - a) · z(x) + a · z(x'), where x' is x with all pixels outside the crop set to `fill`, and
-    a = crop² / (H · W), 24² / 32² on CIFAR. For evaluation only; it runs the model twice.
+    The result is (1 - a) · z(x) + a · z(x'), where z are the model's logits, x' is x with all pixels outside the crop
+    set to `fill`, and a = crop² / (H · W), 24² / 32² on CIFAR. For evaluation only, since it runs the model twice.
 
     Args:
         model: (B,C,H,W) → logits (B,K).
-        crop: side of the central square in pixels. If H - crop (W - crop) is odd, it lies half a pixel above (left of)
-            the centre.
-        fill: value of the pixels outside; 0 is the mean colour of normalized images.
+        crop: side of the central square in pixels. If H - crop (W - crop) is odd, the square lies half a pixel above
+            (left of) the centre.
+        fill: value of the pixels outside the crop; 0 is the mean colour of normalized images.
 
     Raises:
         ValueError: crop below 1; in `forward`, a crop larger than the images.

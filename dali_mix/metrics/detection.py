@@ -27,17 +27,18 @@ COCO_STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
 
 
 class DetectionMetrics:
-    """Average precision over classes, for predicted and ground-truth boxes in the same pixel coordinates.
+    """Average precision of predicted boxes, by class and averaged over classes.
 
-    Predictions are kept on the CPU until `compute`. With several ranks, call `gather` on every rank, then `compute`.
-    The result does not depend on how images were split or ordered: equal scores are ordered by image and then by index.
+    Predicted and ground-truth boxes must be in the same pixel coordinates. Predictions are kept on the CPU until
+    `compute`. With several ranks, call `gather` on every rank, then `compute`. The result does not depend on the order
+    of the images or their split among ranks: equal scores are ordered by image and then by index.
 
     Args:
         num_classes: K.
         protocol: "voc": a prediction is correct if its best overlap with a true box of its class has an IoU of at least
-            0.5 and no prediction of higher score matched that box; difficult objects are ignored. "coco": as in
+            0.5 and no prediction of higher score matched that box. Difficult objects are ignored. "coco": computed by
             pycocotools (the extra `dali_mix[detection]`), where `difficult` marks COCO's crowds.
-        threshold: predictions with scores above it count for precision and recall in `per_class`, and in `matched`.
+        threshold: score above which predictions count in the precision and recall of `per_class`, and in `matched`.
 
     Raises:
         ValueError: num_classes below 1, an unknown protocol, or "coco" without pycocotools.
@@ -78,7 +79,7 @@ class DetectionMetrics:
             self._true.append(_rows(number, true["boxes"], true["difficult"], true["labels"]))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
-        """Gather the images of all ranks on every rank; each rank calls it once, just before `compute`."""
+        """Gather the images of all ranks on every rank. Call it once on each rank, just before `compute`."""
         if dist.is_available() and dist.is_initialized():
             parts: list[Any] = [None] * dist.get_world_size(group)
             dist.all_gather_object(parts, (self._images, *self._tables()), group)
@@ -89,12 +90,14 @@ class DetectionMetrics:
     def compute(self) -> dict[str, Any]:
         """Return the metrics, each 0 to 1, or NaN if there are no objects.
 
-        "voc": "AP50" by the area under the curve (VOC 2010 to 2012), "AP50_11" by eleven points (VOC 2007), and "AP50
-        by class", a list of K, NaN for classes without objects. "coco": "AP" (the mean over IoU 0.5 to 0.95), "AP50",
-        "AP75", "AR1", "AR10", "AR100", and "AP by class".
+        With protocol "voc", these are "AP50" by the area under the curve (VOC 2010 to 2012), "AP50_11" by eleven points
+        (VOC 2007), and "AP50 by class", a list of the AP50 of each class, NaN for classes without objects.
+
+        With protocol "coco", these are "AP" (the mean over IoU 0.5 to 0.95), "AP50", "AP75", "AR1", "AR10", "AR100",
+        and "AP by class".
 
         Raises:
-            ValueError: a duplicate image, or a NaN.
+            ValueError: an image that was added twice, or a NaN in a box or score.
         """
         images = torch.cat([torch.empty(0, dtype=torch.float64), *self._images])
         for table in self._tables():
@@ -109,7 +112,7 @@ class DetectionMetrics:
         return {"AP50": _mean(areas), "AP50_11": _mean(eleven), "AP50 by class": areas}
 
     def per_class(self) -> list[ClassReport]:
-        """Return a report for each class, at IoU 0.5 by VOC's rules, even with protocol "coco"."""
+        """Return a report for each class, by VOC's rules at IoU 0.5, even with protocol "coco"."""
         reports = []
         for one in self._ranked():
             recall, precision = one.curve()
@@ -139,10 +142,10 @@ class DetectionMetrics:
             number: the image id.
 
         Returns:
-            (predictions, true boxes, states, matched). Predictions are (n, 6): x1, y1, x2, y2, score, label, by
-            descending score. True boxes are (m, 6): x1, y1, x2, y2, difficult, label. States are (n,), RIGHT, WRONG or
-            IGNORED for each prediction. Matched is (m,) bool, True for boxes that are not difficult and that a
-            prediction matched.
+            a tuple of predictions, true boxes, states and matched. Predictions are (n, 6): x1, y1, x2, y2, score,
+            label, by descending score. True boxes are (m, 6): x1, y1, x2, y2, difficult, label. States are (n,), RIGHT,
+            WRONG or IGNORED for each prediction. Matched is (m,) bool, True for true boxes that are not difficult and
+            were matched by a prediction.
         """
         found, true = (table[table[:, 0] == number, 1:].numpy() for table in self._tables())
         found = found[found[:, 4] > self.threshold]
@@ -162,7 +165,7 @@ class DetectionMetrics:
 
     def _ranked(self) -> list[_Ranked]:
         found, true = (table.numpy() for table in self._tables())
-        # By descending score; ties by image, then by index.
+        # Order by descending score, then by image, then by index.
         found = found[np.lexsort((np.arange(len(found)), found[:, 0], -found[:, 5]))]
         states = np.empty(len(found), np.int64)
         truth = dict(_by_image_and_class(true, self.num_classes))
@@ -241,8 +244,8 @@ def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
         true: (m, 5) x1, y1, x2, y2, difficult.
 
     Returns:
-        RIGHT, WRONG or IGNORED for each prediction, (n,); and the indices of the matched true boxes, without difficult
-        ones.
+        RIGHT, WRONG or IGNORED for each prediction, (n,), and the indices of the matched true boxes that are not
+        difficult.
     """
     states = np.full(len(found), WRONG)
     if not len(true):
@@ -264,9 +267,12 @@ def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def area_under(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Return the area under the precision-recall curve, with (n,) recall and precision after each prediction.
+    """Return the area under the precision-recall curve (VOC 2010 to 2012).
 
-    Each precision is replaced by the highest at the same or a higher recall (VOC 2010 to 2012).
+    Each precision is first replaced by the highest at the same or a higher recall.
+
+    Args:
+        recall, precision: (n,), the values after each prediction.
     """
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall, prepend=0.0) * highest).sum())

@@ -20,13 +20,14 @@ _Flags = npt.NDArray[np.bool_]
 class MultiLabelMetrics:
     """Multi-label metrics: mAP, AP per class, and precision, recall and F1 at a threshold and for the top three.
 
-    CP and CR are means over classes, and CF1 is their harmonic mean; OP, OR and OF1 are over all entries. Rows are kept
-    on `device` until `compute`, which works on the CPU in float64. With several ranks, call `gather` on every rank (or
-    `merge` the `state()` of the other ranks), then `compute`. With `ids` the result does not depend on how samples were
-    split or ordered.
+    CP and CR are means over classes, and CF1 is their harmonic mean. OP, OR and OF1 are over all entries.
 
-    Ignored entries (-1) are excluded from a class's ranking and, unless the protocol is "wider", from a sample's top
-    three. `ties` determines how equal scores count. NaN scores of entries that are not ignored are an error.
+    Scores and targets are kept on `device` until `compute`, which works on the CPU in float64. With several ranks, call
+    `gather` on every rank (or `merge` the `state()` of the other ranks), then `compute`. With `ids`, the result does
+    not depend on the order of the samples or their split among ranks.
+
+    Ignored entries (-1) are excluded from AP and, unless the protocol is "wider", from all other metrics. NaN scores of
+    entries that are not ignored are an error.
 
     A class without positives has AP NaN and is excluded from mAP; it counts as 0 in CP and CR. A class that is never
     predicted counts as 0 in CP. The published evaluators do the same.
@@ -34,14 +35,14 @@ class MultiLabelMetrics:
     Args:
         num_classes: K.
         protocol: "plain": AP is the mean of the precision at each positive. "voc07": the same, under the name used in
-            the CSRA and SGRE evaluators (not the eleven-point AP). "voc12": each precision is replaced by the highest
-            at this or a later positive. "wider": as "plain", but in precision, recall and F1 ignored entries count as
-            negatives, as in CSRA's WIDER-Attribute evaluator.
+            the CSRA and SGRE evaluators (not the eleven-point AP). "voc12": as "plain", but each precision is replaced
+            by the highest at this or a later positive. "wider": as "plain", but ignored entries count as negatives in
+            precision, recall and F1, as in CSRA's WIDER-Attribute evaluator.
         ties: handling of equal scores. "random": the expectation over random orders (McSherry and Najork, ECIR 2008),
-            so that a model with constant scores gets the result of guessing. "order": the sample that comes first (by
-            `ids`, else by arrival, rank after rank) ranks first, and within a sample the lower class, as in the
-            published evaluators, which sort. "sklearn": equal scores form one threshold, as in scikit-learn's
-            `average_precision_score`; within a sample as "random".
+            so a model with constant scores gets the result of guessing. "order": samples rank by id (without ids, by
+            arrival, rank after rank), and classes within a sample by index, as in the published evaluators, which sort.
+            "sklearn": all equal scores of a class form one threshold, as in scikit-learn's `average_precision_score`;
+            within a sample, as "random".
         threshold: scores above it count as predictions: 0.5 for probabilities, 0 for logits.
         device: device of the stored rows; by default that of the first scores.
 
@@ -69,9 +70,9 @@ class MultiLabelMetrics:
         """Add a batch. Synchronizes only if a tensor is on a GPU and `device` is the CPU.
 
         Args:
-            scores: (B,K) of any float dtype, higher where the class is likelier.
+            scores: (B,K) of any float dtype, higher for classes that are more likely.
             targets: (B,K) of any dtype: 1, 0, or -1 = ignored.
-            ids: (B,) the samples' record numbers, on any device; pass them for all batches or for none.
+            ids: (B,) integers, the record numbers of the samples, on any device. Pass them for all batches or for none.
 
         Raises:
             ValueError: wrong shapes or dtypes.
@@ -89,7 +90,7 @@ class MultiLabelMetrics:
         # float64 represents every float32 and record number exactly, so one tensor can hold a row.
         numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
         parts = (numbers[:, None], scores.detach(), targets)
-        # A loader's ids are on the CPU. Copies to a GPU need not wait for it; copies from a GPU have to.
+        # A loader's ids are on the CPU. Copies to a GPU need not wait for the GPU; copies from a GPU must.
         rows = [part.to(self._device, torch.float64, non_blocking=self._device.type == "cuda") for part in parts]
         self._rows.append(torch.cat(rows, 1))
 
@@ -107,9 +108,10 @@ class MultiLabelMetrics:
         self._rows.append(state.to(self._device, torch.float64))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
-        """Gather the samples of all ranks on every rank, in rank order; each rank calls it once, just before `compute`.
+        """Gather the samples of all ranks on every rank, in rank order.
 
-        Ranks may have different numbers of samples, or none. Without other ranks this does nothing.
+        Call it once on each rank, just before `compute`. Ranks may have different numbers of samples, or none. It does
+        nothing if torch.distributed is not initialized.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return
@@ -122,12 +124,12 @@ class MultiLabelMetrics:
         self._rows = []
 
     def compute(self) -> dict[str, Any]:
-        """Return the metrics, each 0 … 1; synchronizes with the device.
+        """Return the metrics, each 0 … 1. Synchronizes with the device.
 
         Returns:
-            "mAP" (NaN without any positive), "AP" (a list of K, NaN for classes without positives), "CP", "CR", "CF1",
-            "OP", "OR", "OF1", and these six with the suffix "_top3": for the three highest scores of each sample, if
-            above the threshold.
+            a dict of "mAP" (NaN without any positive), "AP" (a list of K, NaN for classes without positives), "CP",
+            "CR", "CF1", "OP", "OR", "OF1", and these last six with the suffix "_top3". Predictions for "_top3" are only
+            the three highest scores of each sample, if above the threshold.
 
         Raises:
             ValueError: see `samples`.
@@ -155,13 +157,14 @@ class MultiLabelMetrics:
         return np.ones_like(targets, bool) if self.protocol == "wider" else targets >= 0
 
     def samples(self) -> tuple[_Floats, _Floats]:
-        """Return scores (-inf for the NaN of an ignored entry) and targets, (n,K) float64 each.
+        """Return scores and targets, (n,K) float64 each.
 
-        Rows are ordered by id, or by arrival without ids. Synchronizes with the device.
+        Rows are ordered by id, or by arrival without ids. A NaN score of an ignored entry becomes -inf. Synchronizes
+        with the device.
 
         Raises:
             ValueError: no samples; a target that is not 1, 0 or -1; a duplicate id, or ids for some samples only; a NaN
-                score; scores outside 0 … 1 although the threshold is inside.
+                score of an entry that is not ignored; scores outside 0 … 1 with a threshold between 0 and 1.
         """
         rows = self._ordered(self.state().cpu().numpy())
         scores, targets = np.split(rows[:, 1:], 2, axis=1)
@@ -181,7 +184,7 @@ class MultiLabelMetrics:
         return np.where(np.isnan(scores), -np.inf, scores), targets
 
     def _ordered(self, rows: _Floats) -> _Floats:
-        """Return `rows` in order of their ids; unchanged if they have none.
+        """Return `rows` in order of their ids, or unchanged if they have none.
 
         Raise ValueError for no rows, a duplicate id, or ids for some rows only.
         """
@@ -202,12 +205,12 @@ class MultiLabelMetrics:
 
 
 def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Floats:
-    """Return the precision at the rank of each positive, (positives,), in order of descending score.
+    """Return (p,), the precision at the rank of each of the p positives, in order of descending score.
 
     Args:
         scores: (n,).
         positive: (n,) bool.
-        ties: as in `MultiLabelMetrics`; with "random" the precision at a positive is the mean over all orders of
+        ties: as in `MultiLabelMetrics`. With "random", the precision at a positive is the mean over all orders of
             samples with equal scores.
     """
     order = np.argsort(-scores, kind="stable")
@@ -223,7 +226,7 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
     if ties == "sklearn":
         value = (before + hits) / (first + size)
     else:
-        # On average (j - 1) · share positives of the group precede the one at position j in it. Take the mean over
+        # On average, (j - 1) · share positives of the group precede a positive at position j of it. Take the mean over
         # j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), with harmonic numbers.
         share = (hits - 1) / np.maximum(size - 1, 1)
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, len(falling) + 1))])
@@ -234,9 +237,9 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
 
 
 def average_precision(precision: _Floats, interpolated: bool) -> float:
-    """Return the mean of `precision`, from `precision_at_positives`: 0 … 1, or NaN without positives.
+    """Return the mean of the result of `precision_at_positives`: 0 … 1, or NaN without positives.
 
-    interpolated: first replace each precision by the highest at this or any later positive.
+    interpolated: True to first replace each precision by the highest at this or any later positive.
     """
     if not len(precision):
         return float("nan")
@@ -248,8 +251,8 @@ def average_precision(precision: _Floats, interpolated: bool) -> float:
 def _top(scores: _Floats, count: int, ties: str) -> _Floats:
     """Return (n,K), 1 for the `count` highest scores of each row and 0 for the others.
 
-    If equal scores span that limit, the lower classes get 1 with `ties` "order"; otherwise each gets the probability,
-    over random orders, of being among the highest.
+    If a tie spans that limit and `ties` is "order", the classes with the lowest indices get 1. With other `ties`, each
+    tied class gets the probability, over random orders, of being among the highest.
     """
     if scores.shape[1] <= count:
         return np.ones(scores.shape)
@@ -261,7 +264,7 @@ def _top(scores: _Floats, count: int, ties: str) -> _Floats:
 
 
 def _rates(predicted: _Flags | _Floats, positive: _Flags) -> dict[str, float]:
-    """Return precision, recall and F1 over classes (C…) and over all entries (O…), 0 where the divisor is 0.
+    """Return precision, recall and F1 over classes (C…) and over all entries (O…), 0 if the divisor is 0.
 
     Args:
         predicted: (n,K) bool, or the probability 0 … 1 that an entry is predicted.

@@ -11,13 +11,14 @@ from dali_mix.metrics.multilabel import MultiLabelMetrics, average_precision, pr
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Results for one class; rates are 0 to 1.
+    """Results for one class. Rates are between 0 and 1.
 
     Attributes:
         ap: average precision; NaN without positives.
         precision, recall, f1: for scores above the threshold, 0 if undefined.
-        positives: number of positive samples, or of objects that are not difficult.
-        curve: (2, n), recall and precision up to each positive that was ranked, in order of descending score.
+        positives: number of positive samples; in detection, number of objects that are not difficult.
+        curve: (2, n), recall and precision at each positive (in detection, at each correct prediction), in order of
+            descending score.
     """
 
     ap: float
@@ -31,10 +32,11 @@ class ClassReport:
 def per_class(metrics: MultiLabelMetrics) -> list[ClassReport]:
     """Return a report for each class from `metrics`; with several ranks, call `metrics.gather` first.
 
-    Protocol and threshold are those of `metrics`: the means over classes equal mAP, CP and CR of `compute()`.
+    Protocol and threshold are those of `metrics`. The means of `ap` (without NaN), `precision` and `recall` over the
+    classes equal mAP, CP and CR of `metrics.compute()`.
 
     Raises:
-        ValueError: as `MultiLabelMetrics.samples`.
+        ValueError: as for `MultiLabelMetrics.samples`.
     """
     scores, targets = metrics.samples()
     positive = targets > 0

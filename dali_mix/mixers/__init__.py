@@ -1,6 +1,7 @@
-"""Mixing augmentations: `params = mixer.sample(...)`, then `images, targets = mixer.apply(images, targets, params)`.
+"""Mixing augmentations for batches of images and targets.
 
-Every mixer can be used in any PyTorch loop: `images, targets = CutMix(1000)(images, targets)`.
+`params = mixer.sample(...)` draws random params, and `images, targets = mixer.apply(images, targets, params)` mixes a
+batch with them. Calling a mixer does both, in any PyTorch loop: `images, targets = CutMix(1000)(images, targets)`.
 """
 
 from dali_mix.mixers.base import Mixer, PasteParams, Unmixed

@@ -7,7 +7,7 @@ All randomness is in `sample`. The host may wait for a GPU in `sample` and `desc
 pure function: the same params give the same pixels on every device, up to rounding where pixels are averaged, so a mix
 can be repeated, described and tested.
 
-More than 300 lines: the interface, and what every mixer inherits from it (`prob`, devices, checks).
+More than 300 lines: the interface and everything that mixers inherit from it (`prob`, devices, checks) belong together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _Sample = TypeVar("_Sample", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class PasteParams:
-    """Params of CutMix and ResizeMix: image i receives a box of image permutation[i].
+    """Params of CutMix and ResizeMix: image permutation[i] is pasted into a box of image i.
 
     Attributes:
         permutation: (B,) int64.
@@ -76,12 +76,12 @@ class Sampler(ABC, Generic[Params]):
 
         Args:
             batch_size: B ≥ 0.
-            generator: params are drawn on its device (None: torch's default CPU generator), then moved to `device`; a
-                copy to a GPU does not wait for it.
+            generator: random generator (None: torch's default CPU generator). Params are drawn on its device, then
+                moved to `device`; copies to a GPU do not synchronize.
             device: device of the images.
 
         Returns:
-            the params, on `device`; if `takes_boxes`, on the CPU.
+            the params, on `device`, or on the CPU if `takes_boxes`.
 
         Raises:
             ValueError: a negative batch size, or a height or width below 1.
@@ -91,7 +91,7 @@ class Sampler(ABC, Generic[Params]):
         return on_device(self.draw(batch_size, height, width, generator), "cpu" if self.takes_boxes else device)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
-        """Draw the params of `sample`, on the generator's device."""
+        """Draw the params that `sample` returns, on the generator's device."""
         raise NotImplementedError(f"{type(self).__name__} has neither a method sample nor draw")
 
 
@@ -111,13 +111,14 @@ def _sample_with_prob(sample: _Sample) -> _Sample:
 class Mixer(Sampler[Params]):
     """Base class of mixers, which mix the images of a batch and their targets.
 
-    A mixer does not modify its input unless `inplace=True`, keeps dtype, device and memory format of the images,
-    propagates gradients, and has no state: the same params give the same batch.
+    A mixer does not modify its input unless `inplace=True`. It keeps the dtype, device and memory format of the images,
+    and propagates gradients. It has no state: the same input and params give the same output.
 
-    Every mixer accepts `prob`, the probability that a batch is mixed. The images of other batches are unchanged; if
-    `num_classes` is known, their targets are (B,K), as for mixed batches. If `prob` is below 1, one number per batch is
-    drawn on the generator's device, and the host waits for it; the draws equal those of `MixChoice([mixer],
-    probs=[prob])`. A subclass calls `super().__init__(prob)`. If its constructor does not accept `prob`,
+    With probability 1 - `prob`, a batch is left unmixed. Its images are then unchanged; if `num_classes` is known, its
+    targets are (B,K), as for mixed batches. If `prob` is below 1, one number per batch is drawn on the generator's
+    device, and the host waits for it. The draws equal those of `MixChoice([mixer], probs=[prob])`.
+
+    A subclass passes `prob` to `super().__init__`. If the constructor of a subclass does not accept `prob`,
     `registry.build(name, prob=...)` sets it afterwards.
 
     Attributes:
@@ -138,7 +139,7 @@ class Mixer(Sampler[Params]):
         self.set_prob(prob)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        # Done here so that subclasses can override `sample` and `apply` without handling `prob`.
+        # Wrap the methods here, so that subclasses can override them without handling `prob`.
         super().__init_subclass__(**options)
         wrappers: dict[str, Callable[[Any], Any]] = {
             "sample": _sample_with_prob,
@@ -164,7 +165,7 @@ class Mixer(Sampler[Params]):
 
     @abstractmethod
     def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
-        """Mix with `params`, without random draws and without waiting for a GPU.
+        """Mix images and targets with `params`, without random draws and without waiting for a GPU.
 
         Args:
             images: (B,C,H,W) uint8 or floating-point, usually with three channels.
@@ -174,9 +175,10 @@ class Mixer(Sampler[Params]):
             inplace: modify `images` itself, for a caller that owns it; the pixels are bit-identical.
 
         Returns:
-            new images (B,C,H,W), or `images` itself with `inplace` or if the batch is left unmixed; and targets (B,K)
-            float32, or `targets` itself if `changes_targets` is False. Some mixers return more than B images and
-            targets, as their docstrings say.
+            images and targets. Images are new, (B,C,H,W), or `images` itself with `inplace` or if the batch is left
+            unmixed. Targets are (B,K) float32, or a list of dicts if `takes_boxes`. They are `targets` itself if
+            `changes_targets` is False, or if the batch is left unmixed and `num_classes` is None. Mixers that return
+            more than B images and targets say so in their docstrings.
 
         Raises:
             ValueError: wrong shapes or dtypes, or `inplace` with images that cannot be modified (see `check_inplace`)
@@ -236,7 +238,8 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
             del options["inplace"]
         return apply(self, images, targets, params, **options)
 
-    # A separate code object: torch.compile limits recompilations per code object, and all mixers would share one.
+    # Give every wrapper its own code object. torch.compile limits the recompilations of a code object, and all mixers
+    # would share one.
     applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)  # type: ignore[attr-defined]
     return applied
 
@@ -301,9 +304,9 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
 
 
 def on_device(params: Any, device: torch.device | str) -> Any:
-    """Return `params` with their tensors on `device`; copies to a GPU do not synchronize.
+    """Return `params` with their tensors on `device`, including those in nested dataclasses, tuples, lists and dicts.
 
-    Tensors in nested dataclasses, tuples, lists and dicts are moved too.
+    Copies to a GPU do not synchronize.
     """
     if isinstance(params, Tensor):
         return params.to(device, non_blocking=True)

@@ -21,7 +21,7 @@ from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import check_inplace
 
 SHORTEST = 4  # pixels; boxes cut or resized to a shorter side are dropped
-KEPT_AS_IS, DROPPED = 0.7, 0.3  # visible share of a box: unchanged from 0.7 on, dropped below 0.3
+KEPT_AS_IS, DROPPED = 0.7, 0.3  # visible share of a box: unchanged at 0.7 or more, dropped below 0.3
 
 Target = dict[str, Any]
 
@@ -63,12 +63,13 @@ class BoxResizeMix(BoxMixer):
     """Paste a proportionally resized partner into each image at a uniformly random position, and add its boxes.
 
     The image that receives the patch is the host. A box of the host is unchanged if at least 0.7 of it stays visible.
-    From 0.3 to 0.7 it is kept, and cut to its visible part if that is a rectangle. Below 0.3 it is dropped. Boxes that
-    are cut, or resized with their image, to a side under 4 pixels are dropped too.
+    If 0.3 to 0.7 of it stays visible, it is kept, and cut to its visible part if that is a rectangle. If less than 0.3
+    stays visible, it is dropped. Boxes that are cut, or resized with their image, to a side under 4 pixels are dropped
+    too.
 
     Args:
-        scale: lowest and highest τ, the patch's size relative to the largest that fits into the host; 0 < low ≤ high ≤
-            1. With τ below 0.3 most objects of a photo are too small to be detected.
+        scale: lowest and highest τ, 0 < low ≤ high ≤ 1. τ is the patch's size relative to the largest that fits into
+            the host. With τ below 0.3, most objects of a photo are too small to be detected.
         prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
@@ -154,8 +155,8 @@ class BoxSpliceMix(BoxMixer):
 def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> None:
     """Raise ValueError unless images (B,C,H,W), targets and params fit together.
 
-    All must have the same B. Targets must be a list of dicts with boxes (on the CPU), labels, difficult and size (at
-    most that of the batch). With `inplace`, images must pass `check_inplace`.
+    All must have the same B; `drawn_for` is the B of the params. Targets must be a list of dicts with boxes (on the
+    CPU), labels, difficult and size (at most that of the batch). With `inplace`, images must pass `check_inplace`.
     """
     check_images(images)
     names = {"boxes", "labels", "difficult", "size"}
@@ -177,7 +178,7 @@ def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> 
 
 
 def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the parts of boxes (n,4) that a patch (4,) leaves visible, as boxes (n,4), and their visible shares (n,).
+    """Return boxes (n,4) cut to the parts that a patch (4,) leaves visible, and their visible shares (n,).
 
     Coordinates are x1, y1, x2, y2. A box is cut to its visible part if that is a rectangle and less than `KEPT_AS_IS`
     of the box; otherwise the box is returned unchanged.
@@ -203,7 +204,8 @@ def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
 def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
     """Return a dict of the boxes with a visible `share` (n,) of at least `DROPPED`, their labels and difficult flags.
 
-    Coordinates are those in `boxes` (n,4). Boxes cut to a side shorter than `SHORTEST` are dropped.
+    Coordinates are taken from `boxes` (n,4), not from `target`. Boxes that were cut to a side shorter than `SHORTEST`
+    are dropped.
     """
     small = (boxes[:, 2:] - boxes[:, :2]).amin(1) < SHORTEST
     return _chosen(target, boxes, (share >= DROPPED) & ~(small & (boxes != target["boxes"]).any(1)))
@@ -253,7 +255,7 @@ def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 
 def _centred(cell: tuple[int, int, int, int], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of an image of `size` in a cell: centred, in proportion, as large as fits."""
+    """Return top, left, height and width of an image of `size`, resized in proportion to fit a cell, and centred."""
     top, left, height, width = cell
     factor = min(height / size[0], width / size[1])
     h, w = min(height, max(1, round(size[0] * factor))), min(width, max(1, round(size[1] * factor)))

@@ -1,4 +1,4 @@
-"""Checks for constructor arguments of mixers; each raises ValueError naming the argument."""
+"""Validation of the `mean` and `std` arguments of mixers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dali_mix.options import number
 def mean_and_std(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]] | tuple[None, None]:
-    """Return `mean` and `std` as three numbers each in 0..1 units, or None for both.
+    """Return `mean` and `std` as three numbers each in 0..1 units, or (None, None) if both are None.
 
-    A sequence of one number, for grey images, is expanded to three equal numbers. Raise ValueError for another length,
-    a mean outside 0 … 1, a std outside (0, 1], or only one of the two.
+    A sequence of one number, for grey images, is expanded to three equal numbers. Raise ValueError if a length is
+    neither 1 nor 3, a mean is outside 0 … 1, a std is outside (0, 1], or only one of the two is None.
     """
     if (mean is None) != (std is None):
         raise ValueError(f"mean={mean}, std={std}: pass both, or neither")

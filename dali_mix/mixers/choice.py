@@ -34,12 +34,13 @@ class ChoiceParams:
 class MixChoice(Mixer[ChoiceParams]):
     """Draw one of `mixers` for each batch; with the remaining probability, 1 - sum(probs), the batch is left unmixed.
 
-    `MixChoice([CutMix(10)], probs=[0.5])` is the published CIFAR protocol of CutMix. If one of the mixers knows the
-    number of classes, class indices are always converted to (B,K), even for unmixed batches, so the loss always gets
-    the same kind of target.
+    `MixChoice([CutMix(10, per_batch=True)], probs=[0.5])` is the published CIFAR protocol of CutMix.
 
-    The host reads the choice: with a CUDA generator this is one synchronization per batch; with a CPU generator (or the
-    default one) there is none.
+    If one of the mixers knows the number of classes, class indices are always converted to (B,K), even for unmixed
+    batches, so the loss always gets the same kind of target.
+
+    The host reads which mixer was drawn. With a CUDA generator, this synchronizes once per batch; with a CPU generator,
+    such as the default one, it does not.
 
     Args:
         mixers: at least one; all with the same `combine`.
@@ -98,7 +99,7 @@ class MixChoice(Mixer[ChoiceParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ChoiceParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Apply the chosen mixer; an unmixed batch is returned without a copy. See `Mixer.apply`."""
+        """Apply the chosen mixer, or return the batch without a copy if none was chosen. See `Mixer.apply`."""
         if params.index < 0:
             return unmixed(self, images, targets, params.batch_size, inplace=inplace)
         images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)

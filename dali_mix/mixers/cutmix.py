@@ -18,12 +18,12 @@ class CutMix(BetaMixer[PasteParams]):
     With λ0 ~ Beta(alpha, alpha), the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋. It is centred on a uniformly
     drawn pixel and clipped at the border. lam is recomputed from the area of the clipped box.
 
-    The released code halves the sides as integers, so odd sides lose a pixel. Here they match the paper.
+    The released code halves the sides by integer division, so odd sides lose a pixel. Here the sides match the paper.
 
     Args:
         num_classes: K; None if targets are always (B,K).
         alpha: parameter of the Beta distribution; the paper uses 1.
-        per_batch: one box for the batch, as the released code does; by default every image has its own.
+        per_batch: one box for the batch, as in the released code. By default every image has its own.
         prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:

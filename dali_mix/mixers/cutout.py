@@ -29,7 +29,7 @@ class CutoutParams:
 class Cutout(Mixer[CutoutParams]):
     """Set a square around a uniformly drawn pixel, clipped at the border, to zero; targets are unchanged.
 
-    Zero is the mean colour of normalized images, and black in others.
+    Zero is the mean colour of normalized images, and black in other images.
 
     Args:
         size: side of the square in pixels; the paper uses 16 on CIFAR-10 and 8 on CIFAR-100.

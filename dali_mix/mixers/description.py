@@ -15,7 +15,7 @@ class MixedImage:
     """One image that a mixer returned.
 
     Attributes:
-        own: its index in the batch; None for an image tiled from several.
+        own: index of the image in the batch; None for an image tiled from several images.
         partner: index of the image mixed in; None if there is not exactly one.
         lam: share of the image's own targets; None if targets are not mixed pairwise.
         boxes: top, left, height, width of pasted, erased or tiled areas, in pixels.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# By bytes per value: kernels that only move values see them as integers of the same size.
+# Integer dtypes by bytes per value. Kernels that only move values treat them as integers of the same size.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -33,7 +33,7 @@ def empty_like_batch(images: Tensor, count: int) -> Tensor:
 def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
     """Allocate like `empty_like_batch`, but with numpy, which requests huge pages from Linux.
 
-    Otherwise fresh memory costs a page fault every 4 KiB, which takes longer than the copy itself.
+    Without huge pages, fresh memory costs a page fault every 4 KiB, and these take longer than the copy itself.
     """
     memory = np.empty((count, *image_shape(images)), f"i{images.element_size()}")
     out = torch.from_numpy(memory).view(images.dtype)
@@ -43,13 +43,16 @@ def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
     """Return `values` as (C,1,1) float32.
 
-    They are filled on `device`, since a CUDA graph would replay a copy from host memory.
+    The values are filled in on `device`. A copy from host memory would become part of a CUDA graph and be replayed.
     """
     return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
 
 
 def image_shape(images: Tensor) -> tuple[int, int, int, int]:
-    """Return (planes, height, width, pixel): an image is `planes · height` rows of `width · pixel` values."""
+    """Return (planes, height, width, pixel), where `pixel` is the number of adjacent values per pixel.
+
+    In memory, an image is `planes · height` rows of `width · pixel` values.
+    """
     _, channels, height, width = images.shape
     return (channels, height, width, 1) if images.is_contiguous() else (1, height, width, channels)
 

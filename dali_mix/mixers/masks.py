@@ -22,7 +22,7 @@ from dali_mix.options import number, whole
 
 @dataclass(frozen=True)
 class FreeFormParams:
-    """Params of FreeFormMasks, in pixels; a stroke or hole with radius 0 removes nothing.
+    """Params of FreeFormMasks, in pixels. A stroke or hole with radius 0 removes nothing.
 
     Attributes:
         height, width: size of the images.
@@ -57,9 +57,9 @@ class Masks(Sampler[Params]):
 class FreeFormMasks(Masks[FreeFormParams]):
     """Draw irregular masks per image: broad random polylines (strokes) and discs (holes).
 
-    A stroke starts at a uniform position and direction; at each of its points it turns by up to `turn` and continues
-    for a length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares
-    of √(H · W).
+    A stroke starts at a uniformly random position in a uniformly random direction. At each of its points it turns by up
+    to `turn` and continues for a length drawn from `length`. Ends and corners are round. A stroke may leave the image.
+    Lengths and widths are shares of √(H · W).
 
     With the defaults, 2,000 masks of square images removed 31% of the pixels on average. The middle 90% of the masks
     removed 13 to 52% (median 31%, minimum 2%, maximum 75%). At an aspect ratio of 3:5, the average was 31%, and the
@@ -128,7 +128,8 @@ class FreeFormMasks(Masks[FreeFormParams]):
     def masks(self, params: FreeFormParams) -> Tensor:
         """Return (B,1,H,W) bool, True where a pixel is removed: its centre lies inside a stroke or a hole.
 
-        A pure function that runs on the params' device without synchronizing, with about the memory of a few images.
+        This is a pure function. It runs on the params' device without synchronizing, and needs about as much memory as
+        a few images.
         """
         discs = torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
         return draw_masks(_lines(params), discs, params.height, params.width)[:, None]
@@ -161,9 +162,9 @@ class FolderMaskParams:
 class FolderMasks(Masks[FolderMaskParams]):
     """Draw masks from the PNG files of a folder: pixels above 0 are removed.
 
-    All files are read on construction, sorted by name, and kept as bool (one byte per pixel). The n masks resized to
-    the latest image size (nearest neighbour) are also cached on the device, in n · H · W bytes. PNGs may have any size
-    and colour format; colours are converted to brightness, and transparency is ignored.
+    All files are read on construction, sorted by name, and kept as bool (one byte per pixel). The n masks, resized to
+    the latest image size (nearest neighbour), are also cached on the images' device and take n · H · W bytes there.
+    PNGs may have any size and colour format. Colours are converted to brightness, and transparency is ignored.
 
     Args:
         folder: the folder with the files; subfolders are not searched.
@@ -196,8 +197,8 @@ class FolderMasks(Masks[FolderMaskParams]):
     def masks(self, params: FolderMaskParams) -> Tensor:
         """Return (B,1,H,W) bool, True where a pixel is removed.
 
-        A call whose image size or device differs from that of the previous call resizes all masks and copies them to
-        the device.
+        If the image size or the device differs from the previous call, all masks are resized and copied to the device
+        again.
         """
         key = (params.height, params.width, params.index.device)
         if self._resized is None or self._resized[0] != key:
@@ -216,7 +217,7 @@ def _read_mask(path: Path) -> Tensor:
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            # Grey levels of any bit depth are compared directly, palettes and colours by brightness.
+            # Grey levels of any bit depth are compared directly. Palettes and colours are compared by brightness.
             grey = image if image.mode in ("1", "L", "I", "I;16") else image.convert("L")
             removed = np.asarray(grey) > 0
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -229,12 +230,12 @@ def _read_mask(path: Path) -> Tensor:
 
 
 def mask_out(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 0.0) -> Tensor:
-    """Return new images: `images` (B,C,H,W) with `fill` where `masks` (B,1,H,W) bool is True.
+    """Return a copy of `images` (B,C,H,W), set to `fill` where `masks` (B,1,H,W) bool is True.
 
     Gradients flow to the pixels that are not filled.
 
     Args:
-        fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in others.
+        fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in other images.
 
     Raises:
         ValueError: wrong shapes or dtypes, or a sequence `fill` whose length is not C.

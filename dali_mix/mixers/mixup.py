@@ -28,14 +28,14 @@ class MixUpParams:
 
 
 class MixUp(BetaMixer[MixUpParams]):
-    """Mix images and targets as lam · own + (1 - lam) · partner's, with lam ~ Beta(alpha, alpha).
+    """Mix images and targets as lam · own + (1 - lam) · partner, with lam ~ Beta(alpha, alpha).
 
     The mean is computed in float32 (float64 for float64 images); uint8 images are rounded to the nearest integer.
 
     Args:
         num_classes: K; None if targets are always (B,K).
         alpha: parameter of the Beta distribution; the paper uses 0.2 on ImageNet and 1 on CIFAR.
-        per_batch: one lam for the batch, as published; by default every image has its own.
+        per_batch: one lam for the batch, as published. By default every image has its own.
         prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:

@@ -38,7 +38,7 @@ MIXERS: dict[str, type[Mixer[Any]]] = {
 
 
 def find(name: str) -> Callable[..., Mixer[Any]]:
-    """Return the mixer class for a key of `MIXERS` (case-insensitive), or the class or function "module:name".
+    """Return the class that `MIXERS` lists as `name` (case-insensitive), or the class or function "module:name".
 
     Raises:
         ValueError: an unknown name (similar ones are suggested), or a module:name that cannot be imported.
@@ -55,9 +55,9 @@ def find(name: str) -> Callable[..., Mixer[Any]]:
 
 
 def check_named(name: str, options: Iterable[str]) -> None:
-    """Raise ValueError if options contain num_classes, mean or std for a mixer that does not accept them.
+    """Raise ValueError if `options` contain num_classes, mean or std and the mixer does not accept them.
 
-    `build` passes them only to mixers that accept them, so it cannot detect this itself.
+    `build` does not raise an error in this case, since it omits these arguments for such mixers.
     """
     known = _factories.parameters(find(name))
     for option in options:
@@ -77,10 +77,10 @@ def build(
 
     Args:
         num_classes, mean, std: number of classes of the dataset, and normalization of its images (three numbers each,
-            0..1 units). Passed to every mixer that has arguments of these names, including those that are dicts in a
-            MixChoice.
-        options: the constructor's other arguments, and `prob`, which every mixer accepts. MixChoice's `mixers` may be
-            mixers, or dicts of a `type` and options.
+            0..1 units). They are passed to every mixer that accepts arguments of these names, including mixers that a
+            MixChoice contains as dicts.
+        options: the constructor's other arguments, and `prob`, which is accepted for every mixer. The `mixers` of a
+            MixChoice may be mixers, or dicts with a `type` and options.
 
     Raises:
         ValueError: an unknown name, an unknown or missing option, an option out of range, or a module:name that cannot

@@ -19,15 +19,16 @@ class ResizeMix(Mixer[PasteParams]):
     """Shrink a partner image by a random factor τ, paste all of it, and mix targets by the area pasted.
 
     With τ ~ U(scale), the partner is resized to ⌊τH⌋ × ⌊τW⌋, each side at least one pixel. The box is centred on a
-    uniformly drawn pixel, then shifted to lie fully inside, so no part of the partner is lost. lam is 1 - ⌊τH⌋⌊τW⌋ /
-    (HW).
+    uniformly drawn pixel, then shifted to lie fully inside, so no part of the partner is lost. lam is the share of the
+    image outside the box, 1 - ⌊τH⌋⌊τW⌋ / (HW).
 
     Args:
         num_classes: K; None if targets are always (B,K).
         scale: lowest and highest τ, 0 < low ≤ high ≤ 1; the paper uses 0.1 and 0.8.
-        interpolation: "nearest", as released: pixel d of n comes from pixel ⌊d · (N / n)⌋ of N, computed in float32
-            (torch's `interpolate(mode="nearest")`); or "bilinear", antialiased (`antialias=True` there).
-        per_batch: one τ for the batch (centres stay per image), as released; by default every image has its own.
+        interpolation: "nearest", as in the released code, or "bilinear" with antialiasing, both as in torch's
+            `interpolate`. With "nearest", pixel d of n comes from pixel ⌊d · (N / n)⌋ of N, computed in float32.
+        per_batch: one τ for the batch, as in the released code, with a centre per image. By default every image has its
+            own τ.
         prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:

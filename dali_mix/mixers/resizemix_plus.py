@@ -27,8 +27,8 @@ class ResizeMixPlusParams:
 
     Attributes:
         paste: params of ResizeMix.
-        views: for each view, the operations of kornia's RandAugment in order, with their parameters (kornia's
-            ParamItem, a few numbers per image, on the CPU).
+        views: for each view, the operations of kornia's RandAugment in order, with their parameters. Each is a kornia
+            ParamItem with a few numbers per image, on the CPU.
     """
 
     paste: PasteParams
@@ -36,17 +36,22 @@ class ResizeMixPlusParams:
 
 
 class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
-    """Apply ResizeMix, then `views` independent RandAugments; the results are concatenated to views · B images.
+    """Apply ResizeMix, then RandAugment `views` times independently, and concatenate the results to views · B images.
 
-    RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations out of
-    fifteen, drawn per view, not per image. Magnitude m sets the strength of each operation to m / 30 of its range. At
-    14: a rotation of 14°, a shear of 25.2°, a shift by 4.7% of the side, each in a direction drawn per image; colour,
-    contrast, brightness and sharpness at 0.94 (range 0.1 to 1.9, 1 is no change); 6 bits per colour; values from 0.47
-    up inverted, or 0.2 added and then values from 0.5 up inverted (solarize-add; other libraries add only to values
-    below 0.5). Equalize, autocontrast and invert have no magnitude. Areas uncovered by a rotation, shear or shift are 0
-    (black).
+    RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device. Each view uses `num_ops` different
+    operations out of fifteen; they are drawn per view, not per image. Magnitude m sets the strength of each operation
+    to m / 30 of its range. At magnitude 14:
 
-    Images are converted to 0..1 and back: uint8 by 255, floats by `mean` and `std`; values outside are clamped.
+    - Rotate: 14°; shear: 25.2°; shift: 4.7% of the side. The direction is drawn per image, and uncovered areas are 0
+      (black).
+    - Colour, contrast, brightness, sharpness: factor 0.94, from a range of 0.1 to 1.9 where 1 is no change.
+    - Posterize: 6 bits per colour.
+    - Solarize: values from 0.47 up are inverted.
+    - Solarize-add: 0.2 is added, then values from 0.5 up are inverted. Other libraries add only to values below 0.5.
+    - Equalize, autocontrast and invert have no magnitude.
+
+    Images are converted to 0..1 and back: uint8 by a factor of 255, floats by `mean` and `std`. Values outside 0..1 are
+    clamped.
 
     Args:
         num_classes: K; None if targets are always (B,K).
@@ -109,11 +114,12 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ResizeMixPlusParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return (views·B,3,H,W) and (views·B,K): all images of the first view, then of the next. See `Mixer.apply`.
+        """Return (views·B,3,H,W) and (views·B,K): the images of the first view, then of the next. See `Mixer.apply`.
 
         Raises:
-            ValueError: in addition, `inplace`; images that are not RGB, or have a side below 3 pixels, the minimum for
-                sharpening; without mean and std, float images outside 0..1 (checked on a CPU only).
+            ValueError: besides the errors of `Mixer.apply`: `inplace`; images that are not RGB, or have a side below 3
+                pixels, the minimum for sharpening; float images outside 0..1 if mean and std are None (checked on a CPU
+                only).
         """
         if inplace:
             raise ValueError("ResizeMixPlus returns a larger batch and cannot work in place: leave inplace=False")

@@ -38,24 +38,24 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
     """Paste a box around the most salient pixel of a partner image, and mix targets by the area pasted.
 
     With λ0 ~ Beta(alpha, alpha), the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋. It is centred on the partner's
-    pixel with the largest saliency (`fine_grained_saliency`; the first in row-major order on ties), clipped at the
+    most salient pixel according to `fine_grained_saliency` (on ties, the first in row-major order), clipped at the
     border and pasted at the same position. lam is recomputed from the area of the clipped box.
 
     Saliency is defined on grey levels. uint8 images are used directly. Floating-point images are converted back with
-    `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. This is exact for float32 and float16; bfloat16
-    has 8 bits, and may be off by one level where |x| is large, such as |x| ≥ 2 with std > 0.25.
+    `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. This is exact for float32 and float16. bfloat16
+    has only 8 significant bits, so levels may be off by one where |x| is large, such as |x| ≥ 2 with std > 0.25.
 
     Args:
         num_classes: K; None if targets are always (B,K).
         alpha: parameter of the Beta distribution; the paper uses 1.
-        per_batch: one box for the batch, around the peak of the first image's partner, as in the released code. By
-            default every image has its own box, around its own partner's peak.
+        per_batch: one box for the batch, around the most salient pixel of the first image's partner, as in the released
+            code. By default every image has a box around the most salient pixel of its own partner.
         mean, std: normalization of floating-point images, three numbers each (red, green, blue) in 0..1 units, or [one]
             for grey images. None if all images are uint8. `dali_mix.engine` passes the pipeline's values.
         prob: probability that a batch is mixed; see `Mixer`.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or only one of mean and std.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return self._locate(images, params)[0]
 
     def _locate(self, images: Tensor, params: SaliencyMixParams) -> tuple[PasteParams, tuple[Tensor, Tensor]]:
-        """Return `locate`'s params, and the row and column of each partner's most salient pixel, (B,) int64 each."""
+        """Return the params of `locate`, and the row and column that each box is centred on, (B,) int64 each."""
         height, width = images.shape[2:]
         if self.per_batch:
             found = peaks(self.saliency(of_partners(images, params.permutation[:1])))

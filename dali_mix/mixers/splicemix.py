@@ -17,7 +17,7 @@ from dali_mix.mixers.ops.splice import splice
 from dali_mix.mixers.ops.targets import to_soft, unite
 from dali_mix.options import whole
 
-# Rows, columns and dropped cells of each grid. "default" draws one of its grids, as released.
+# Rows, columns and dropped cells of each grid. "default" draws one of its grids, as in the released code.
 _NAMED = {"default": ((1, 2, 0), (2, 2, 0), (2, 3, 0)), "mini": ((2, 2, 0),)}
 _SHARES = (0.3, 0.4, 0.3)
 _DROP_SHARE = 0.3
@@ -26,15 +26,15 @@ _TRANSPOSE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class SpliceMixParams:
-    """Params of SpliceMix: the cells of n tiled images with the same grid, and the params of other grids in `more`.
+    """Params of SpliceMix: the cells of n tiled images with the same grid, and, in `more`, those of other grids.
 
     Cells are in row-major order.
 
     Attributes:
         rows, cols: numbers of rows and columns of cells.
-        sources: (n, rows · cols) int64, the batch image in each cell.
+        sources: (n, rows · cols) int64, the index of the batch image in each cell.
         dropped: (n, rows · cols) bool, True if the cell is 0 and its labels are not used.
-        more: the other grids of a custom setting, in order; "default" and "mini" have none.
+        more: the other grids if a list of grids was passed, in order; empty for "default" and "mini".
     """
 
     rows: int
@@ -50,21 +50,22 @@ class SpliceMixParams:
 
 
 class SpliceMix(Mixer[SpliceMixParams]):
-    """Append images tiled from cells, each a resized image of the batch; the B originals are unchanged.
+    """Append images tiled from resized images of the batch; the B originals are unchanged.
 
-    A cell is a random image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners). Where rows · ⌊H / rows⌋ and
-    cols · ⌊W / cols⌋ are not H and W, the tiling is resized to H × W in the same way. An appended image has every label
-    of the cells that are not dropped (`combine = "union"`), so the loss must accept multi-hot targets.
+    Each cell is a random image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners). If the cells do not fill
+    H × W exactly, the tiling is resized to H × W in the same way. An appended image has every label of the cells that
+    are not dropped (`combine = "union"`), so the loss must accept multi-hot targets.
 
-    Sources are taken from consecutive random permutations of the batch, as released, so all images appear nearly
-    equally often. Non-square grids, including custom ones, are transposed with probability 0.5, as released.
+    As in the released code, cells are filled from consecutive random permutations of the batch, so all images appear
+    nearly equally often, and non-square grids, including custom ones, are transposed with probability 0.5.
 
     Args:
-        grids: "default": ⌊B / 4⌋ images on a grid drawn for the batch: 1×2, 2×2 or 2×3 with probability 0.3, 0.4 and
-            0.3. With probability 0.3 cells are dropped: 1 of 2, 1 to 3 of 4 or 1 to 5 of 6, the same number in each
-            image, but not the same cells. "mini": ⌊B / 4⌋ images of 2×2 without dropped cells. Or a list of grids:
-            "2x3", or "2x3-2" to drop two cells.
-        counts: number of images for each grid of such a list, for any B (0 images for an empty batch).
+        grids: "default", "mini", or a list of grids such as "2x3", or "2x3-2" to drop two cells.
+            "default" appends ⌊B / 4⌋ images with one grid, drawn per batch: 1×2, 2×2 or 2×3 with probability 0.3, 0.4
+            and 0.3. With probability 0.3 per batch, random cells of each image are dropped: 1 of 2, 1 to 3 of 4, or 1
+            to 5 of 6, the same number in every image.
+            "mini" appends ⌊B / 4⌋ images of 2×2 cells, none dropped.
+        counts: with a list of grids, the number of images appended for each grid, whatever B is (0 for an empty batch).
         num_classes: K; None if targets are always (B,K).
         prob: probability that a batch is mixed; see `Mixer`.
 
@@ -105,7 +106,8 @@ class SpliceMix(Mixer[SpliceMixParams]):
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
         """Draw the grid and its cells; see `Mixer.draw`.
 
-        The grid determines shapes, so with a CUDA generator the host synchronizes once, except for "mini".
+        The host reads the grid, since it determines shapes. With a CUDA generator this synchronizes once, except for
+        "mini".
 
         Raises:
             ValueError: images too small for the grids.
@@ -149,7 +151,8 @@ class SpliceMix(Mixer[SpliceMixParams]):
         """Append n images: return (B+n,C,H,W) and (B+n,K) float32, the originals first. See `Mixer.apply`.
 
         Raises:
-            ValueError: in addition, `inplace`, or, on a CPU, params with a source outside the batch.
+            ValueError: besides the errors of `Mixer.apply`: `inplace`, or, on a CPU, params with a source outside the
+                batch.
         """
         if inplace:
             raise ValueError("SpliceMix returns a larger batch and cannot work in place: leave inplace=False")
@@ -173,7 +176,10 @@ class SpliceMix(Mixer[SpliceMixParams]):
 
 
 def _parse(grid: str) -> tuple[int, int, int]:
-    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2". Raise ValueError for other text or if no cell remains."""
+    """Parse a grid such as "2x3" or "2x3-2" into (rows, cols, cells dropped).
+
+    Raise ValueError for any other text, or if no cell remains.
+    """
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
     if found is None:
         raise ValueError(f"grid {grid!r}: must be like '2x3', or '2x3-2' to drop two cells")

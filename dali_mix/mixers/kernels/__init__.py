@@ -1,8 +1,8 @@
 """Backends of the operations in `mixers.ops`, and the code that selects one.
 
-Every operation is a function of the same name and arguments in each of its backends: plain torch (any device and
-dtype, differentiable, traceable by torch.compile), numba on a CPU and Triton on CUDA. All return the same results, up
-to rounding where pixels are averaged.
+An operation is a function with the same name and arguments in each of its backends. Every operation has a backend in
+plain torch (any device and dtype, differentiable, traceable by torch.compile) and one in numba for a CPU. Some also
+have one in Triton for CUDA. All return the same results, up to rounding where pixels are averaged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Backend(NamedTuple):
     Attributes:
         device: "cpu" or "cuda".
         module: its module in this package.
-        dtypes: dtypes accepted for the first tensor; None for any of 1, 2, 4 or 8 bytes.
+        dtypes: dtypes accepted for the first tensor; None for any dtype of 1, 2, 4 or 8 bytes.
     """
 
     device: str
@@ -36,7 +36,7 @@ class Backend(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """The backends of an operation: compiled ones, which are tried first, and a torch module for any tensors."""
+    """The backends of an operation: compiled ones, which are tried first, and a torch module that takes any tensor."""
 
     torch: ModuleType
     compiled: tuple[Backend, ...]
@@ -109,7 +109,8 @@ def _readable(images: Tensor, dtypes: tuple[torch.dtype, ...] | None, others: tu
 def _load(name: str) -> ModuleType | None:
     """Import and return a compiled backend.
 
-    None for numba if NUMBA_DISABLE_JIT is set, and for Triton if it is not installed or torch was built for ROCm.
+    Return None for numba if NUMBA_DISABLE_JIT is set, and for Triton if it is not installed or torch was built for
+    ROCm.
     """
     if name.startswith("numba"):
         from dali_mix import compiled  # importing numba takes 0.4 s, and mixing on a GPU does not need it

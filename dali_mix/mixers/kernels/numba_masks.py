@@ -25,9 +25,10 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
 
 @jit
 def _draw(shapes, removed):
-    """Set the pixels of lines, (B,n,6) float32 as for `draw_masks`, to True in `removed`, (B,H,W) bool.
+    """Set the pixels that `shapes` cover to True in `removed`, (B,H,W) bool.
 
-    The float32 operations and their order are those of `torch_masks`, so results are bit-identical.
+    shapes: (B,n,6) float32, in the format of `lines` of `ops.masks.draw_masks`. The float32 operations and their order
+    are those of `torch_masks`, so results are bit-identical.
     """
     _, height, width = removed.shape
     rows = np.arange(height).astype(np.float32) + np.float32(0.5)
@@ -57,7 +58,7 @@ def _draw(shapes, removed):
 def _reach(low, high, size):
     """Return the index range (start, stop) of the pixels from low to high, clipped to the image.
 
-    The range is (0, size) if an end is NaN or far outside.
+    If an end is NaN or far outside the image, return (0, size).
     """
     if not (low > -1e9 and high < 1e9):
         return 0, size

@@ -1,13 +1,16 @@
-"""Pasting and blending on a CPU in one pass over the batch, by compiled loops on several threads, also in place.
+"""Pasting and blending on a CPU, in one pass over the batch, by compiled loops on several threads.
 
 In place, image i may be the partner of an image that is written later. Images are therefore written along the chain i,
 its partner, the partner's partner, …, so that each is read before it is overwritten:
 
     i ← partner(i) ← partner(partner(i)) ← …        thread 0 | thread 1 | …
 
-The chain is cut into one part per thread. Only boxes that would be read too late are computed first and stored
-separately (the stage): at most one per cut and one per cycle of the permutation. A new batch is also written along the
-chain, but backwards, so that an image's partner has just been read and is in the cache.
+The chain is cut into one part per thread. If the partner of an image may be overwritten before it is read, the image's
+box is computed first and stored separately, in the stage. There is at most one such box per cut and one per cycle of
+the permutation.
+
+A new batch is also written along the chain, but backwards, so that an image's partner has just been read and is in the
+cache.
 """
 
 from __future__ import annotations
@@ -73,9 +76,10 @@ def _all_images(
     """Call run(stage, staged_at, order, task) for all images, on several threads.
 
     Args:
+        run: a kernel; its arguments are those of `numba_paste_loops.paste`.
         partners: (B,) int64.
-        sizes: (B,) number of values of each box; None if nothing needs to be staged, since `run` writes a new batch or
-            reads no partners.
+        sizes: (B,) number of values in each box; None if nothing needs to be staged, because `run` writes a new batch
+            or reads no partners.
         batch: the flat batch.
         inplace: whether `run` writes to `batch`.
     """
@@ -99,9 +103,10 @@ def _all_images(
 def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
     """Return the indices of images whose boxes must be staged if the parts are written in parallel, each in its order.
 
-    The partner of such an image is in another part, is the image itself, or comes before it. `partners` need not be a
-    permutation, and the order may be any. Along the chain of a permutation, each cycle and each cut adds at most one
-    image.
+    The partner of such an image is in another part, is the image itself, or comes before it in the same part.
+
+    `partners` need not be a permutation, and images may be in any order. Along the chain of a permutation, each cycle
+    and each cut adds at most one image.
     """
     part, position = np.empty((2, len(partners)), np.int64)
     for number, members in enumerate(parts):

@@ -1,8 +1,10 @@
 """The loops of `numba_paste`, which calls them on several threads.
 
-Batches arrive as flat arrays in memory order. `shape` is (planes, height, width, pixel): a contiguous batch has
-C planes of pixels of 1 value, a channels_last one has 1 plane of pixels of C values. An image is `planes · height`
-rows of `width · pixel` values. Every page of the output is touched once: page faults on fresh memory are the main cost.
+Batches are passed as flat arrays in memory order. `shape` is (planes, height, width, pixel): a contiguous batch has C
+planes and 1 value per pixel, and a channels_last batch has 1 plane and C values per pixel. An image is
+`planes · height` rows of `width · pixel` values.
+
+Every page of the output is touched once, since page faults on fresh memory are the main cost.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from dali_mix.compiled import jit, memcpy
 # What a kernel does with each image: WHOLE writes the full image to a new batch. BOX writes only its box, from the
 # partner, or from the stage if the partner may already be modified. STAGE writes its box to the stage.
 WHOLE, BOX, STAGE = 0, 1, 2
-# The content of a box: the partner's pixels at the same position, the full partner resized, or zeros.
+# The content of a box: the partner's pixels at the same position, the full partner resized (nearest or bilinear), or
+# zeros.
 SAME_POSITION, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
 
 CACHE_LINE = 64  # bytes
@@ -31,11 +34,11 @@ def chain(partners, forwards):
 
     Args:
         partners: (B,) int64.
-        forwards: order the images as image, its partner, its partner's partner, …; else in reverse, where an image's
-            partner has just been read and is in the cache.
+        forwards: True for the order image, its partner, its partner's partner, …; False for the reverse order, in which
+            an image's partner has just been read and is in the cache.
 
     Returns:
-        image indices, (B,) int64; and -1 for each image, (B,) int64.
+        image indices, (B,) int64, and -1 for each image, (B,) int64.
     """
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
     for start in range(len(partners)):
@@ -60,8 +63,8 @@ def _target(stage, out, i, box, staged_at, shape, task):
     """Return where `task` writes box i. With BOX, a staged box is copied there from the stage.
 
     Returns:
-        the array, `stage` with STAGE, else `out`; the offset of the box's corner in it; the strides of rows and planes;
-        and True if the box was copied.
+        (array, corner, row stride, plane stride, copied). The array is `stage` with STAGE, else `out`; `corner` is the
+        offset of the box in it; `copied` is True if the box was copied from the stage.
     """
     planes, height, width, pixel = shape
     top, left, box_h, box_w = box
@@ -95,7 +98,7 @@ def _prefetch(typing: Any, address: Any) -> Any:
 
 @jit
 def _fetch(source, start, count):
-    """Prefetch `count` values into the cache while others are processed."""
+    """Prefetch `count` values from offset `start` of `source` into the cache, while other values are processed."""
     size = source.itemsize
     first = source.ctypes.data + start * size
     for address in range(first, first + count * size, CACHE_LINE):
@@ -104,7 +107,7 @@ def _fetch(source, start, count):
 
 @jit
 def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
-    """Resize an image of the flat batch, which starts at offset `partner`, to the box (nearest neighbour).
+    """Write the image at offset `partner` of `images` to `out`, resized to a box at offset `to` (nearest neighbour).
 
     Pixel d of n comes from source pixel ⌊d · (N / n)⌋ of N, computed in float32 like torch's `interpolate`.
     """
@@ -121,7 +124,7 @@ def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
         following = partner + min(np.int64(np.float32(y + 1) * down), height - 1) * row
         for p in range(planes):
             _fetch(images, following + p * plane, row)
-        # For unsigned indices numba emits no check for negative ones.
+        # Indices are unsigned, so that numba does not check for negative ones.
         source, dest = np.uint64(start), np.uint64(to + y * out_row)
         one, two = np.uint64(1), np.uint64(2)
         if planes == 3 and pixel == 1:  # one column lookup serves three values
@@ -150,12 +153,12 @@ def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
 def _weights(size, full):
     """Return the weights with which `full` pixels are resized to `size` by an antialiased bilinear filter.
 
-    The weight of source pixel s for pixel d is proportional to 2 · full - |(2s + 1) · size - (2d + 1) · full|: integers
-    up to the final division by their sum.
+    The weight of source pixel s for resized pixel d is proportional to 2 · full - |(2s + 1) · size - (2d + 1) · full|.
+    Weights are integers until they are divided by their sum.
 
     Returns:
-        for each pixel its first source pixel (size,) and the number of its source pixels (size,), both int64, and their
-        weights (size, most) float32.
+        for each resized pixel: the index of its first source pixel, (size,) int64; the number of its source pixels,
+        (size,) int64; and their weights, (size, 2 · full // size + 2) float32.
     """
     first, count = np.empty(size, np.int64), np.empty(size, np.int64)
     weights = np.empty((size, 2 * full // size + 2), np.float32)
@@ -182,9 +185,9 @@ def _weights(size, full):
 
 @jit
 def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape, rounded):
-    """Resize an image of the flat batch, which starts at offset `partner`, to the box (bilinear, antialiased).
+    """Write the image at offset `partner` of `images` to `out`, resized to a box at offset `to` (antialiased bilinear).
 
-    Sums the weighted source rows, then the weighted columns of that sum, in float32.
+    The weighted source rows are summed first, then the weighted columns of that sum, in float32.
     """
     planes, height, width, pixel = shape
     top, tall, down = _weights(box_h, height)
@@ -252,7 +255,7 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
 def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
     """Fill boxes like `paste`, with the full partner resized by an antialiased bilinear filter.
 
-    rounded: round to the nearest integer, for uint8 pixels.
+    rounded: True to round to the nearest integer, for uint8 pixels.
     """
     planes, height, width, pixel = shape
     size = planes * height * width * pixel
@@ -269,8 +272,8 @@ def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape,
 def blend(images, stage, out, partners, lam, order, staged_at, size, task):
     """Write lam · image + (1 - lam) · partner for the images in `order`, in float32.
 
-    lam: (B,) float32. The other arguments are those of `paste`; an image has `size` values, and the stage holds full
-    partners.
+    lam: (B,) float32. size: number of values per image. The other arguments are those of `paste`; the stage contains
+    complete partners.
     """
     for i in order:
         if task == STAGE:
@@ -283,6 +286,6 @@ def blend(images, stage, out, partners, lam, order, staged_at, size, task):
         own, other = images[i * size : (i + 1) * size], source[start : start + size]
         mixed = out[i * size : (i + 1) * size]
         for k in range(size):
-            # Exact at both ends, like torch.lerp.
+            # Exact for lam 0 and 1, like torch.lerp.
             apart = other[k] - own[k]
             mixed[k] = own[k] + rest * apart if rest < share else other[k] - share * apart

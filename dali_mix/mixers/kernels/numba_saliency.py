@@ -1,4 +1,4 @@
-"""Fine-grained saliency on a CPU, compiled by numba: image by image, so that intermediate results fit into the cache.
+"""Fine-grained saliency on a CPU by numba loops, one image at a time, so that intermediate results fit into the cache.
 
 Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. A row of the integral image is
 
@@ -28,7 +28,10 @@ REACH = 112  # the largest radius
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
-    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W): uint8, or floats that `to_uint8` converts first."""
+    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W).
+
+    Floating-point images are first converted by `to_uint8`.
+    """
     if images.is_floating_point():
         images = to_uint8(images.float(), scale, shift)
     out = np.empty((len(images), *images.shape[2:]), np.uint8)
@@ -37,7 +40,10 @@ def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float]
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """Return round(x · scale + shift) of (B,3,H,W) float32 as uint8, clipped. scale, shift: one number per channel."""
+    """Return round(x · scale + shift) of (B,3,H,W) float32 as uint8, clipped.
+
+    scale, shift: one number per channel.
+    """
     out = np.empty(images.shape, np.uint8)
     _share(_levels, images, out, np.array(scale, np.float32), np.array(shift, np.float32))
     return torch.from_numpy(out)

@@ -1,8 +1,10 @@
 """SpliceMix on a CPU: numba loops fill the new batch in one pass.
 
-An image is copied to the output along with its first cell, so that it is read from memory once; images that no cell
-shows are copied separately. Cells are resized directly into the appended image. If the tiling does not fill it, they
-are resized into a float32 buffer for one tiling, which fits into the cache, and the buffer is then resized.
+An image is copied to the output along with the first cell that shows it, so that it is read from memory once. Images
+that appear in no cell are copied separately.
+
+Cells are resized directly into the appended image. If the tiling does not fill that image, they are resized into a
+float32 buffer for one tiling, which fits into the cache, and the buffer is then resized.
 
 Batches are flat arrays in memory order, and `shape` is (planes, height, width, pixel), as in `numba_paste_loops`.
 """
@@ -63,7 +65,7 @@ def _copy_image(images, out, start, size):
 def _tile(images, out, first, sources, dropped, copied, rows, cols, shape, rounded):
     """Write the tiled images of a grid to `out`, starting at image `first`.
 
-    sources, dropped, copied: (n, rows · cols); copied: True for cells whose source image is to be copied as well.
+    sources, dropped, copied: (n, rows · cols). copied: True for cells whose source image is copied to `out` as well.
     """
     planes, height, width, pixel = shape
     cell_h, cell_w = height // rows, width // cols
@@ -93,16 +95,17 @@ def _tile(images, out, first, sources, dropped, copied, rows, cols, shape, round
 
 @jit
 def _fill(source, start, shape, dropped, out, to, out_row, out_height, box_h, box_w, rounded):
-    """Write the image at `start`, resized (bilinear, aligned corners) to `box_h` × `box_w` at `to`; zeros if dropped.
+    """Write the image at offset `start` to offset `to` of `out`, resized to `box_h` × `box_w`; zeros if `dropped`.
 
-    Like torch's `interpolate`: pixel d of n is at source coordinate d · ((N - 1) / (n - 1)) of N, in float32.
+    Bilinear with aligned corners, like torch's `interpolate`: pixel d of n is at source coordinate
+    d · ((N - 1) / (n - 1)) of N, in float32.
     """
     planes, height, width, pixel = shape
     row, count = width * pixel, box_w * pixel
     down = np.float32(height - 1) / np.float32(max(box_h - 1, 1))
     across = np.float32(width - 1) / np.float32(max(box_w - 1, 1))
-    # For each value of an output row: the index of its left source value (unsigned, so that numba does not check for
-    # negative ones), and the weights of the right and the left source value.
+    # For each value of an output row: the index of its left source value, and the weights of its right and left source
+    # values. Indices are unsigned, so that numba does not check for negative ones.
     near = np.empty(count, np.uint32)
     share, rest = np.empty(count, np.float32), np.empty(count, np.float32)
     for x in range(box_w):

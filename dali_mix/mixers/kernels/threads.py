@@ -1,6 +1,7 @@
-"""Threads for the loops that mix on a CPU: started on first use, idle between calls.
+"""Threads for the loops that mix on a CPU.
 
-A thread serves one call at a time, so concurrent callers do not wait for one another.
+They are started on first use and idle between calls. A thread serves one call at a time, so concurrent callers do not
+wait for one another.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class _Call:
     bell: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
 
-# Not an executor: Ctrl-C inside a future's Python code leaves its lock held, and the caller hangs. Putting and getting
-# items of a SimpleQueue are single C calls.
+# An executor is not used: Ctrl-C inside the Python code of a future leaves its lock held, and the caller hangs. Putting
+# an item into a SimpleQueue, or getting one, is a single C call.
 _Inbox = SimpleQueue[tuple[Callable[[], None], _Call]]
 _idle: list[_Inbox] = []
 if hasattr(os, "register_at_fork"):
@@ -87,9 +88,9 @@ def _threads(count: int) -> list[_Inbox]:
 
 
 def together(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run the jobs in parallel, the first on the caller's thread, and wait for all; then raise the first error, if any.
+    """Run the jobs in parallel and wait for all of them; then raise the first error, if any.
 
-    jobs: at least one.
+    jobs: at least one. The first runs on the caller's thread.
     """
     own, *others = jobs
     call = _Call()

@@ -34,20 +34,21 @@ def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: b
 
 
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
-    """Return the index of the source pixel of `pixel` if `full` pixels are resized to `size` (nearest neighbour).
+    """Return the index of the source pixel for `pixel` when `full` pixels are resized to `size` (nearest neighbour).
 
     The result is int64. It is valid for `pixel` in 0 … size - 1.
     """
     # In float32, like torch's interpolate; the result is sometimes one below the integer quotient pixel * full // size.
-    # (A quotient computed in float64 rounds to the same float32; torch.compile's float32 division may be off by 1 ulp.)
+    # The ratio is computed in float64 and rounds to the float32 quotient; a float32 division under torch.compile could
+    # be off by 1 ulp.
     ratio = (full / size.double()).float()
     return (pixel.float() * ratio).floor().long()
 
 
 def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """Paste resized partners with two matrix products per image, for rows and columns.
+    """Paste resized partners with two matrix products per image, one for rows and one for columns.
 
-    Computed in float64, which TF32 and autocast do not affect. In float32 a GPU may round factors to mantissas of 10
+    Computed in float64, which TF32 and autocast do not affect. In float32, a GPU may round factors to mantissas of 10
     bits or fewer.
     """
     height, width = images.shape[2:]
@@ -66,7 +67,7 @@ def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: 
 def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
     """Return the weights of an antialiased bilinear resize of `full` pixels to `size` (B,): (B, full, full) float64.
 
-    Row start + d holds the weights of all source pixels for pixel d of the resized image.
+    Row start + d contains the weights of all source pixels for pixel d of the resized image.
     """
     position = torch.arange(full, device=start.device)
     # A weight is proportional to 1 - |distance| of pixel centres, in pixels of the resized image. Numerators are

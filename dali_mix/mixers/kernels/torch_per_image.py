@@ -31,7 +31,7 @@ def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 def clipped(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, height: int, width: int) -> Tensor:
     """Return boxes around centres, clipped at the border of a `height` × `width` image.
 
-    An even side reaches one pixel further up (left) of its centre than down (right).
+    An even side reaches one pixel further up (left) from its centre than down (right).
 
     Args:
         centre_y, centre_x, box_h, box_w: (B,) int64, centres inside the image, sides ≥ 0.

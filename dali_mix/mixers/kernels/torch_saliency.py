@@ -15,7 +15,10 @@ EXACT = 1 << 24  # float32 represents every integer up to this
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
-    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W): uint8, or floats that `to_uint8` converts first."""
+    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W).
+
+    Floating-point images are first converted by `to_uint8`.
+    """
     if images.is_floating_point():
         images = to_uint8(images.float(), scale, shift)
     return _sums(images).clamp_max_(255).to(torch.uint8)
@@ -60,7 +63,10 @@ def _blurred(grey: Tensor) -> Tensor:
 
 
 def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ(on - off) and Σ(on + off) over the radii of (B,H,W) int32: (B,H,W) float32 with integer values."""
+    """Return Σ(on - off) and Σ(on + off) over all radii, for grey levels (B,H,W) int32.
+
+    Both are (B,H,W) float32 with integer values.
+    """
     height, width = grey.shape[1:]
     table = _integral(grey)
     grey = grey.float()
@@ -71,7 +77,7 @@ def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
         top, bottom = _reach(height, radius, grey.device)
         left, right = _reach(width, radius, grey.device)
         above, below = table.index_select(1, top), table.index_select(1, bottom)
-        # In OpenCV's order of additions, since beyond 2^24 each one rounds.
+        # Add in OpenCV's order, since each addition beyond 2^24 rounds.
         surround = below.index_select(2, right)
         surround += above.index_select(2, left)
         surround -= below.index_select(2, left)
@@ -85,7 +91,7 @@ def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reach(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the first row (or column) of every pixel's surround, and one past the last, (size,) int64 each."""
+    """Return the first row (or column) of every pixel's surround, and the one after its last, (size,) int64 each."""
     index = torch.arange(size, device=device)
     return (index - radius + 1).clamp_min(0), (index + radius + 1).clamp_max(size)
 

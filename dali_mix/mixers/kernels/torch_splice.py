@@ -29,7 +29,8 @@ def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor
     exact = (rows * cell_h, cols * cell_w) == (height, width)
     cells = _cells(images, sources.flatten(), (cell_h, cell_w))
     tiling = out if exact else cells.new_empty(count, channels, rows * cell_h, cols * cell_w)
-    # Views: image, channel, row of cells, row of pixels, column of cells, column of pixels.
+    # Dimensions before `permute`: image, channel, row of cells, row of pixels in a cell, column of cells, column of
+    # pixels in a cell.
     view = tiling.view(count, channels, rows, cell_h, cols, cell_w).permute(0, 2, 4, 1, 3, 5)
     view.copy_((cells if tiling.dtype == cells.dtype else cells.round()).view(view.shape))
     if dropped.device.type != "cpu" or dropped.any():
@@ -42,7 +43,8 @@ def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor
 def _cells(images: Tensor, sources: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the images at `sources`, resized to `size`: (len(sources), C, *size).
 
-    Resizes the selected images if they are at most half as many as the batch, else each image of the batch once.
+    If `sources` has at most half as many entries as the batch, only these images are resized. Otherwise, every image of
+    the batch is resized once.
     """
     if 2 * len(sources) <= len(images):
         return _resize(images[sources], size)

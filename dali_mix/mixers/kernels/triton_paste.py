@@ -1,14 +1,13 @@
 """Pasting and blending on a CUDA device: one launch per batch, without host reads.
 
-To paste or blend in place, a second launch or copy writes the result back.
+In place, a second launch (for pasting) or a copy (for blending) writes the result back.
 
 Launches depend only on shapes, so a call can be captured in a CUDA graph (after one call outside it, which compiles).
 Under torch.compile the plain torch operations are traced instead, and Inductor fuses them.
 
 See `ops.paste` and `ops.blend` for arguments and results. An image is `planes · height` rows of `width · pixel`
-values: a contiguous batch has a plane for each channel and pixels of 1 value, a channels_last one has one plane and
-pixels of C values. A program computes a tile of rows, so that divisions are needed per row and per column, not per
-pixel.
+values: a contiguous batch has C planes and 1 value per pixel, and a channels_last batch has 1 plane and C values per
+pixel. A program computes a tile of rows and columns, so that it divides once per row and per column, not per pixel.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ _SAME_POSITION, _NEAREST, _ZEROS = tl.constexpr(SAME_POSITION), tl.constexpr(NEA
 
 
 def fits(images: Tensor) -> bool:
-    """Return True if offsets within an image fit 32 bits, and the batch fits each axis of a launch grid."""
+    """Return True if offsets within an image fit into 32 bits and the batch size fits any axis of a launch grid."""
     return images[:1].numel() < 2**31 and len(images) <= 65535
 
 
 def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool, *, mode: int) -> Tensor:
     # In place, boxes are computed in a second batch, whose other pixels are not touched, and copied back. The order of
-    # writes then does not matter, and only boxes are read and written, twice.
+    # writes then does not matter, and only boxes are read and written, although twice.
     out = torch.empty_like(images.detach())
     _launch(images, out, permutation, boxes, mode, boxes_only=inplace)
     return _launch(out, images, None, boxes, SAME_POSITION, boxes_only=True) if inplace else out
@@ -53,7 +52,7 @@ def erase(images: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Tensor:
-    # In place through a second batch, since every pixel may be read for another image.
+    # In place, the result is computed in a second batch, since every pixel may be read for another image.
     out = torch.empty_like(images.detach())
     size = images[:1].numel()
     if images.numel():

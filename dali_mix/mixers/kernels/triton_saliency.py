@@ -3,8 +3,8 @@
     images ─grey_levels─▶ grey ─blur─▶ blurred, columns ─integral─▶ table ─on_and_off─▶ sums, most ─to_bytes─▶ maps
 
 Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. All sums are integers up to 2^24, so float32
-is exact and the order of additions does not matter. A program reads only results of earlier launches and writes its own
-values; only maxima are shared, with atomics.
+is exact and the order of additions does not matter. A program reads only results of earlier launches and writes only
+its own values, except for the maxima, which are shared and updated with atomics.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ STRIP = 32  # rows that are blurred and summed together
 BLOCK, TILE = 512, 1024  # four pixels per thread
 
 
-# Products must be rounded before they are added, as on a CPU: no fused multiply-add in Triton's compiler or ptxas.
+# Products must be rounded before they are added, as on a CPU, so Triton's compiler and ptxas must not fuse them.
 UNFUSED = {"enable_fp_fusion": False}
 
 
 def fits(images: Tensor) -> bool:
-    """Return True if `triton_paste.fits`, a program can hold a row, and float32 represents an image's sums exactly."""
+    """Return True if `triton_paste` supports the images, a program can hold a row, and float32 sums are exact."""
     height, width = images.shape[2:]
     return triton_paste.fits(images) and height * width * 255 <= EXACT and width <= WIDEST
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence[float] = (0, 0, 0)) -> Tensor:
-    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W): uint8, or floats converted by round(x · scale + shift).
+    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W).
 
-    scale, shift: three numbers each. They are passed to the kernel by value, so a CUDA graph stores them.
+    Floating-point images are first converted to round(x · scale + shift), clipped to 0 … 255. scale, shift: three
+    numbers each. They are passed to the kernel by value, so a CUDA graph stores them.
     """
     count, _, height, width = images.shape
     size = height * width
@@ -141,17 +142,20 @@ def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.co
 
 @triton.jit
 def _mirrored(index, size):
-    """Reflect `index` at the border, without repeating it, if at most two outside; else return any valid index."""
+    """Return `index` reflected at the border, without repeating the border pixel.
+
+    If `index` is more than two pixels outside, return an arbitrary valid index.
+    """
     last = size - 1
     return tl.minimum(tl.abs(last - tl.abs(last - tl.abs(index))), last)
 
 
 @triton.jit
 def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Compute the integral image from the sums within strips, adding the strips above and the columns to the left.
+    """Compute the integral image from column sums within strips, adding the strips above and the columns to the left.
 
-    A program computes ROWS rows of one image; ROWS divides STRIP, and COLS ≥ W. table: (B, H+1, W+1) int32, with a
-    first row and column of zeros. most: (B,2) int32, set to zero.
+    A program computes ROWS rows of one image. ROWS must divide STRIP, and COLS must be at least W. table:
+    (B, H+1, W+1) int32, with a first row and column of zeros. most: (B,2) int32, set to zero.
     """
     i = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * ROWS
@@ -224,5 +228,5 @@ def to_bytes(sums, most, maps, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def _share(value, most):
-    # Maxima are at most 6 · 255, so a quotient that is not an integer is too far from one to be rounded to it.
+    # Maxima are at most 6 · 255, so a quotient that is not an integer is too far from any integer to be rounded to it.
     return tl.div_rn((255 * value).to(tl.float32), tl.maximum(most, 1).to(tl.float32)).to(tl.int32)

@@ -20,7 +20,7 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, *, inplace: bool = F
         inplace: modify `images` itself; partners are read with their original values.
 
     Returns:
-        new images (B,C,H,W), in the memory format of `images`; or `images`.
+        new images (B,C,H,W), in the memory format of `images`; or `images` itself with `inplace`.
 
     Raises:
         ValueError: shapes do not match, `inplace` with images that cannot be modified, or, on a CPU, partners out of

@@ -12,28 +12,28 @@ __all__ = ["clipped", "cut", "kept_share", "shrunk"]
 
 
 def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes with the image's aspect ratio, clipped at its border, and the share of the image outside them.
+    """Return boxes with the image's aspect ratio, clipped at its border, and the share of the image outside each box.
 
     Args:
-        kept: (B,) float64 in [0,1], the share of the image that an unclipped box leaves; its sides are
+        kept: (B,) float64 in [0,1], the share of the image outside a box before clipping. The sides of the box are
             ⌊√(1 - kept) · height⌋ and ⌊√(1 - kept) · width⌋.
         centre_y, centre_x: (B,) int64, inside the image.
 
     Returns:
-        boxes (B,4) int64, whose sides may be 0; and their `kept_share`, (B,) float32.
+        boxes (B,4) int64, whose sides may be 0, and their `kept_share`, (B,) float32.
     """
     side = draws.square_root(1.0 - kept)
     return kernels.pick("clipped_boxes", side)(side, centre_y, centre_x, height, width)
 
 
 def shrunk(scale: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes for downsized partners, shifted to lie inside the image, and the share of the image outside them.
+    """Return boxes for shrunk partners, shifted to lie inside the image, and the share of the image outside each box.
 
     Args:
-        scale: (B,) float64 in (0,1]; the sides are ⌊scale · height⌋ and ⌊scale · width⌋, at least 1.
+        scale: (B,) float64 in (0,1]. The sides are ⌊scale · height⌋ and ⌊scale · width⌋, at least 1.
         centre_y, centre_x: (B,) int64, inside the image.
 
     Returns:
-        boxes (B,4) int64; and their `kept_share`, (B,) float32.
+        boxes (B,4) int64, and their `kept_share`, (B,) float32.
     """
     return kernels.pick("shifted_boxes", scale)(scale, centre_y, centre_x, height, width)

@@ -1,7 +1,7 @@
 """Random draws used by mixers: shares, positions, partners.
 
-Draws are made on the device of a `torch.Generator` (None: torch's default CPU generator); real numbers are float64. A
-CPU generator thus gives the same mixes for images on any device. Nothing here waits for a GPU.
+Draws are made on the device of a `torch.Generator` (None: torch's default CPU generator), so a CPU generator gives the
+same mixes for images on any device. Real numbers are float64. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
     if alpha == 1.0:
         return uniform(count, generator)
     concentration = torch.full((2, count), alpha, dtype=torch.float64, device=device_of(generator))
-    # torch.distributions takes no generator; this is the sampler it uses.
-    # Its draws are above 0, so 0 / 0 cannot occur for any alpha.
+    # torch.distributions does not accept a generator, so the sampler of its Gamma distribution is called directly.
+    # The draws are above 0, so 0 / 0 cannot occur for any alpha.
     first, second = torch._standard_gamma(concentration, generator=generator).unbind()
     return first / (first + second)
 
@@ -41,8 +41,8 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
 def square_root(draws: Tensor) -> Tensor:
     """Return √draws, computed by numpy on a CPU.
 
-    torch would start all its threads even for a few numbers (MKL's vector math). They spin for milliseconds on cores
-    that the mixing loops need.
+    On a CPU, torch (through MKL's vector math) would start all its threads even for a few numbers. They spin for
+    milliseconds on cores that the mixing loops need.
     """
     if draws.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.from_numpy(np.sqrt(draws.numpy()))

@@ -13,10 +13,10 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
     Coordinates, lengths and radii are in pixels.
 
     Args:
-        lines: (B,n,6) float32: y, x of the start; y, x of the direction, a unit vector; length; radius.
-        discs: (B,m,3) float32: y, x of the centre; radius.
+        lines: (B,n,6) float32: y and x of the start, y and x of the direction (a unit vector), length, radius.
+        discs: (B,m,3) float32: y and x of the centre, radius.
 
     Returns:
-        (B,height,width) bool, True for these pixels, on the device of `lines`, without synchronizing.
+        (B,height,width) bool, True for these pixels, on the device of `lines`. Does not synchronize.
     """
     return kernels.pick("draw_masks", lines)(lines, discs, height, width)

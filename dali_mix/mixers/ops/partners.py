@@ -9,7 +9,7 @@ from dali_mix.mixers import kernels
 
 
 def of_partners(values: Tensor, permutation: Tensor) -> Tensor:
-    """Return the values of each image's partner, `values[permutation]`. Raise ValueError as `check_partners`."""
+    """Return the values of each image's partner, `values[permutation]`. Raise ValueError like `check_partners`."""
     check_partners(permutation, len(values))
     return values[permutation]
 

@@ -23,7 +23,7 @@ def paste_boxes(images: Tensor, permutation: Tensor, boxes: Tensor, *, inplace: 
         inplace: modify `images` itself; partners are read with their original values.
 
     Returns:
-        new images (B,C,H,W), in the memory format of `images`; or `images`.
+        new images (B,C,H,W), in the memory format of `images`; or `images` itself with `inplace`.
 
     Raises:
         ValueError: shapes do not match, `inplace` with images that cannot be modified, or, on a CPU, partners or boxes
@@ -42,16 +42,16 @@ def paste_resized(
     Args:
         images: (B,C,H,W), any dtype.
         permutation: (B,) int64.
-        boxes: (B,4) int64, top, left, height, width, inside the image; an empty one changes nothing.
-        interpolation: "nearest" or "bilinear" (antialiased), as in torch's `interpolate`; bilinear values are summed in
-            float32 by the compiled loops and in float64 by torch.
+        boxes: (B,4) int64, top, left, height, width, inside the image; an empty box changes nothing.
+        interpolation: "nearest" or "bilinear" (antialiased), as in torch's `interpolate`. Bilinear values are summed in
+            float32 by the compiled loops and in float64 by the plain torch backend.
         inplace: modify `images` itself; partners are read with their original values.
 
     Returns:
-        new images (B,C,H,W), in the memory format of `images`; or `images`.
+        new images (B,C,H,W), in the memory format of `images`; or `images` itself with `inplace`.
 
     Raises:
-        ValueError: as `paste_boxes`.
+        ValueError: as for `paste_boxes`.
     """
     check_batch(images, permutation, inplace)
     _check_boxes(images, boxes)
@@ -59,7 +59,7 @@ def paste_resized(
 
 
 def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tensor:
-    """Set box i of image i to zero; arguments, result and errors are those of `paste_boxes`."""
+    """Set box i of image i to zero. See `paste_boxes` for arguments, result and errors."""
     if inplace:
         check_inplace(images)
     _check_boxes(images, boxes)
@@ -83,8 +83,8 @@ def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
 def check_inplace(images: Tensor) -> None:
     """Raise ValueError if `images` cannot be modified in place.
 
-    This is the case if they require gradients, are inference tensors outside inference mode, or contain several values
-    at the same memory address, as after `expand`.
+    This is the case if they require gradients, are inference tensors used outside inference mode, or contain several
+    values at the same memory address, as after `expand`.
     """
     if images.requires_grad:
         raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")

@@ -1,19 +1,20 @@
 """Fine-grained saliency of a batch of images, equal to OpenCV's `StaticSaliencyFineGrained` up to its 8-bit overflow.
 
-A pixel is salient where it differs from the mean of its surround, at six sizes of surround (on: brighter, off: darker;
-Montabone and Soto, Image and Vision Computing 28, 2010). The computation, as in OpenCV:
+A pixel is salient if it is brighter (on) or darker (off) than the mean of its surround, for six sizes of the surround
+(Montabone and Soto, Image and Vision Computing 28, 2010). The computation, as in OpenCV:
 
 1. grey = (9798·R + 19235·G + 3735·B + 2^14) >> 15;
-2. twice the 3×3 Gaussian [1 2 1]ᵀ[1 2 1] / 16, rounded half up, reflecting at the border without repeating it;
+2. twice the 3×3 Gaussian [1 2 1]ᵀ[1 2 1] / 16, rounded half up; the image is reflected at the border without repeating
+   the border pixels;
 3. for each radius r, surround = (sum of the pixels in columns x-r+1 … x+r and rows y-r+1 … y+r inside the image, less
    the pixel itself) / (number of pixels summed - 1), in float32, from an integral image in float32;
 4. on = Σ_r ⌊max(grey - surround, 0)⌋, off = Σ_r ⌊max(surround - grey, 0)⌋;
-5. on and off each scaled by its largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and
+5. on and off, each scaled by its largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and
    multiplies in float64, with the same result for every possible sum.)
 
-OpenCV then divides by the larger of the two maxima and multiplies by 255; that maximum is 255, or 0 in an all-zero
-map, so nothing changes. OpenCV stores the sum in 8 bits, where a sum above 255 wraps around: the most salient pixel
-could become the least. Here the sum is clipped to 255.
+OpenCV then divides by the larger of the two maxima and multiplies by 255. That maximum is 255, or 0 in an all-zero
+map, so this step changes nothing. OpenCV stores the sum in 8 bits, where a sum above 255 wraps around, and the most
+salient pixel could become the least salient. Here the sum is clipped to 255.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ def fine_grained_saliency(
     """Return the saliency of each pixel, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255.
 
     The module docstring describes the computation. Except where OpenCV's 8-bit sum wraps around, the map equals
-    OpenCV's for any image size. Images of more than 2^24 / 255 pixels, whose float32 sums are not exact, are no
-    exception.
+    OpenCV's for any image size, even above 2^24 / 255 pixels, where float32 sums are not exact.
 
     Floating-point images are first converted back to levels of 0 … 255, in float32: round(255 · (x · std + mean)), ties
     to even, clipped.
@@ -44,8 +44,8 @@ def fine_grained_saliency(
         mean, std: normalization of floating-point images, three numbers each in 0..1 units.
 
     Returns:
-        (B,H,W) uint8, contiguous, on the images' device, without waiting for a GPU. All zero for an image of uniform
-        colour.
+        (B,H,W) uint8, contiguous, on the images' device; all zero for an image of uniform colour. Does not wait for a
+        GPU.
 
     Raises:
         ValueError: a wrong shape or dtype, or floating-point images without three numbers each of mean and std.
@@ -67,9 +67,9 @@ def fine_grained_saliency(
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return row and column of the largest value of each map (B,H,W), (B,) int64 each.
+    """Return the row and column of the largest value of each map (B,H,W), (B,) int64 each.
 
-    On ties it is the first one in row-major order.
+    On ties, this is the first one in row-major order.
     """
     index = maps.flatten(1).argmax(1)  # torch returns the first maximum
     width = maps.shape[2]

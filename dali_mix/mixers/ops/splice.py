@@ -12,13 +12,14 @@ from dali_mix.mixers import kernels
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> Tensor:
     """Return `images`, followed by the tiled images of the grids.
 
-    A cell is an image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners); a tiling that does not fill
-    H × W is resized in the same way.
+    A cell is an image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners). A tiling that does not fill
+    H × W is resized to it in the same way.
 
     Args:
         images: (B,C,H,W), any real dtype; integer pixels are rounded.
-        grids: each (rows, cols, sources (n, rows · cols) int64 in 0 … B - 1, dropped (n, rows · cols) bool: True where
-            the cell is 0), cells row by row from the top left.
+        grids: a tuple (rows, cols, sources, dropped) for each grid. `sources` (n, rows · cols) int64 has the image in
+            each cell, 0 … B - 1; `dropped` (n, rows · cols) bool is True for cells that are 0. Cells are in row-major
+            order.
 
     Returns:
         (B + Σn, C, H, W), in the dtype and memory format of `images`.

@@ -23,7 +23,7 @@ TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
 
 
 def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
-    """Return the kind of targets that a mixer with this `combine` returns (None: targets are unchanged).
+    """Return the kind of targets that a mixer with this `combine` (None: targets are unchanged) makes from `kind`.
 
     The union of class indices is multi-hot, with the classes of all visible images. The union of soft labels keeps the
     largest share of each class, so rows no longer sum to 1.
@@ -44,8 +44,8 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
         num_classes: K; may be None only if targets are already (B,K).
 
     Raises:
-        ValueError: wrong shape, dtype, class index or K. (Class indices are checked on the CPU only, and not under
-            torch.compile: on a GPU a check would synchronize.)
+        ValueError: wrong shape, dtype, class index or K. Class indices are checked on the CPU only, since on a GPU the
+            check would synchronize, and not under torch.compile.
     """
     _check(targets, num_classes)
     if targets.ndim == 2:
@@ -80,17 +80,16 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     """Return lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in a visible image stays ignored.
 
     Args:
-        targets: (B,) class indices or (B,K), as for `to_soft`. If an image and its partner have the same class index,
-            its entry is exactly 1.
+        targets: (B,) class indices or (B,K), as for `to_soft`.
         permutation: (B,) int64.
         lam: (B,) float32 in [0,1], the image's own share.
         num_classes: K; may be None only if targets are already (B,K).
 
     Returns:
-        (B,K) float32.
+        (B,K) float32. If an image and its partner have the same class index, its entry is exactly 1.
 
     Raises:
-        ValueError: as `to_soft`; also shapes that do not match or, on a CPU, partners out of range.
+        ValueError: as for `to_soft`; also shapes that do not match or, on a CPU, partners out of range.
     """
     if not permutation.shape == lam.shape == targets.shape[:1]:
         raise ValueError(
@@ -107,9 +106,9 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
 
 
 def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
-    """Return the union of the targets of tiled images.
+    """Return the targets of tiled images, each the union of the targets of its cells.
 
-    For each class, it is the largest target if that is above 0, else -1 if any is ignored, else 0.
+    For each class, the union is the largest target if that is above 0, else -1 if any target is ignored, else 0.
 
     Args:
         targets: (B,) class indices or (B,K).
