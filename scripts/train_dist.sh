@@ -9,7 +9,7 @@ Usage: scripts/train_dist.sh RECIPE NPROC [options of `dali-mix train`]
   scripts/train_dist.sh cifar10/wrn28_10:resizemix 2 --work-dir work_dirs/run [--resume] [--cfg-options k=v ...]
 
 RECIPE  a bundled recipe (`dali-mix recipes`) or a .py file
-NPROC   processes on this machine; the recipe's batch_size is global and must be divisible by all processes
+NPROC   processes on this machine; the recipe's global batch_size must be divisible by the total number of processes
 
 Several machines: start the same command on each, with
   NNODES        number of machines                    (default 1)

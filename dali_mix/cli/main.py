@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("dali_mix.cli.commands.predict", "predict the classes or boxes of image files"),
     "detect": ("dali_mix.cli.commands.detect", "train, evaluate and predict with detectors (same as without detect)"),
     "attention": ("dali_mix.cli.commands.attention", "draw heat maps that show where a model sees each class"),
-    "convert": ("dali_mix.cli.commands.convert", "convert published checkpoints to ours and back"),
+    "convert": ("dali_mix.cli.commands.convert", "convert published checkpoints to dali_mix's format and back"),
     "recipes": ("dali_mix.cli.commands.recipes", "list the recipes, or print one"),
     "gallery": ("dali_mix.cli.commands.gallery", "draw mixed images from a packed set"),
     "profile": ("dali_mix.cli.commands.profile", "show where a loader or a run spends its time"),

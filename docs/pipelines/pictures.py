@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages from the two photographs that come with scikit-learn, without downloads.
+"""Draw the pictures of the pages in docs/pipelines from two photographs that come with scikit-learn.
 
 python docs/pipelines/pictures.py [NAME …]      # default: all; names: imagenet, multilabel, detection, cifar
 """
@@ -58,7 +58,7 @@ SHEETS: dict[str, list[tuple[str, bool, dict[str, Any]]]] = {
 
 
 def column(name: str, prefix: Path, heading: str, train: bool, options: dict[str, Any]) -> Column:
-    """Return a column with the pipeline's output for the two photographs, as uint8."""
+    """Return a column that shows the pipeline's output for the two photographs, denormalized to uint8."""
     size = {"shorter": SIDE, "longest": 2 * SIDE} if name == "detection" else {"image_size": SIDE}
     loader = dali_mix.build_loader(
         name,

@@ -25,10 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="the set's prefix, in the same folder (default: the .rec file's name without .rec)",
     )
-    add("--task", choices=TASKS, help="kind of labels (default: determined from them)")
+    add("--task", choices=TASKS, help="kind of labels (default: inferred from the labels)")
     add("--classes", type=Path, metavar="FILE", help="class names in order, one per line (default: the class indices)")
     add("--reindex", action="store_true", help="rewrite an .idx that does not match; an existing manifest is kept")
-    add("--renumber", action="store_true", help="replace the records' ids by their numbers in the set")
+    add("--renumber", action="store_true", help="number the records in their order, and use these numbers as ids")
     add("--skip-bad", action="store_true", help="leave out records without a readable image")
     add("--force", action="store_true", help="replace an existing manifest")
     add("--quiet", action="store_true", help="print only errors and notes")

@@ -19,9 +19,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     origin = "the code that IN comes from; dali_mix: a checkpoint of a run, whose weights are extracted"
     add("--from", dest="origin", choices=(*RELEASES, "dali_mix"), help=origin)
-    add("--to", choices=RELEASES, help="write a file for this code (IN is one of dali_mix, or of the code in --from)")
-    add("source", metavar="IN", type=Path, help="a safetensors file, or a file of tensors by torch.save")
-    add("out", metavar="OUT", type=Path, help="a file to write: *.safetensors, or *.pth, *.pt, *.bin (torch.save)")
+    add(
+        "--to",
+        choices=RELEASES,
+        help="write a file for this code (IN must be from dali_mix, or from the code in --from)",
+    )
+    add("source", metavar="IN", type=Path, help="a safetensors file, or a file written by torch.save")
+    add("out", metavar="OUT", type=Path, help="the file to write: *.safetensors, or *.pth, *.pt, *.bin (torch.save)")
     named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if the shapes do not determine it"
     add("--model", default="", metavar="NAME", help=named)
     add("--ema", action="store_true", help="use the averaged weights of a checkpoint of a run")

@@ -13,10 +13,10 @@ _OWN = re.compile(r"[\w.]+:\w+(:|$)")  # module:name; a bundled name is followed
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     mixers = (
-        "mixers separated by commas, options after colons: resizemix,mixup:alpha=0.2 (default: "
-        f"{DEFAULT}; for a set with boxes {WITH_BOXES}); "
-        "or module:name for your own, from the current folder or an installed package; "
-        "by default mixup's alpha is 1 here, and cutout's size half the image"
+        "mixers separated by commas, with options after colons, e.g. resizemix,mixup:alpha=0.2 (default: "
+        f"{DEFAULT}; for a set with boxes: {WITH_BOXES}); "
+        "module:name is a mixer of your own, from the current folder or an installed package; "
+        "here the default alpha of mixup is 1, and the default size of cutout is half the image size"
     )
     outlines = "outline pasted and cut areas, and the cells of grids (default: yes)"
     add("prefix", help="the set: its path without .json")
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="the PNG to write")
     add("--rows", type=int, default=4, help="number of images (default: %(default)s)")
     add("--seed", type=int, default=0, help="random seed for choosing and mixing images (default: %(default)s)")
-    add("--image-size", type=int, help="side of the images in pixels (default: chosen by the set)")
+    add("--image-size", type=int, help="side of the images in pixels (default: depends on the set)")
     add("--boxes", action=argparse.BooleanOptionalAction, default=True, help=outlines)
     add(
         "--peaks",

@@ -44,7 +44,7 @@ def _configure_reading(add: Callable[..., object]) -> None:
         "--list",
         type=Path,
         metavar="FILE",
-        help="list, imagenet-val: the file of labels (default: looked up in the root)",
+        help="list, imagenet-val: the file with the labels (default: looked up in the root)",
     )
     names = "class names in order, one per line; voc: auto collects them from the annotations"
     add("--classes", type=Path, metavar="FILE|auto", help=names)
@@ -58,11 +58,13 @@ def _configure_reading(add: Callable[..., object]) -> None:
         type=_years,
         default=(),
         metavar="Y[,Y]",
-        help="voc, coco: e.g. 2007,2012 (default: the only year found)",
+        help="voc: years to pack, e.g. 2007,2012; coco: one year (default: the only year found)",
     )
-    unlabelled = "images without labels (default: drop for multi-label coco, nus-wide and vg500, else keep)"
+    unlabelled = (
+        "keep or drop images without labels (default: drop for multi-label coco, nus-wide and vg500, else keep)"
+    )
     add("--unlabelled", choices=("keep", "drop"), help=unlabelled)
-    share = "if there is no split val: take the fraction F of each class of train as val; the rest remains train"
+    share = "for data without a split val: use the fraction F of each class as val, and the rest as train"
     add("--val-share", type=float, metavar="F", help=share)
     folders = "imagefolder: whether the root has a folder per split, root/SPLIT/CLASS (default: auto, by the folders)"
     add("--split-folders", choices=("auto", "yes", "no"), help=folders)
@@ -79,7 +81,7 @@ def _configure_reading(add: Callable[..., object]) -> None:
         type=int,
         default=Transform.max_pixels,
         metavar="N",
-        help="refuse larger images (default: %(default)s)",
+        help="refuse images with more than N pixels (default: %(default)s)",
     )
     check = "header (default) checks the dimensions and the end of each image; decode also its pixels (slower)"
     add("--check", choices=("header", "decode"), default="header", help=check)
@@ -87,8 +89,8 @@ def _configure_reading(add: Callable[..., object]) -> None:
 
 
 def _configure_writing(add: Callable[..., object]) -> None:
-    add("--resize", type=int, metavar="SHORTER_SIDE", help="make the shorter side this long; never enlarges")
-    add("--max-side", type=int, metavar="N", help="make the longer side at most this long")
+    add("--resize", type=int, metavar="SHORTER_SIDE", help="shrink images to a shorter side of at most this length")
+    add("--max-side", type=int, metavar="N", help="shrink images to a longer side of at most N pixels")
     add("--quality", type=int, default=95, help="quality of re-encoded JPEGs (default: %(default)s)")
     add("--encoding", choices=TARGETS, default="keep", help="keep (default) stores files unchanged where possible")
     add("--shuffle", type=int, metavar="SEED", help="shuffle with this seed (default for training splits: 0)")
@@ -98,7 +100,7 @@ def _configure_writing(add: Callable[..., object]) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="number of threads (default: the cores; with --cluster 1 per shard); does not affect the packed bytes",
+        help="threads (default: one per core; with --cluster, one per shard); the packed bytes do not depend on it",
     )
     add("--force", action="store_true", help="replace an existing set")
     add_cluster(add, "write")

@@ -36,9 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="decode in a pool of workers (`dali-mix serve`): HOST:PORT, or auto for the pool on this machine",
     )
-    add("--seconds", type=float, default=10.0, metavar="S", help="seconds to load for (default: %(default)g)")
+    add("--seconds", type=float, default=10.0, metavar="S", help="duration in seconds (default: %(default)g)")
     add("--json", type=Path, metavar="OUT", help="also write the figures to this file")
-    add("--out", type=Path, metavar="PNG", help="draw the figures")
+    add("--out", type=Path, metavar="PNG", help="draw the figures as a bar chart")
 
 
 def run(args: argparse.Namespace) -> int:

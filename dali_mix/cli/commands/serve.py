@@ -26,24 +26,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  dali-mix serve --join 10.0.0.1:6379            add this machine to it, at any time\n"
         "  dali-mix train RECIPE --work-dir D --service 10.0.0.1:6379     (on this machine: --service auto)\n"
         "  dali-mix serve --status                        print the status of the pool\n"
-        "Whoever has the token may run code on these machines; see docs/service.md.\n"
-        "Exit status: 0 after Ctrl-C or SIGTERM, even while it starts; 1 after an error, or if the pool it joined ends."
+        "Anyone who has the token can run code on these machines; see docs/service.md.\n"
+        "Exit status: 0 after Ctrl-C or SIGTERM, even during startup; 1 after an error, or if the pool it joined ends."
     )
     parser.add_argument(
-        "--workers", type=int, help="processes that decode on this machine (default: one per core, or per GPU; 0: none)"
+        "--workers",
+        type=int,
+        help="processes that decode on this machine (default: one per core, or one per GPU; 0: none)",
     )
-    parser.add_argument("--threads", type=int, help="DALI's threads for each of a worker's two tasks (default: 1)")
+    parser.add_argument("--threads", type=int, help="DALI threads for each of a worker's two decoders (default: 1)")
     parser.add_argument("--decode", choices=("cpu", "gpu"), help="where the workers of the pool decode (default: cpu)")
     parser.add_argument("--join", metavar="ADDRESS", help="join the pool at HOST:PORT instead of starting one")
     parser.add_argument(
-        "--listen", metavar="IP", help="this machine's address in the network (default: only this machine can connect)"
+        "--listen", metavar="IP", help="this machine's address on the network (default: only this machine can connect)"
     )
     parser.add_argument("--port", type=int, help="port of the pool to start (default: 6379)")
     parser.add_argument(
         "--memory",
         type=float,
         metavar="GB",
-        help="shared memory for decoded images (default: a quarter of the machine's, if it fits)",
+        help="shared memory for decoded images (default: a quarter of the machine's memory, less if /dev/shm is small)",
     )
     parser.add_argument(
         "--dashboard",
