@@ -60,7 +60,7 @@ def python_version(root: Path, which: str, protocol: int) -> tuple[np.ndarray, l
 @pytest.mark.parametrize("which", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("protocol", [2, 5])
 @pytest.mark.parametrize("archived", [False, True])
-def test_cifar_s_pickles(tmp_path: Path, which: str, protocol: int, archived: bool) -> None:
+def test_python_version_is_packed_losslessly(tmp_path: Path, which: str, protocol: int, archived: bool) -> None:
     images, labels = python_version(tmp_path / "data", which, protocol)
     if archived:
         (folder,) = (tmp_path / "data").iterdir()
@@ -78,7 +78,7 @@ def test_cifar_s_pickles(tmp_path: Path, which: str, protocol: int, archived: bo
 
 
 @pytest.mark.parametrize("which", ["cifar10", "cifar100"])
-def test_cifar_s_binary_version(tmp_path: Path, capsys: Capture, which: str) -> None:
+def test_binary_version_is_packed_losslessly(tmp_path: Path, capsys: Capture, which: str) -> None:
     images, labels = cifar_arrays(10, 10, 0)
     folder = tmp_path / "binary"
     folder.mkdir()
@@ -97,7 +97,7 @@ def test_cifar_s_binary_version(tmp_path: Path, capsys: Capture, which: str) -> 
     assert f"{path}: " in capsys.readouterr().err
 
 
-def test_cifar_as_image_folders_in_an_archive(tmp_path: Path) -> None:
+def test_archived_image_folders_are_packed(tmp_path: Path) -> None:
     names = [f"kind{number}" for number in range(10)]
     with zipfile.ZipFile(tmp_path / "cifar10_train.zip", "w") as archive:
         for name in ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]:
@@ -112,7 +112,7 @@ def test_cifar_as_image_folders_in_an_archive(tmp_path: Path) -> None:
     assert (tmp_path / "direct.rec").read_bytes() == (tmp_path / "set.rec").read_bytes()
 
 
-def test_cifar_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_files_or_split_are_refused(tmp_path: Path, capsys: Capture) -> None:
     assert pack("cifar10", tmp_path, tmp_path / "set") == 1
     assert "--download" in capsys.readouterr().err
     python_version(tmp_path / "data", "cifar10", 2)
@@ -131,7 +131,7 @@ def test_cifar_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
     ],
     ids=["empty", "garbage", "cut", "a list", "no array"],
 )
-def test_damaged_cifar(tmp_path: Path, capsys: Capture, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_batch_is_named(tmp_path: Path, capsys: Capture, damage: Callable[[bytes], bytes]) -> None:
     python_version(tmp_path / "data", "cifar10", 2)
     batch = tmp_path / "data" / "cifar-10-batches-py" / "data_batch_3"
     batch.write_bytes(damage(batch.read_bytes()))

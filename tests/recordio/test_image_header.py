@@ -53,7 +53,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_size_and_format_are_pil_s(name: str) -> None:
+def test_size_and_format_match_pil(name: str) -> None:
     data = IMAGES[name]
     with Image.open(io.BytesIO(data)) as image:
         width, height = ImageOps.exif_transpose(image).size
@@ -62,7 +62,7 @@ def test_size_and_format_are_pil_s(name: str) -> None:
     assert (header.height, header.width, header.encoding) == (height, width, kind)
 
 
-def test_dali_decodes_each_to_the_manifest_s_shape(tmp_path) -> None:
+def test_dali_decodes_to_shape_in_table(tmp_path) -> None:
     write_set(tmp_path / "set", [(data, 0) for data in IMAGES.values()], classes=["all"])
     records = RecordSet(tmp_path / "set")
     pipeline = Pipeline(batch_size=len(records), num_threads=2, device_id=None)
@@ -79,7 +79,7 @@ def test_dali_decodes_each_to_the_manifest_s_shape(tmp_path) -> None:
     assert np.abs(turned - np.rot90(upright, -1)).mean() < 3  # orientation 6: rotate clockwise to make it upright
 
 
-def test_a_thumbnail_s_size_is_not_the_image_s() -> None:
+def test_exif_thumbnail_size_is_ignored() -> None:
     inner = encoded("JPEG", 3, 4)
     plain = encoded("JPEG", 30, 40)
     segment = b"Exif\0\0" + b"II*\0\x08\0\0\0\0\0" + inner
@@ -115,14 +115,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_whole_image(name: str) -> None:
+def test_truncated_or_non_image_data_is_refused(name: str) -> None:
     data, reason = BROKEN[name]
     with pytest.raises(ValueError, match=reason):
         read_image_header(data)
 
 
 @pytest.mark.parametrize("filler", [b" ", b"#\n", b"\n#"], ids=["spaces", "comments", "lines"])
-def test_a_long_pnm_header_takes_no_memory(filler: bytes) -> None:
+def test_long_pnm_header_uses_little_memory(filler: bytes) -> None:
     data = b"P5\n" + filler * (1 << 18)
     tracemalloc.start()
     try:
@@ -135,7 +135,7 @@ def test_a_long_pnm_header_takes_no_memory(filler: bytes) -> None:
 
 @settings(max_examples=400)
 @given(st.sampled_from(sorted(IMAGES)), st.data())
-def test_damage_is_a_value_error_or_another_header(name: str, data: st.DataObject) -> None:
+def test_damaged_image_raises_only_value_error(name: str, data: st.DataObject) -> None:
     image = bytearray(IMAGES[name])
     for _ in range(data.draw(st.integers(0, 4))):
         image[data.draw(st.integers(0, min(len(image), 400) - 1))] = data.draw(st.integers(0, 255))

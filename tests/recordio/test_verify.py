@@ -27,7 +27,7 @@ def verify(prefix: Path, capsys: pytest.CaptureFixture[str], *options: str) -> t
     return status, captured.out + captured.err
 
 
-def test_a_sound_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intact_set_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = [(encoded("JPEG"), 0), (jpeg_with_magic("a", "b"), 1), (encoded("PNG", 3, 4), 1)]
     write_set(tmp_path / "set", samples, classes="ab", shards=2)
     assert verify(tmp_path / "set", capsys, "--decode") == (0, f"{tmp_path}/set: 3 records are intact\n")
@@ -80,7 +80,7 @@ REC = {
 
 
 @pytest.mark.parametrize("damage", REC)
-def test_a_damaged_rec(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_damaged_rec_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     small_set(tmp_path / "set")
     apply, where = REC[damage]
     apply(tmp_path / "set")
@@ -119,7 +119,7 @@ IDX = {
 
 
 @pytest.mark.parametrize("damage", IDX)
-def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_damaged_index_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     small_set(tmp_path / "set")
     apply, what = IDX[damage]
     apply(tmp_path / "set.idx")
@@ -133,7 +133,7 @@ def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], dam
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("damage", IDX)
-def test_the_advice_repairs_the_index_and_nothing_else(
+def test_reindex_advice_repairs_only_the_index(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, shards: int
 ) -> None:
     info = dataclasses.replace(small_set(tmp_path / "set", shards=shards), options={"quality": 90})
@@ -157,7 +157,7 @@ BAD_IMAGES = {
 
 
 @pytest.mark.parametrize("kind", BAD_IMAGES)
-def test_a_record_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_record_without_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     samples = [(encoded("JPEG"), 0), (BAD_IMAGES[kind], 0, 5, 5, "jpeg"), (encoded("JPEG"), 0)]
     write_set(tmp_path / "set", samples, classes="a")
     status, text = verify(tmp_path / "set", capsys)
@@ -166,7 +166,7 @@ def test_a_record_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "record 0" not in text and "record 2" not in text
 
 
-def test_decoding_finds_what_headers_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_decode_finds_damage_hidden_from_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     png = bytearray(encoded("PNG", 40, 40))
     offset = png.index(b"IDAT") + 20
     png[offset : offset + 30] = bytes(30)
@@ -176,13 +176,13 @@ def test_decoding_finds_what_headers_cannot(tmp_path: Path, capsys: pytest.Captu
     assert status == 1 and "record 0: cannot be decoded" in text
 
 
-def test_the_number_of_problems_is_limited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_limit_bounds_number_of_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path / "set", [(b"text", 0, 5, 5, "jpeg")] * 30, classes="a")
     status, text = verify(tmp_path / "set", capsys, "--limit", "5")
     assert status == 1 and text.count("not an image") == 5 and "stopped after 5" in text
 
 
-def test_who_reads_no_further_waits_for_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_iterator_stops_hashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --limit or Ctrl-C, hashing stops within the current file and does not start on later files."""
     small_set(tmp_path / "set", 20, shards=10)
     apply, _ = REC["cut short (18)"]
@@ -207,14 +207,14 @@ def test_who_reads_no_further_waits_for_no_hash(tmp_path: Path, monkeypatch: pyt
         manifest.file_sha256(tmp_path / "set.idx", stop)
 
 
-def test_a_damaged_table_is_one_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_table_is_one_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_set(tmp_path / "set")
     (tmp_path / "set.npy").write_bytes((tmp_path / "set.npy").read_bytes()[:-90] + bytes(90))
     status, text = verify(tmp_path / "set", capsys)
     assert status == 1 and text.count("\n") == 1 and f"{tmp_path}/set.npy: sha256" in text
 
 
-def test_a_renamed_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_renamed_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_set(tmp_path / "old")
     for suffix in ("rec", "idx", "npy", "json"):
         (tmp_path / f"old.{suffix}").rename(tmp_path / f"new.{suffix}")
@@ -224,7 +224,7 @@ def test_a_renamed_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         RecordSet(tmp_path / "new")
 
 
-def test_a_prefix_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, text = verify(tmp_path / "none", capsys)
     assert status == 1 and "no such set" in text
 
