@@ -131,7 +131,7 @@ def test_joined_class_names_give_a_notice(root: Path, labels: tuple[str, ...], n
 
 EMPTY = {
     "from 1": (["1", "2", "3"], "labels begin at 1, so class 0 is empty"),
-    "numbers of a database": (["7", "4004", "12"], "4,002 of 4,005 numbered classes are empty (0, 1, 2, 3, 4, 5, …)"),
+    "sparse ids": (["7", "4004", "12"], "4,002 of 4,005 numbered classes are empty (0, 1, 2, 3, 4, 5, …)"),
     "a gap": (["0", "1", "3"], "1 of 4 numbered classes are empty (2)"),
     "from 2": (["2", "3", "4"], "2 of 5 numbered classes are empty (0, 1)"),
 }

@@ -83,7 +83,7 @@ BAD = {
     "html": (b"<!doctype html>", "web page"),
     "gif": (encoded("GIF"), "GIF"),
     "too large": (encoded("PNG", 300, 400), "--max-pixels 100,000"),
-    "a lie of a header": (
+    "huge size in header": (
         with_checksums(encoded("PNG")[:16] + b"\x7f\xff\xff\xff" * 2 + encoded("PNG")[24:]),
         "--max-pixels",
     ),

@@ -21,8 +21,8 @@ Capture = pytest.CaptureFixture[str]
 
 
 ODD = {
-    "escape": "a\x1b[31mred", "newline": "a\nb", "return": "a\rb", "bell": "a\x07", "delete": "a\x7f", "csi": "a\x9b2J",
-    "turned": "a\u202egpj", "line": "a\u2028b", "tab": "a\tb",
+    "escape": "a\x1b[31mred", "newline": "a\nb", "carriage return": "a\rb", "bell": "a\x07", "delete": "a\x7f",
+    "csi": "a\x9b2J", "right-to-left override": "a\u202egpj", "line separator": "a\u2028b", "tab": "a\tb",
 }  # fmt: skip
 
 

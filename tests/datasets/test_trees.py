@@ -104,7 +104,7 @@ def test_link_to_ancestor_adds_no_images(tmp_path: Path, target: str) -> None:
 DANGLING = {"outside": "/nowhere/x.jpeg", "inside": "gone.jpeg", "below a folder": "../gone/x.jpeg"}
 
 
-@pytest.mark.parametrize("options", [(), ("--follow-links",)], ids=["inside only", "anywhere"])
+@pytest.mark.parametrize("options", [(), ("--follow-links",)], ids=["default", "follow-links"])
 @pytest.mark.parametrize("target", DANGLING.values(), ids=DANGLING)
 def test_dangling_link_is_an_unreadable_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, options: tuple[str, ...]

@@ -76,12 +76,12 @@ FORMS = {
         "labels/train",
         {"dataset.yaml": "path: ../datasets/coco8  # root\ntrain: images/train\nval:\nnames:\n  1: dog\n  0: cat\n"},
     ),
-    "another machine": (
+    "path of another machine": (
         "images/train",
         "labels/train",
         {"data.yml": "path: 'C:\\data\\pets'\ntrain: .\\images\\train\n" + NAMES},
     ),
-    "absolute": ("images/train", "labels/train", {"data.yaml": "train: /content/data/images/train\n" + NAMES}),
+    "absolute path": ("images/train", "labels/train", {"data.yaml": "train: /content/data/images/train\n" + NAMES}),
     "Roboflow": (
         "train/images",
         "train/labels",
@@ -98,7 +98,7 @@ FORMS = {
         "labels/train",
         {"data.yaml": "path: /x\ntrain: [lists/a.txt]\n" + NAMES, "lists/a.txt": LIST.replace("{}", "/y/images/train")},
     ),
-    "beside each other": ("train", "train", {"data.yaml": "train: train\n" + NAMES}),
+    "same folder": ("train", "train", {"data.yaml": "train: train\n" + NAMES}),
     "CVAT": (
         "obj_train_data",
         "obj_train_data",

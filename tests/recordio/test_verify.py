@@ -56,13 +56,13 @@ def zero_middle(data: bytearray, table: np.ndarray) -> None:
 
 
 REC = {
-    "cut short (18)": (
+    "truncated": (
         patched(lambda data, table: data.__delitem__(slice(int(table["offset"][7]) + 30, None))),
         "record 7",
     ),
-    "length 2^29-1 (21)": (word(3, (1 << 29) - 1), "record 3"),
-    "length 10 (21)": (word(3, 10), "record 3"),
-    "label flag 5000 (21)": (word(3, 5000, at=8), "record 3"),
+    "length 2^29-1": (word(3, (1 << 29) - 1), "record 3"),
+    "length 10": (word(3, 10), "record 3"),
+    "label flag 5000": (word(3, 5000, at=8), "record 3"),
     "label 99": (
         patched(lambda data, table: struct.pack_into("<f", data, int(table["offset"][3]) + 12, 99)),
         "record 3",
@@ -74,8 +74,8 @@ REC = {
     "another id": (word(3, 77, at=16), "record 3"),
     "no magic": (word(3, MAGIC ^ 1, at=0), "record 3"),
     "cflag 2": (word(3, 2 << 29 | 100), "record 3"),
-    "zeroed middle (22)": (patched(zero_middle), "record 4: crc32"),
-    "one more record": (patched(lambda data, table: data.extend(struct.pack("<II", MAGIC, 0))), "the end of the set"),
+    "zeroed middle": (patched(zero_middle), "record 4: crc32"),
+    "extra record": (patched(lambda data, table: data.extend(struct.pack("<II", MAGIC, 0))), "the end of the set"),
 }
 
 
@@ -104,16 +104,16 @@ def end_of_the_records(path: Path) -> None:
 
 
 IDX = {
-    "garbage (19)": (lambda path: path.write_bytes(b"\x00\xffgarbage\n" * 5), "line 1"),
-    "a malformed line (19)": (lines(lambda old: [*old[:4], "four", *old[5:]]), "line 5"),
-    "stale: fewer (20)": (lines(lambda old: old[:-1]), "9 lines for 10 records"),
-    "stale: another place (20)": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) - 4)]), "stale"),
-    "duplicated (20)": (lines(lambda old: [*old[:-1], "9\t" + old[-2].split()[1]]), "twice"),
-    "unaligned (20)": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) + 1)]), "multiple of four"),
-    "past the end (20)": (lines(lambda old: [*old[:-1], "9\t99999996"]), "past the end"),
-    "at the end (20)": (end_of_the_records, "past the end"),
-    "negative (20)": (lines(lambda old: ["0\t-4", *old[1:]]), "line 1"),
-    "empty (20)": (lambda path: path.write_bytes(b""), "empty"),
+    "garbage": (lambda path: path.write_bytes(b"\x00\xffgarbage\n" * 5), "line 1"),
+    "malformed line": (lines(lambda old: [*old[:4], "four", *old[5:]]), "line 5"),
+    "stale: fewer lines": (lines(lambda old: old[:-1]), "9 lines for 10 records"),
+    "stale: wrong offset": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) - 4)]), "stale"),
+    "duplicate offset": (lines(lambda old: [*old[:-1], "9\t" + old[-2].split()[1]]), "twice"),
+    "unaligned": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) + 1)]), "multiple of four"),
+    "past the end": (lines(lambda old: [*old[:-1], "9\t99999996"]), "past the end"),
+    "at the end": (end_of_the_records, "past the end"),
+    "negative": (lines(lambda old: ["0\t-4", *old[1:]]), "line 1"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
     "missing": (lambda path: path.unlink(), "missing"),
 }
 
@@ -185,7 +185,7 @@ def test_limit_bounds_number_of_problems(tmp_path: Path, capsys: pytest.CaptureF
 def test_closing_iterator_stops_hashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --limit or Ctrl-C, hashing stops within the current file and does not start on later files."""
     small_set(tmp_path / "set", 20, shards=10)
-    apply, _ = REC["cut short (18)"]
+    apply, _ = REC["truncated"]
     apply(tmp_path / "set-00000.rec")
     hashed = []
 

@@ -119,21 +119,21 @@ def test_converting_damaged_image_raises_only_value_error(kind: str, decode: boo
     assert refused
 
 
-@pytest.mark.parametrize("what", ["cut", "no checksum", "a wrong checksum", "garbage", "a row short", "one byte more"])
+@pytest.mark.parametrize("what", ["truncated", "no checksum", "wrong checksum", "garbage", "missing row", "extra byte"])
 def test_decoded_size_finds_incomplete_png_pixels(what: str) -> None:
     rows = b"".join(b"\0" + row.tobytes() for row in PICTURE)
     packed = zlib.compress(rows)
     content = {
-        "cut": packed[: len(packed) // 2],
+        "truncated": packed[: len(packed) // 2],
         "no checksum": packed[:-4],
-        "a wrong checksum": packed[:-1] + bytes([packed[-1] ^ 1]),
+        "wrong checksum": packed[:-1] + bytes([packed[-1] ^ 1]),
         "garbage": packed[:40] + bytes(40) + packed[80:],
-        "a row short": zlib.compress(rows[:-61]),
-        "one byte more": zlib.compress(rows + b"x"),
+        "missing row": zlib.compress(rows[:-61]),
+        "extra byte": zlib.compress(rows + b"x"),
     }[what]
     data = png(content=content)
     assert Transform()(data)[0] == data  # the header does not reveal the damage
-    if what == "one byte more":
+    if what == "extra byte":
         assert decoded_size(data) == (12, 20)
     else:
         with pytest.raises(ValueError, match=r"cannot be decoded: (its pixels end|Error -3)"):
@@ -195,7 +195,7 @@ def test_decoded_size_finds_most_damaged_jpegs(options: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "options",
     [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}, {"optimize": True, "quality": 30}],
-    ids=["plain", "progressive", "restarts", "4:4:4", "optimized"],
+    ids=["plain", "progressive", "restart markers", "4:4:4", "optimized"],
 )
 @pytest.mark.parametrize(("height", "width", "gray"), [(120, 90, False), (33, 200, True), (300, 17, False)])
 def test_decoded_size_finds_truncated_jpeg_with_end_marker(
