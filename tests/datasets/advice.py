@@ -1,4 +1,4 @@
-"""Messages that give advice: how to provoke each one, and how to follow its advice."""
+"""Messages that give advice: a command that prints each message, and a command that follows the advice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from tests.recordio.test_adopt import classes, foreign
 class Case(NamedTuple):
     """A message that gives advice.
 
-    `make(folder)` creates the files, `command` prints a message that contains `advice`, and `follow` carries it out.
+    `make(folder)` creates the files. `command` prints a message that contains `advice`. `follow` says how to change
+    the command: "+ OPTIONS" appends options, "- OPTIONS" removes them, "= TEXT" writes the file of --classes, and
+    anything else is a new command.
     """
 
     advice: str

@@ -1,4 +1,4 @@
-"""Following the advice in a message works and does not lead back to the same message."""
+"""Following the advice in a message succeeds and does not print the same message again."""
 
 from __future__ import annotations
 

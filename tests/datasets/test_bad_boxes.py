@@ -127,7 +127,7 @@ def test_bad_boxes_are_clipped_or_dropped(
     else:
         wanted = [[GOOD], [], [GOOD]]
         clipped, dropped = 0, 10
-    # boxes that are equal after clipping are duplicates: one is kept
+    # Of boxes that are equal after clipping, one is kept.
     assert boxes_of(tmp_path / "set") == [[list(map(float, box)) for box in boxes] for boxes in wanted]
     report = RecordSet(tmp_path / "set").info.report
     assert report.get("bad_boxes_clipped", 0) == clipped and report["bad_boxes_dropped"] == dropped

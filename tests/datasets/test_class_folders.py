@@ -1,4 +1,4 @@
-"""Class folders: which folders are splits, which are classes, and the messages about all others."""
+"""Class folders: which folders are splits or classes, and the messages about other folders."""
 
 from __future__ import annotations
 

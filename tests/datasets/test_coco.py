@@ -33,7 +33,10 @@ def note(number: int, owner: int, kind: int, box: list[float], crowd: int = 0) -
 
 
 def content(split: str) -> dict[str, Any]:
-    """Return annotations of four images: two objects; only a crowd; no object; a box without area and a valid box."""
+    """Return annotations of four images.
+
+    In order, they have two objects, a crowd only, no object, and a box without area plus a valid box.
+    """
     names = {90: "toothbrush", 1: "person", 18: "dog"}  # neither sorted nor without gaps
     return {
         "info": {"year": 2014},

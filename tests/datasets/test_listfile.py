@@ -79,7 +79,7 @@ def test_detection_from_lst_and_json(root: Path, name: str) -> None:
 
 
 def test_boxes_within_tolerance_are_clipped_and_counted(root: Path, capsys: Capture) -> None:
-    """The image is 40 x 20, so one pixel (0.025 of the width, 0.05 of the height) is more than 1%."""
+    """The image is 40 pixels wide and 20 high. One pixel is 0.025 of the width and 0.05 of the height, more than 1%."""
     boxes = [[0, -0.02, 0, 0.5, 1.04, 0], [0, 0, 0, 1, 1, 0], [0, 0.5, 0.5, 1.00164, 1, 0]]
     status, out = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": boxes}]))
     assert status == 0

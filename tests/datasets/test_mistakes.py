@@ -422,7 +422,7 @@ def test_custom_layout_collects_mistakes(tmp_path: Path, monkeypatch: pytest.Mon
             with options.mistakes:
                 if row:
                     raise ValueError(f"row {row} is wrong")
-        raise ValueError("no image: what follows from mistakes is not reported beside them")
+        raise ValueError("no image: errors caused by mistakes are not reported with them")
 
     monkeypatch.setitem(packing.LAYOUTS, "mine", layout)
     with pytest.raises(ValueError, match=r"^2 mistakes .*:\n  row 1 is wrong\n  row 2 is wrong$"):

@@ -32,7 +32,7 @@ def folder_of(root: Path, images: list[bytes], **changes: object) -> Listing:
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_blocks_equal_records_framed_one_by_one(tmp_path: Path, shards: int) -> None:
-    """The .rec files equal those of records framed one by one, even if blocks grow, fill up by bytes, or are reused."""
+    """The .rec files are the same even if blocks grow, are reused, or reach their byte limit."""
     trailers = [0, 700_000, 0, 2_200_000, 4_300_000, 90_000]
     images = [
         jpeg_with_magic(*["aligned"] * (number % 3)) + bytes([number]) * (trailers[number % 6] + number % 5)
@@ -117,7 +117,7 @@ def test_full_disk_between_blocks_leaves_no_files(tmp_path: Path, monkeypatch: p
 
 
 def test_full_disk_reported_on_close_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Network file systems report errors on close. No file is left behind, and the first error is reported."""
+    """Network file systems report errors on close. No file is left, and the first error is raised."""
     close = os.close
 
     def full(descriptor: int) -> None:

@@ -31,13 +31,13 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     """Wait until the packer has written to `path`. Fail if it ends first or after 60 seconds."""
     end = time.monotonic() + 60
     while not (path.exists() and path.stat().st_size):
-        assert process.poll() is None and time.monotonic() < end, "it ended before it could be killed"
+        assert process.poll() is None and time.monotonic() < end, "the packer ended before it could be killed"
         time.sleep(0.001)
 
 
 @pytest.fixture
 def slow_folder(tmp_path: Path) -> Path:
-    """Return a dataset of large pictures; re-encoding them takes long enough to be interrupted."""
+    """Return a folder of large images. Re-encoding them takes long enough to be interrupted."""
     root = tmp_path / "images"
     data = encoded("JPEG", 1500, 2000)
     for label in range(2):

@@ -1,4 +1,4 @@
-"""Shards packed and verified as on other machines: in any order, repeatedly, from pickled arguments."""
+"""Packing and verifying shards on other machines: jobs are pickled, run in any order, and may run twice."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from tests.recordio.samples import encoded
 
 
 class FakeMachines:
-    """A stand-in for several machines: it runs pickled jobs in reverse order and each job twice.
+    """A local substitute for several machines that runs pickled jobs in reverse order, each twice.
 
     The first result of each job is used.
     """

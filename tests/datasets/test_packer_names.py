@@ -1,4 +1,4 @@
-"""Control characters and undecodable bytes in names are escaped in every message, table and log."""
+"""Control characters and undecodable bytes in names are escaped in messages, tables and logs."""
 
 from __future__ import annotations
 

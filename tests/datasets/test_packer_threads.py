@@ -109,7 +109,7 @@ HARNESS = """
 import itertools, sys
 
 class Ctrl:
-    '''Raises KeyboardInterrupt before the `at`-th instruction inside calls of the functions named `inside`.'''
+    '''Raise KeyboardInterrupt before instruction `at` within calls of the functions named `inside`.'''
     def __init__(self, at, inside):
         self.left, self.inside, self.depth = at, inside, 0
     def trace(self, frame, event, _):
@@ -128,8 +128,8 @@ class Ctrl:
         return self.trace
 
 def interrupted(at, inside, function):
-    '''Whether `function` was interrupted; it must have come back.'''
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks when tracing begins
+    '''Return True if `function` was interrupted. It must return in either case.'''
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 reads this when tracing starts
     sys.settrace(Ctrl(at, inside).trace)
     try:
         function()

@@ -1,4 +1,4 @@
-"""Names that differ only in Unicode normalization, for example from macOS, are the same file or class."""
+"""Names that differ only in Unicode normalization, as on macOS, refer to the same file or class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--val-share`: one folder or list used as two splits."""
+"""`--val-share`: dividing one folder or list into train and val."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WIDER-Attribute: one cropped record per person, unspecified attributes, rejected input."""
+"""WIDER-Attribute: one cropped record per person, unspecified attributes and rejected input."""
 
 from __future__ import annotations
 

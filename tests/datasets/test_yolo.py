@@ -365,7 +365,7 @@ def test_missing_files_are_named(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_box_tolerance_follows_exif_rotation(tmp_path: Path, capsys: Capture) -> None:
-    """The tolerance of one pixel refers to the image as displayed or, with `--exif ignore`, as stored."""
+    """The one-pixel tolerance refers to the image as displayed or, with `--exif ignore`, as stored."""
     ultralytics(tmp_path / "root")
     write(tmp_path / "root/images/train/d.jpg", encoded("JPEG", HEIGHT, WIDTH, turn=6))
     write(tmp_path / "root/labels/train/d.txt", "0 0.5 0 1 0.049\n")  # 2.45%: under 1 pixel of 40, over 1 pixel of 200

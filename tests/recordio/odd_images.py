@@ -1,4 +1,7 @@
-"""Unusual files of one picture, 12 pixels high and 20 wide: decoders disagree on them, agree on them, or fail."""
+"""Unusual files of one picture, 12 pixels high and 20 wide.
+
+Decoders read them differently (`ODD`), alike (`PLAIN`), or fail (`REFUSED`).
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ def frame(jpeg: bytes, **changes: int) -> bytes:
 
 
 def png(*chunks: bytes, after: bytes = b"", head: bytes | None = None, content: bytes | None = None) -> bytes:
-    """Return an RGB PNG of the picture with `chunks` before its IDAT chunk and `after` behind it.
+    """Return an RGB PNG of the picture with `chunks` before its IDAT chunk and `after` following it.
 
     `head` and `content` replace the content of the IHDR and IDAT chunks.
     """

@@ -1,4 +1,4 @@
-"""`dali-mix adopt`: .rec files that other programs wrote get a manifest, or an error explains why not."""
+"""`dali-mix adopt`: manifests for .rec files of other programs, and errors for files that cannot be adopted."""
 
 from __future__ import annotations
 

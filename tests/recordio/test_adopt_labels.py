@@ -1,4 +1,4 @@
-"""Labels and indices of .rec files that other programs wrote."""
+"""Labels and indices of .rec files written by other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interoperability, byte for byte: mxnet 1.9.1 and DALI read our files, and we read and adopt mxnet's files."""
+"""Interoperability: mxnet 1.9.1 and DALI read our files byte for byte, and we adopt files written by mxnet."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_adopt_reads_mxnet_output(tmp_path: Path, mxnet: Path, indexed: bool) ->
     assert records.labels(np.arange(len(images))).tolist() == [number % 2 for number in range(len(images))]
     assert records.table["flags"].tolist() == [0, 1, 1, 0, 0]
     assert list(verify_set(tmp_path / "theirs")) == []
-    # Equal, byte for byte, to our own output.
+    # Our writer produces the same bytes.
     ours = [(data, number % 2, None, None, None, number * 3) for number, data in enumerate(images)]
     write_set(tmp_path / "ours", ours, classes="01")
     assert (tmp_path / "ours.rec").read_bytes() == before[0]
@@ -179,7 +179,7 @@ def test_adopt_reads_mxnet_vector_labels(tmp_path: Path, mxnet: Path) -> None:
 
 
 def test_adopt_reads_im2rec_output(tmp_path: Path, mxnet: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sets packed by im2rec and adopted have the same images and labels as sets that we pack."""
+    """Adopted sets of im2rec have the same images and labels as sets that we pack."""
     root = image_folder(tmp_path / "images")
     tool = [str(mxnet), "-c", "import mxnet, runpy, sys; sys.argv[0] = mxnet.__path__[0] + '/tools/im2rec.py'; "]
     tool[-1] += "runpy.run_path(sys.argv[0], run_name='__main__')"

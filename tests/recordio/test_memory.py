@@ -1,4 +1,4 @@
-"""Freed memory stays in the process, so later steps request few new pages from the kernel."""
+"""`keep_freed_memory`: freed memory stays in the process, and later steps request few new pages."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""A .rec file written by several threads."""
+"""A .rec file whose pieces are stored out of order."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import small_set
 
 # For N = 1, 2, …, a child process packs a set and kills itself before its Nth call that changes files. Its files are
-# copied to the folder N-left, and another child packs undisturbed. argv: folder, "old" to replace an existing set.
+# copied to the folder N-left. Then another child packs the set without a kill. argv: folder, and "old" to replace an
+# existing set.
 KILLED = """
 import os, pathlib, shutil, signal, sys
 from dali_mix.recordio import write_set
@@ -76,7 +77,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_kill_at_any_point_leaves_no_incomplete_set(tmp_path: Path) -> None:
-    """A killed packer leaves no incomplete set, and a rerun gives exactly the files of an undisturbed run."""
+    """A killed packer leaves no incomplete set, and a rerun gives exactly the files of an uninterrupted run."""
     points = kill_at_every_point(tmp_path, "none")
     assert points > 15  # every kind of call was interrupted
     empty = [path.parent.name for path in tmp_path.glob("*-left/.set-*.rec.partial") if not path.stat().st_size]

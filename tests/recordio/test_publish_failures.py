@@ -1,4 +1,4 @@
-"""Failures during publication leave an older set unchanged; temporary files are never links."""
+"""Failures during publication leave an old set unchanged. Links at temporary paths are not followed."""
 
 from __future__ import annotations
 

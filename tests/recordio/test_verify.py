@@ -1,4 +1,4 @@
-"""`dali-mix verify` on the command line: intact sets pass; errors name the file and record of any damage."""
+"""`dali-mix verify`: intact sets pass, and errors name the damaged file and record."""
 
 from __future__ import annotations
 

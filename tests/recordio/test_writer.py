@@ -76,5 +76,5 @@ def test_too_many_shards_are_refused(tmp_path: Path) -> None:
 
 
 def test_empty_shard_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="shards"):
+    with pytest.raises(ValueError, match="3 shards for 2 records"):
         small_set(tmp_path / "set", 2, shards=3)

@@ -93,7 +93,7 @@ def transparent(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "L", "RGB", "WebP"])
 def test_transparency_is_dropped_in_every_encoding(kind: str) -> None:
-    """The colours below the transparency show, however the image is packed (NVIDIA/DIGITS#85, opencv/opencv#21694)."""
+    """Transparent pixels show their stored colours in every encoding (NVIDIA/DIGITS#85, opencv/opencv#21694)."""
     data = transparent(kind)
     (kept,) = decoded_by_dali([bytes(Transform()(data)[0])])
     expected = Image.open(io.BytesIO(data)).convert("RGBA").convert("RGB")

@@ -106,10 +106,9 @@ def test_exif_ignore_turns_boxes_with_pixels(
     assert records.info.options["exif"] == "ignore" and records.info.report["turned_by_exif"] == 7
 
 
-@pytest.mark.parametrize("layout", ["voc"])
-def test_missing_size_is_that_of_stored_pixels(tmp_path: Path, layout: str) -> None:
-    write_dataset(tmp_path / "in", layout, [1, 6, 8], (48, 64), stated=False)
-    assert pack(tmp_path / "in", layout, tmp_path / "set", "--exif", "ignore") == 0
+def test_missing_size_is_that_of_stored_pixels(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "in", "voc", [1, 6, 8], (48, 64), stated=False)
+    assert pack(tmp_path / "in", "voc", tmp_path / "set", "--exif", "ignore") == 0
     check_boxes(RecordSet(tmp_path / "set"))
 
 

@@ -78,7 +78,7 @@ def test_gif_and_tiff_can_be_converted(tmp_path: Path, capsys: Capture) -> None:
     (folder / "a.gif").write_bytes(encoded("GIF"))
     (folder / "b.tif").write_bytes(encoded("TIFF"))
     assert run_pack(tmp_path / "images", tmp_path / "set") == 1
-    assert "images/a/" in capsys.readouterr().err
+    assert "images/a/a.gif: a GIF, which DALI does not decode" in capsys.readouterr().err
     assert run_pack(tmp_path / "images", tmp_path / "set", "--encoding", "png", "--no-shuffle") == 0
     records = RecordSet(tmp_path / "set")
     tiff = Image.open(io.BytesIO(records.encoded(1).tobytes()))
@@ -96,7 +96,7 @@ def test_lower_quality_gives_smaller_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [256, 150, 64])
 def test_resize_is_antialiased_like_pil(side: int) -> None:
-    """Stripes finer than the new pixels turn grey instead of aliasing, as with PIL's antialiased resize."""
+    """Stripes narrower than the resized pixels become grey instead of aliasing, as in PIL."""
     fine = np.zeros((400, 600, 3), np.uint8)
     fine[:, ::3] = 255
     smooth = np.asarray(Image.fromarray(pixels(40, 60)).resize((600, 400), Image.Resampling.BICUBIC))

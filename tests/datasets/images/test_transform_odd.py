@@ -1,4 +1,4 @@
-"""Images that decoders disagree about are stored in a form on which they agree, with any packing options."""
+"""Images that decoders read differently are stored in a form that all decoders read alike."""
 
 from __future__ import annotations
 
