@@ -85,8 +85,7 @@ def test_verify_finds_changed_label_in_table(tmp_path: Path, capsys: Capture) ->
 
 # Advice that cannot be followed here (a download, 2^29 bytes, a concurrent process) or is tested elsewhere.
 ELSEWHERE = (
-    "if it is not a class, correct --root or --split",  # tests/datasets/test_class_folders.py
-    "to sort them as numbers, pass --classes",  # likewise
+    "to sort them as numbers, pass --classes",  # tests/datasets/test_class_folders.py
     "run `dali-mix verify",
     "'--classes' if given else",
     "--download fetches it",
