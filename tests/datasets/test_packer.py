@@ -180,7 +180,9 @@ def test_options_are_not_abbreviated(tmp_path: Path, capsys: Capture) -> None:
 def test_positional_folder_suggests_root(tmp_path: Path, capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["pack", "imagefolder", "photos", "--out", str(tmp_path / "set")])
-    assert capsys.readouterr().err.endswith("unrecognized arguments: photos (did you mean --root photos?)\n")
+    assert capsys.readouterr().err.endswith(
+        "unrecognized arguments: photos (did you mean --root photos?) (see dali-mix pack --help)\n"
+    )
 
 
 def test_options_of_other_layouts_are_refused(tmp_path: Path, capsys: Capture) -> None:
