@@ -11,7 +11,7 @@ from tests.recordio.samples import encoded
 JPEG = encoded("JPEG")
 
 
-def lay(root: Path, *names: str) -> Path:
+def write_jpegs(root: Path, *names: str) -> Path:
     """Write a JPEG to each of the paths `names` below `root`. Return `root`."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)

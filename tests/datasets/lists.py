@@ -17,7 +17,7 @@ def pack(root: Path, name: str, text: str, *options: str) -> tuple[int, Path]:
     return main(["pack", "list", *arguments, *options]), out
 
 
-def listed(folder: Path, text: str | bytes, name: str = "train.csv", **options: object) -> Listing:
+def read_list(folder: Path, text: str | bytes, name: str = "train.csv", **options: object) -> Listing:
     """Write a list file into `folder` and list it."""
     (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
     return LAYOUTS["list"](folder, "train", Options(list_file=folder / name, **options))  # type: ignore[arg-type]

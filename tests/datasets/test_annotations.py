@@ -28,7 +28,7 @@ XML = "<annotation><object><name>{}</name></object></annotation>"
         ("koi8-r", '<?xml version="1.0" encoding="koi8-r"?>', "монета"),
     ],
 )
-def test_encodings_that_are_read(tmp_path: Path, encoding: str, head: str, name: str) -> None:
+def test_read_xml_accepts_supported_encodings(tmp_path: Path, encoding: str, head: str, name: str) -> None:
     (tmp_path / "a.xml").write_bytes((head + XML.format(name)).encode(encoding))
     assert read_xml(FolderTree(tmp_path), "a.xml", "annotation").findtext("object/name") == name
 
@@ -45,7 +45,7 @@ def test_encodings_that_are_read(tmp_path: Path, encoding: str, head: str, name:
         ("gbk", ""),
     ],
 )
-def test_encodings_that_are_not(tmp_path: Path, encoding: str, head: str) -> None:
+def test_read_xml_refuses_unsupported_or_wrong_encodings(tmp_path: Path, encoding: str, head: str) -> None:
     (tmp_path / "a.xml").write_bytes((head + "\n" + XML.format("中")).encode(encoding))
     with pytest.raises(ValueError, match=r"a\.xml: .*save the file as UTF-8"):
         read_xml(FolderTree(tmp_path), "a.xml", "annotation")
@@ -59,14 +59,14 @@ def test_encodings_that_are_not(tmp_path: Path, encoding: str, head: str) -> Non
         ("<other/>", "its outermost element is <other>"),
     ],
 )
-def test_what_is_wrong_with_xml(tmp_path: Path, text: str, message: str) -> None:
+def test_read_xml_names_file_and_problem(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.xml").write_text(text)
     with pytest.raises(ValueError, match=rf"a\.xml: {message}"):
         read_xml(FolderTree(tmp_path), "a.xml", "annotation")
 
 
 @pytest.mark.parametrize("text", [HUGE, "-" + HUGE, "1" * 5000, "1e999", "nan", "", "seven"])
-def test_xml_numbers(tmp_path: Path, text: str) -> None:
+def test_xml_number_refuses_invalid_numbers(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.xml").write_text(f"<annotation><x>{text}</x></annotation>")
     element = read_xml(FolderTree(tmp_path), "a.xml", "annotation")
     with pytest.raises(ValueError, match=r"where: field 'x' is .{0,70}, not a number; correct it$"):
@@ -74,7 +74,7 @@ def test_xml_numbers(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["1e300", "1048576", HUGE])
-def test_a_size_beyond_any_image(tmp_path: Path, number: str) -> None:
+def test_voc_refuses_impossible_image_size(tmp_path: Path, number: str) -> None:
     for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "ImageSets/Main/val.txt").write_text("0\n")
@@ -87,12 +87,12 @@ def test_a_size_beyond_any_image(tmp_path: Path, number: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_json_of_another_encoding(tmp_path: Path, encoding: str) -> None:
+def test_read_json_accepts_unicode_encodings(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.json").write_bytes('{"a": "münze"}'.encode(encoding))
     assert read_json(FolderTree(tmp_path), "a.json") == {"a": "münze"}
 
 
-def test_json_that_does_not_say_its_encoding(tmp_path: Path) -> None:
+def test_read_json_refuses_latin_1(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes('{"a": "münze"}'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"a\.json: cannot be read as JSON: byte 8 is not utf-8 text; save the file"):
         read_json(FolderTree(tmp_path), "a.json")

@@ -57,7 +57,7 @@ def read_all(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_byte_anywhere(tmp_path: Path, kind: str) -> None:
+def test_changed_byte_loses_no_file_silently(tmp_path: Path, kind: str) -> None:
     path = archive_of(tmp_path, kind)
     read_all(path)
     good = path.read_bytes()
@@ -77,7 +77,7 @@ def test_a_damaged_byte_anywhere(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_archive_cut_anywhere(tmp_path: Path, kind: str) -> None:
+def test_truncated_archive_is_refused(tmp_path: Path, kind: str) -> None:
     path = archive_of(tmp_path, kind)
     good = path.read_bytes()
     for share in range(1, 20):
@@ -91,7 +91,7 @@ def test_an_archive_cut_anywhere(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["deflated", "bzip2", "lzma"])
-def test_a_damaged_member_is_named_or_skipped(tmp_path: Path, capsys: Capture, kind: str) -> None:
+def test_damaged_zip_member_is_named_or_skipped(tmp_path: Path, capsys: Capture, kind: str) -> None:
     path = archive_of(tmp_path, kind)
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
@@ -107,7 +107,7 @@ def test_a_damaged_member_is_named_or_skipped(tmp_path: Path, capsys: Capture, k
     assert info.count == 5 and info.report["skipped"][0]["file"] == "data/a/1.bmp"
 
 
-def test_a_member_with_a_password(tmp_path: Path) -> None:
+def test_encrypted_zip_member_is_refused(tmp_path: Path) -> None:
     path = archive_of(tmp_path, "stored")
     data = bytearray(path.read_bytes())
     for magic, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # flag bits in the local header and in the central directory
@@ -124,7 +124,7 @@ class _Full(io.BytesIO):
 
 @pytest.mark.parametrize("where", ["opening", "writing"])
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz"])
-def test_a_full_temporary_folder_is_no_bad_archive(
+def test_full_temporary_folder_is_not_reported_as_damage(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, where: str, kind: str
 ) -> None:
     def open_full(**options: Any) -> Any:
@@ -140,20 +140,20 @@ def test_a_full_temporary_folder_is_no_bad_archive(
     assert "fetch it again" not in error and not (tmp_path / "set.json").exists()
 
 
-def test_a_temporary_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive_of(tmp_path, "tar")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(OSError, match=r"set\.tar: cannot be unpacked into the temporary folder .*none"):
         open_tree(path)
 
 
-def test_an_archive_has_no_links_to_follow(tmp_path: Path) -> None:
+def test_follow_links_is_refused_for_archives(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--follow-links is for folders"):
         open_tree(archive_of(tmp_path, "deflated"), follow_links=True)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_a_name_twice_in_an_archive_is_refused(tmp_path: Path, kind: str) -> None:
+def test_duplicate_name_in_archive_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"twice.{kind}"
     if kind == "zip":
         with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:

@@ -59,7 +59,7 @@ def test_archives_pack_like_folders(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "a/../../evil.jpg"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_archive_with_names_that_climb(tmp_path: Path, capsys: Capture, name: str, kind: str) -> None:
+def test_archive_with_path_traversal_is_refused(tmp_path: Path, capsys: Capture, name: str, kind: str) -> None:
     files = {**FILES, name: encoded("JPEG")}
     path = zip_of(tmp_path / "set.zip", files) if kind == "zip" else tar_of(tmp_path / "set.tar", files)
     assert pack(path, tmp_path / "packed") == 1
@@ -68,7 +68,7 @@ def test_an_archive_with_names_that_climb(tmp_path: Path, capsys: Capture, name:
     assert not list(tmp_path.rglob("evil*")) and not (tmp_path / "packed.json").exists()
 
 
-def test_an_archive_with_links(tmp_path: Path) -> None:
+def test_archive_with_links_is_refused(tmp_path: Path) -> None:
     link = tarfile.TarInfo("data/link.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     with pytest.raises(ValueError, match=r"set\.tar: data/link\.jpg is a link or device"):
@@ -82,7 +82,7 @@ def test_an_archive_with_links(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_a_bomb(tmp_path: Path, capsys: Capture, kind: str) -> None:
+def test_decompression_bomb_is_refused(tmp_path: Path, capsys: Capture, kind: str) -> None:
     files = {f"train/a/{number}.jpg": bytes(100 << 20) for number in range(3)}
     path = tmp_path / f"bomb.{kind}"
     if kind == "zip":
@@ -96,7 +96,7 @@ def test_a_bomb(tmp_path: Path, capsys: Capture, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 @pytest.mark.parametrize("damage", ["garbage", "cut", "empty"])
-def test_a_damaged_archive(tmp_path: Path, capsys: Capture, kind: str, damage: str) -> None:
+def test_damaged_archive_is_named(tmp_path: Path, capsys: Capture, kind: str, damage: str) -> None:
     path = tmp_path / f"set.{kind}"
     data = (zip_of if kind == "zip" else tar_of)(path, FILES).read_bytes()
     path.write_bytes({"garbage": b"garbage" * 500, "cut": data[: len(data) // 2], "empty": b""}[damage])
@@ -104,7 +104,7 @@ def test_a_damaged_archive(tmp_path: Path, capsys: Capture, kind: str, damage: s
     assert f"{path}: " in capsys.readouterr().err
 
 
-def test_a_changed_byte_in_a_zip(tmp_path: Path, capsys: Capture) -> None:
+def test_changed_byte_in_zip_is_found(tmp_path: Path, capsys: Capture) -> None:
     path = zip_of(tmp_path / "set.zip", FILES)
     data = bytearray(path.read_bytes())
     data[data.index(b"\xff\xd8\xff") + 200] ^= 1
@@ -113,7 +113,7 @@ def test_a_changed_byte_in_a_zip(tmp_path: Path, capsys: Capture) -> None:
     assert "cannot be unpacked" in capsys.readouterr().err
 
 
-def test_what_is_neither_folder_nor_archive(tmp_path: Path) -> None:
+def test_open_tree_refuses_other_files(tmp_path: Path) -> None:
     (tmp_path / "file.bin").write_bytes(b"")
     with pytest.raises(ValueError, match="neither a folder nor"):
         open_tree(tmp_path / "file.bin")

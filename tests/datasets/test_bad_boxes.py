@@ -40,14 +40,14 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def lay(folder: Path, data: bytes = encoded("JPEG", HEIGHT, WIDTH), suffix: str = "jpg") -> None:
+def write_images(folder: Path, data: bytes = encoded("JPEG", HEIGHT, WIDTH), suffix: str = "jpg") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in BOXES:
         (folder / f"{name}.{suffix}").write_bytes(data)
 
 
 def voc(root: Path) -> dict[str, Any]:
-    lay(root / "JPEGImages")
+    write_images(root / "JPEGImages")
     for name, boxes in BOXES.items():
         objects = "".join(
             f"<object><name>cat</name><bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax>"
@@ -60,7 +60,7 @@ def voc(root: Path) -> dict[str, Any]:
 
 
 def coco(root: Path) -> dict[str, Any]:
-    lay(root / "train")
+    write_images(root / "train")
     images = [
         {"id": row, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH} for row, name in enumerate(BOXES)
     ]
@@ -75,7 +75,7 @@ def coco(root: Path) -> dict[str, Any]:
 
 
 def yolo(root: Path) -> dict[str, Any]:
-    lay(root / "images" / "train")
+    write_images(root / "images" / "train")
     for name, boxes in BOXES.items():
         lines = (
             f"0 {(x1 + x2) / 2 / WIDTH} {(y1 + y2) / 2 / HEIGHT} {(x2 - x1) / WIDTH} {(y2 - y1) / HEIGHT}\n"
@@ -92,13 +92,13 @@ def entries(suffix: str = "jpg") -> str:
     return json.dumps([{"path": f"{name}.{suffix}", "boxes": boxes} for name, boxes in rows.items()])
 
 
-def listed(root: Path) -> dict[str, Any]:
-    lay(root)
+def json_list(root: Path) -> dict[str, Any]:
+    write_images(root)
     write(root / "train.json", entries())
     return {"layout": "list"}
 
 
-LAYOUTS: list[Callable[[Path], dict[str, Any]]] = [voc, coco, yolo, listed]
+LAYOUTS: list[Callable[[Path], dict[str, Any]]] = [voc, coco, yolo, json_list]
 
 
 def boxes_of(prefix: Path) -> list[list[list[float]]]:
@@ -110,7 +110,7 @@ def boxes_of(prefix: Path) -> list[list[list[float]]]:
 
 @pytest.mark.parametrize("make", LAYOUTS)
 @pytest.mark.parametrize("how", ["clip", "drop"])
-def test_bad_boxes_are_clipped_or_left_out(
+def test_bad_boxes_are_clipped_or_dropped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], dict[str, Any]], how: str
 ) -> None:
     options = make(tmp_path / "root")
@@ -127,7 +127,7 @@ def test_bad_boxes_are_clipped_or_left_out(
     else:
         wanted = [[GOOD], [], [GOOD]]
         clipped, dropped = 0, 10
-    # boxes that are equal after clipping are duplicates: one is kept
+    # Of boxes that are equal after clipping, one is kept.
     assert boxes_of(tmp_path / "set") == [[list(map(float, box)) for box in boxes] for boxes in wanted]
     report = RecordSet(tmp_path / "set").info.report
     assert report.get("bad_boxes_clipped", 0) == clipped and report["bad_boxes_dropped"] == dropped
@@ -147,31 +147,29 @@ def test_bad_boxes_are_errors_by_default(tmp_path: Path, make: Callable[[Path], 
 
 
 @pytest.mark.parametrize("make", [voc, coco, yolo])
-def test_images_whose_boxes_are_all_left_out_are_unlabelled(
-    tmp_path: Path, make: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_image_with_all_boxes_dropped_is_unlabelled(tmp_path: Path, make: Callable[[Path], dict[str, Any]]) -> None:
     options = make(tmp_path / "root") | {"classes": ["cat"], "root": tmp_path / "root", "out": tmp_path / "set"}
     info = pack(**options, bad_boxes="clip", unlabelled="drop")
     assert info.count == 2 and info.report["unlabelled_dropped"] == 1
 
 
-def test_a_box_within_the_tolerance_is_clipped_as_ever(tmp_path: Path) -> None:
-    lay(tmp_path / "root")
+def test_box_within_tolerance_is_clipped_not_dropped(tmp_path: Path) -> None:
+    write_images(tmp_path / "root")
     write(tmp_path / "root" / "train.json", '[{"path": "all.jpg", "boxes": [[0, 0, 0, 1, 1.025]]}]')  # by one pixel
     info = pack("list", root=tmp_path / "root", out=tmp_path / "set", bad_boxes="drop")
     assert info.report["clipped_boxes"] == 1 and "bad_boxes_dropped" not in info.report
 
 
-def test_other_mistakes_stay_mistakes(tmp_path: Path) -> None:
+def test_bad_boxes_does_not_hide_other_mistakes(tmp_path: Path) -> None:
     options = yolo(tmp_path / "root")
     write(tmp_path / "root" / "labels" / "train" / "good.txt", "0 nan .5 .2 .2\n7 .5 .5 9 .2\n")
     with pytest.raises(ValueError, match=r"^2 mistakes .*\n.* line 1: .*not finite.*\n.*class 7 is out of range"):
         pack(**options, root=tmp_path / "root", out=tmp_path / "set", bad_boxes="drop")
 
 
-def test_boxes_of_an_image_that_is_converted(tmp_path: Path) -> None:
+def test_bad_boxes_applies_to_converted_images(tmp_path: Path) -> None:
     gif = encoded("GIF", HEIGHT, WIDTH)
-    lay(tmp_path / "root", gif, "gif")
+    write_images(tmp_path / "root", gif, "gif")
     write(tmp_path / "root" / "train.json", entries("gif"))
     given = {"layout": "list", "root": tmp_path / "root", "out": tmp_path / "set", "encoding": "png"}
     with pytest.raises(ValueError, match="10 mistakes"):
@@ -187,8 +185,10 @@ def test_boxes_of_an_image_that_is_converted(tmp_path: Path) -> None:
         ("voc", {"bad_boxes": "clips"}, r"bad_boxes='clips': must be one of error, clip, drop \(did you mean clip"),
     ],
 )
-def test_what_bad_boxes_is_not_for(tmp_path: Path, layout: str, options: dict[str, Any], message: str) -> None:
-    lay(tmp_path / "root" / "JPEGImages")
+def test_bad_boxes_refuses_wrong_layout_task_or_value(
+    tmp_path: Path, layout: str, options: dict[str, Any], message: str
+) -> None:
+    write_images(tmp_path / "root" / "JPEGImages")
     for name in BOXES:
         write(tmp_path / "root" / "Annotations" / f"{name}.xml", "<annotation></annotation>")
     with pytest.raises(ValueError, match=message):

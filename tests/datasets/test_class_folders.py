@@ -1,4 +1,4 @@
-"""Class folders: which folders are splits, which are classes, and the messages about all others."""
+"""Class folders: which folders are splits or classes, and the messages about other folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options
 from dali_mix.recordio import RecordSet
-from tests.datasets.files import archived, lay
+from tests.datasets.files import archived, write_jpegs
 from tests.recordio.samples import encoded, image_folder
 
 Capture = pytest.CaptureFixture[str]
@@ -41,10 +41,10 @@ def pack(root: Path, out: Path, *options: str) -> int:
          "if they are splits, pass --split test_set"),
     ],
 )  # fmt: skip
-def test_a_class_called_like_a_split(
+def test_folders_are_read_as_classes_or_splits(
     tmp_path: Path, capsys: Capture, files: list[str], split: str, classes: str, noted: str
 ) -> None:
-    root = lay(tmp_path / "in", *(file if "." in file else f"{file}.jpg" for file in files))
+    root = write_jpegs(tmp_path / "in", *(file if "." in file else f"{file}.jpg" for file in files))
     assert pack(root, tmp_path / "set", "--split", split) == 0
     assert " ".join(RecordSet(tmp_path / "set").info.classes) == classes
     error = capsys.readouterr().err
@@ -52,33 +52,33 @@ def test_a_class_called_like_a_split(
 
 
 @pytest.mark.parametrize(("choice", "classes"), [("yes", "new old"), ("no", "bus train")])
-def test_the_reading_is_chosen(tmp_path: Path, capsys: Capture, choice: str, classes: str) -> None:
-    root = lay(tmp_path / "in", "bus/old/0.jpg", "bus/new/0.jpg", "train/old/0.jpg", "train/new/0.jpg")
+def test_split_folders_option_selects_reading(tmp_path: Path, capsys: Capture, choice: str, classes: str) -> None:
+    root = write_jpegs(tmp_path / "in", "bus/old/0.jpg", "bus/new/0.jpg", "train/old/0.jpg", "train/new/0.jpg")
     assert pack(root, tmp_path / "set", "--split-folders", choice) == 0
     assert " ".join(RecordSet(tmp_path / "set").info.classes) == classes
     assert "--split-folders" not in capsys.readouterr().err
 
 
-def test_a_split_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
-    root = lay(tmp_path / "in", "a/0.jpg", "b/0.jpg")
+def test_split_without_folder_or_classes_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    root = write_jpegs(tmp_path / "in", "a/0.jpg", "b/0.jpg")
     assert pack(root, tmp_path / "set", "--split-folders", "yes") == 1
     assert "no folder 'train'; the folders are a, b" in capsys.readouterr().err
-    root = lay(tmp_path / "two", "train/0.jpg", "test/0.jpg")
+    root = write_jpegs(tmp_path / "two", "train/0.jpg", "test/0.jpg")
     assert pack(root, tmp_path / "set") == 1
     assert "pass --split-folders no" in capsys.readouterr().err
     assert pack(root, tmp_path / "set", "--split-folders", "no") == 0
 
 
-def test_files_left_out_are_counted_by_suffix(tmp_path: Path, capsys: Capture) -> None:
-    root = lay(tmp_path / "in", "cat/0.jpg", "cat/n0123_77", "dog/0.jpg", "dog/notes.txt", "loose.jpg")
-    lay(root, *(f"dog/IMG_{number}.HEIC" for number in range(5)), "dog/x.CR2", "cat/y.avif", "cat/z.NEF")
+def test_unread_files_are_counted_by_suffix(tmp_path: Path, capsys: Capture) -> None:
+    root = write_jpegs(tmp_path / "in", "cat/0.jpg", "cat/n0123_77", "dog/0.jpg", "dog/notes.txt", "loose.jpg")
+    write_jpegs(root, *(f"dog/IMG_{number}.HEIC" for number in range(5)), "dog/x.CR2", "cat/y.avif", "cat/z.NEF")
     assert pack(root, tmp_path / "set") == 0
     report = RecordSet(tmp_path / "set").info.report
     assert report["other_files"] == {".avif": 1, ".cr2": 1, ".heic": 5, ".nef": 1, ".txt": 1, "no suffix": 1}
     captured = capsys.readouterr()
     assert "1 .avif file, 1 .cr2 file, 5 .heic files, 1 .nef file left out: images that cannot" in captured.err
     assert "1 images are in no class folder" in captured.err and ".txt 1, no suffix 1" in captured.out
-    lay(root, "emu/0.heic", "emu/1.heic")
+    write_jpegs(root, "emu/0.heic", "emu/1.heic")
     assert pack(root, tmp_path / "other") == 1
     assert "emu: a class folder without images (only 2 .heic files)" in capsys.readouterr().err
 
@@ -95,10 +95,10 @@ def test_files_left_out_are_counted_by_suffix(tmp_path: Path, capsys: Capture) -
         (("train/train/train/0.jpg", "train/train/dog/0.jpg"), "train", "train/train"),  # "train" is also a class
     ],
 )  # fmt: skip
-def test_a_split_in_a_folder_of_its_name(
+def test_nested_split_folder_of_same_name_is_entered(
     tmp_path: Path, names: tuple[str, ...], split: str, base: str, suffix: str
 ) -> None:
-    root = lay(tmp_path / "in", *names)
+    root = write_jpegs(tmp_path / "in", *names)
     if suffix:
         root = archived(root, tmp_path / f"in{suffix}")
     listing = LAYOUTS["imagefolder"](root, split, Options())
@@ -120,14 +120,14 @@ def test_a_split_in_a_folder_of_its_name(
         (("1/0.jpg", "10/0.jpg", "2/0.jpg", "cat/0.jpg"), ""),
     ],
 )
-def test_classes_that_may_be_others_than_meant(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
-    notices = LAYOUTS["imagefolder"](lay(tmp_path, *names), "train", Options()).report.get("notices", [])
+def test_suspicious_classes_give_a_notice(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    notices = LAYOUTS["imagefolder"](write_jpegs(tmp_path, *names), "train", Options()).report.get("notices", [])
     assert len(notices) == bool(said)
     assert re.search(said, " ".join(notices))
 
 
-def test_the_order_of_numbers(tmp_path: Path, capsys: Capture) -> None:
-    lay(tmp_path / "in", *(f"{number}/0.jpg" for number in range(12)))
+def test_classes_file_sets_order_of_numeric_classes(tmp_path: Path, capsys: Capture) -> None:
+    write_jpegs(tmp_path / "in", *(f"{number}/0.jpg" for number in range(12)))
     assert pack(tmp_path / "in", tmp_path / "set") == 0
     assert "label 2 is class '10'" in capsys.readouterr().err
     (tmp_path / "names.txt").write_text("".join(f"{number}\n" for number in range(12)))
@@ -136,7 +136,7 @@ def test_the_order_of_numbers(tmp_path: Path, capsys: Capture) -> None:
     assert RecordSet(tmp_path / "set").info.classes == tuple(map(str, range(12)))
 
 
-def test_splits_are_found(tmp_path: Path, capsys: Capture) -> None:
+def test_split_selects_its_folder_or_is_refused(tmp_path: Path, capsys: Capture) -> None:
     image_folder(tmp_path / "train", 2, 3)
     image_folder(tmp_path / "val", 2, 2)
     assert len(LAYOUTS["imagefolder"](tmp_path, "train", Options()).names) == 6
@@ -147,24 +147,24 @@ def test_splits_are_found(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(("split", "meant"), [("vla", "val"), ("tran", "train"), ("Train", "train"), ("tets", "test")])
-def test_a_mistyped_split(tmp_path: Path, capsys: Capture, split: str, meant: str) -> None:
+def test_mistyped_split_suggests_nearest(tmp_path: Path, capsys: Capture, split: str, meant: str) -> None:
     root = image_folder(tmp_path / "flat")
     assert pack(root, tmp_path / "set", "--split", split) == 1
     assert f"{root}: no folder '{split}'; did you mean --split {meant}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("split", ["all", "eval", "tiny", "val2", "vid", "dev", "testing", "valid", "night"])
-def test_a_split_of_a_free_name(tmp_path: Path, split: str) -> None:
+def test_flat_folder_accepts_any_split_name(tmp_path: Path, split: str) -> None:
     assert pack(image_folder(tmp_path / "flat"), tmp_path / "set", "--split", split) == 0
 
 
-def test_the_only_class_folder_is_empty(tmp_path: Path, capsys: Capture) -> None:
+def test_single_empty_class_folder_is_refused(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "flat" / "cats").mkdir(parents=True)
     assert pack(tmp_path / "flat", tmp_path / "set") == 1
     assert f"{tmp_path}/flat/cats: a class folder without images" in capsys.readouterr().err
 
 
-def test_other_files_are_counted(tmp_path: Path) -> None:
+def test_other_and_hidden_files_are_counted(tmp_path: Path) -> None:
     image_folder(tmp_path, 2, 3)
     (tmp_path / "class0" / "notes.txt").write_text("x")
     (tmp_path / "class0" / ".hidden.jpg").write_text("x")
@@ -175,7 +175,7 @@ def test_other_files_are_counted(tmp_path: Path) -> None:
     assert listing.tree.count_left_out() == {".*": 1}
 
 
-def test_classes_in_a_given_order(tmp_path: Path) -> None:
+def test_classes_file_sets_class_order(tmp_path: Path) -> None:
     image_folder(tmp_path / "images", 2, 1)
     names = tmp_path / "names.txt"
     names.write_text("class1\nunseen\nclass0\n")
@@ -189,7 +189,7 @@ def test_classes_in_a_given_order(tmp_path: Path) -> None:
     ("text", "reason"),
     [("class1\n", "class0: not among"), ("class1\n\n", "line 2 is empty"), ("a\na\n", "line 2: 'a'")],
 )
-def test_classes_that_do_not_fit(tmp_path: Path, capsys: Capture, text: str, reason: str) -> None:
+def test_wrong_classes_file_is_refused(tmp_path: Path, capsys: Capture, text: str, reason: str) -> None:
     image_folder(tmp_path / "images", 2, 1)
     names = tmp_path / "names.txt"
     names.write_text(text)
@@ -198,7 +198,7 @@ def test_classes_that_do_not_fit(tmp_path: Path, capsys: Capture, text: str, rea
 
 
 @pytest.mark.parametrize("left", [(), ("notes.txt",), (".DS_Store", "notes.txt")])
-def test_a_class_that_a_split_lacks(tmp_path: Path, capsys: Capture, left: tuple[str, ...]) -> None:
+def test_class_missing_from_split_keeps_its_index(tmp_path: Path, capsys: Capture, left: tuple[str, ...]) -> None:
     """With `--classes`, a class without images keeps its index (huggingface/pytorch-image-models#957)."""
     image_folder(tmp_path / "val", 3, 2)
     for file in (tmp_path / "val" / "class1").iterdir():
@@ -214,7 +214,7 @@ def test_a_class_that_a_split_lacks(tmp_path: Path, capsys: Capture, left: tuple
     assert RecordSet(tmp_path / "set").labels(np.arange(4)).tolist() == [0, 0, 2, 2]
 
 
-def test_folders_that_hold_nothing(tmp_path: Path, capsys: Capture) -> None:
+def test_empty_or_missing_folders_are_refused(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "images").mkdir()
     assert pack(tmp_path / "images", tmp_path / "set") == 1
     assert "no class folders" in capsys.readouterr().err
@@ -230,7 +230,7 @@ ODD = ["nan", "null", "None", "NA", "true", "False", "inf", "1_0", "ünïcode", 
 
 
 @pytest.mark.parametrize("name", [*ODD[:-3], "1.0", "2"])
-def test_class_folders_of_odd_names(tmp_path: Path, name: str) -> None:
+def test_class_folders_accept_unusual_names(tmp_path: Path, name: str) -> None:
     image_folder(tmp_path, 1, 1)
     (tmp_path / name).mkdir()
     (tmp_path / name / "0.jpg").write_bytes(encoded("JPEG"))
@@ -241,14 +241,14 @@ DANGLING = {"outside": "/nowhere/x.jpeg", "inside": "gone.jpeg", "below a folder
 
 
 @pytest.mark.parametrize("target", DANGLING.values(), ids=DANGLING)
-def test_a_class_folder_that_dangles_is_no_class_lost(tmp_path: Path, target: str) -> None:
+def test_dangling_class_folder_is_refused(tmp_path: Path, target: str) -> None:
     root = image_folder(tmp_path / "root", classes=2, each=3)
     (root / "class9").symlink_to(target)
     with pytest.raises(FileNotFoundError, match="class9: a dangling symbolic link"):
         LAYOUTS["imagefolder"](root, "train", Options())
 
 
-def test_a_folder_in_a_class_that_dangles_is_counted(tmp_path: Path) -> None:
+def test_dangling_folder_inside_class_is_counted(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "root", classes=2, each=3)
     (root / "class0" / "more").symlink_to("/nowhere")
     assert LAYOUTS["imagefolder"](root, "train", Options()).report["other_files"] == {"dangling link": 1}
@@ -270,8 +270,10 @@ def test_a_folder_in_a_class_that_dangles_is_counted(tmp_path: Path) -> None:
         (("cat/a.jpg", "dog/a.txt", "config.yaml", "results.json"), ""),
     ],
 )
-def test_a_layout_with_boxes_is_suggested(tmp_path: Path, capsys: Capture, names: tuple[str, ...], said: str) -> None:
-    pack(lay(tmp_path / "in", *names), tmp_path / "set")
+def test_imagefolder_suggests_layout_with_boxes(
+    tmp_path: Path, capsys: Capture, names: tuple[str, ...], said: str
+) -> None:
+    pack(write_jpegs(tmp_path / "in", *names), tmp_path / "set")
     error = capsys.readouterr().err
     assert said in error and error.startswith(("dali-mix pack: error: ", "note: "))
     assert ("if the images have boxes" in error) == bool(said)

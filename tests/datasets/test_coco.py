@@ -33,7 +33,10 @@ def note(number: int, owner: int, kind: int, box: list[float], crowd: int = 0) -
 
 
 def content(split: str) -> dict[str, Any]:
-    """Return annotations of four images: two objects; only a crowd; no object; a box without area and a valid box."""
+    """Return annotations of four images.
+
+    In order, they have two objects, a crowd only, no object, and a box without area plus a valid box.
+    """
     names = {90: "toothbrush", 1: "person", 18: "dog"}  # neither sorted nor without gaps
     return {
         "info": {"year": 2014},
@@ -71,7 +74,7 @@ def refused(root: Path, capsys: Capture, *options: str) -> str:
     return capsys.readouterr().err
 
 
-def test_multilabel(tmp_path: Path, capsys: Capture) -> None:
+def test_multilabel_targets(tmp_path: Path, capsys: Capture) -> None:
     coco(tmp_path)
     assert pack(tmp_path, tmp_path / "set", "--split", "val2014") == 0
     records = RecordSet(tmp_path / "set")
@@ -86,7 +89,7 @@ def test_multilabel(tmp_path: Path, capsys: Capture) -> None:
     assert "none of the 4 images of split 'val2014' has a label; check" in refused(tmp_path, capsys)
 
 
-def test_detection(tmp_path: Path) -> None:
+def test_detection_boxes(tmp_path: Path) -> None:
     coco(tmp_path)
     assert pack(tmp_path, tmp_path / "set", "--split", "val2014", "--task", "detection") == 0
     records = RecordSet(tmp_path / "set")
@@ -111,7 +114,7 @@ def test_detection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "ids", [(1, 2, 3), (3, 1, 2), (0, 90, 13), (7, 0, 1)], ids=["in order", "another order", "gaps", "id 0"]
 )
-def test_given_names_decide_the_classes_whatever_the_ids(tmp_path: Path, capsys: Capture, ids: tuple[int, ...]) -> None:
+def test_classes_file_overrides_category_ids(tmp_path: Path, capsys: Capture, ids: tuple[int, ...]) -> None:
     """Splits may number their categories differently (roboflow/supervision#169, facebookresearch/detectron2#1731)."""
     person, dog, unused = ids
     categories = [{"id": unused, "name": "things"}, {"id": person, "name": "person"}, {"id": dog, "name": "dog"}]
@@ -136,7 +139,7 @@ def test_given_names_decide_the_classes_whatever_the_ids(tmp_path: Path, capsys:
     assert "annotations[0]: category 'dog' is not among the 1 names of --classes" in error
 
 
-def test_how_far_a_box_may_leave_the_image(tmp_path: Path) -> None:
+def test_boxes_within_tolerance_are_clipped(tmp_path: Path) -> None:
     """A box may exceed the image by one pixel or 1%, whichever is larger.
 
     It is clipped, or dropped if nothing is left.
@@ -152,14 +155,14 @@ def test_how_far_a_box_may_leave_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("box", [[-5.1, 0, 20, 20], [0, -3.1, 20, 20], [480, 0, 25.1, 20], [0, 290, 20, 13.1]])
-def test_a_box_that_leaves_the_image(tmp_path: Path, box: list[float]) -> None:
+def test_box_beyond_tolerance_is_refused(tmp_path: Path, box: list[float]) -> None:
     images = [image(9, "val2014") | {"width": 500, "height": 300}]
     coco(tmp_path, images=images, annotations=[note(1, 9, 1, box)])
     with pytest.raises(ValueError, match=r"leaves the 500x300 image"):
         LAYOUTS["coco"](tmp_path, "val2014", Options(task="detection"))
 
 
-def test_boxes_are_grouped_as_one_by_one(tmp_path: Path) -> None:
+def test_boxes_are_grouped_by_image(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     images = [image(number, "val2014") for number in random.permutation(1000)[:40].tolist()]
     notes = []
@@ -179,7 +182,7 @@ def test_boxes_are_grouped_as_one_by_one(tmp_path: Path) -> None:
         assert np.allclose(np.asarray(label), np.minimum(expected, 6), atol=1e-6)
 
 
-def test_splits_and_years(tmp_path: Path, capsys: Capture) -> None:
+def test_split_and_years_select_annotations(tmp_path: Path, capsys: Capture) -> None:
     coco(tmp_path, "train2014")
     coco(tmp_path, "val2017")
     (tmp_path / "images").mkdir()
@@ -198,7 +201,7 @@ def test_splits_and_years(tmp_path: Path, capsys: Capture) -> None:
     assert "one year at a time" in refused(tmp_path, capsys, "--years", "2014,2017")
 
 
-def test_the_published_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_different_from_published_gives_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [{"id": number, "name": f"class {number}"} for number in range(1, 91) if number % 9]
     coco(tmp_path, categories=many, annotations=[note(n, n, 1, [0, 0, 5, 5]) for n in (9, 30, 30)])
     listing = LAYOUTS["coco"](tmp_path, "val2014", Options())
@@ -209,7 +212,7 @@ def test_the_published_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [notice for notice in notices if "as published" in notice] == []
 
 
-def test_folders_and_backslashes_in_file_names(tmp_path: Path) -> None:
+def test_file_names_with_folder_or_backslash_are_resolved(tmp_path: Path) -> None:
     images = [image(9, "val2014"), image(25, "val2014"), image(30, "val2014")]
     images[0]["file_name"] = "val2014/" + images[0]["file_name"]
     images[1]["file_name"] = "val2014\\" + images[1]["file_name"]
@@ -258,7 +261,9 @@ def changed(key: str, row: int, **fields: Any) -> dict[str, Any]:
         (changed("categories", 1, name=" "), "categories[1]: field 'name' is ' '"),
     ],
 )
-def test_malformed_annotations(tmp_path: Path, capsys: Capture, changes: dict[str, Any], reason: str) -> None:
+def test_malformed_annotations_are_refused(
+    tmp_path: Path, capsys: Capture, changes: dict[str, Any], reason: str
+) -> None:
     file = coco(tmp_path, **changes)
     error = refused(tmp_path, capsys, "--task", "detection")
     assert f"{file}: " in error and reason in error
@@ -274,7 +279,7 @@ def test_malformed_annotations(tmp_path: Path, capsys: Capture, changes: dict[st
         ('{"categories": [7]}', "categories[0]: field 'id' is None"),
     ],
 )
-def test_files_that_are_no_annotations(tmp_path: Path, capsys: Capture, text: str, reason: str) -> None:
+def test_invalid_annotation_file_is_refused(tmp_path: Path, capsys: Capture, text: str, reason: str) -> None:
     file = coco(tmp_path)
     file.write_text(text, encoding="latin-1")
     error = refused(tmp_path, capsys)
@@ -282,7 +287,7 @@ def test_files_that_are_no_annotations(tmp_path: Path, capsys: Capture, text: st
     assert gc.isenabled()
 
 
-def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_files_are_named(tmp_path: Path, capsys: Capture) -> None:
     file = coco(tmp_path)
     lost = tmp_path / "val2014" / "COCO_val2014_000000000025.jpg"
     lost.unlink()
@@ -312,7 +317,7 @@ def roboflow(root: Path, split: str, **changes: Any) -> Path:
     return file
 
 
-def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture) -> None:
+def test_roboflow_export(tmp_path: Path, capsys: Capture) -> None:
     roboflow(tmp_path, "train")
     roboflow(tmp_path, "valid")
     for split in ("train", "valid"):
@@ -336,7 +341,7 @@ def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture) -> None:
         ([(3, "pets", "none"), (1, "dog", "pets"), (2, "cow", "pets")], ("dog", "cow", "pets")),  # the id is not 0
     ],
 )
-def test_only_an_unused_parent_is_left_out(
+def test_only_unused_parent_category_is_left_out(
     tmp_path: Path, categories: list[tuple[int, str, str]], classes: tuple[str, ...]
 ) -> None:
     """See roboflow/rf-detr#1303 and roboflow/rf-detr#609."""
@@ -345,20 +350,20 @@ def test_only_an_unused_parent_is_left_out(
     assert LAYOUTS["coco"](tmp_path, "train", Options()).classes == classes
 
 
-def test_an_entry_after_the_parent_is_named_by_its_index_in_the_file(tmp_path: Path, capsys: Capture) -> None:
+def test_category_error_uses_index_in_file(tmp_path: Path, capsys: Capture) -> None:
     entries = [{"id": key, "name": name, "supercategory": "pets"} for key, name in enumerate(["pets", "cat", "cat"])]
     roboflow(tmp_path, "train", categories=[entries[0] | {"supercategory": "none"}, *entries[1:]])
     error = refused(tmp_path, capsys, "--split", "train")
     assert "categories[2]: field 'name' is 'cat', as in categories[1] already" in error
 
 
-def test_a_file_without_annotations_is_noted(tmp_path: Path, capsys: Capture) -> None:
+def test_file_without_annotations_gives_note(tmp_path: Path, capsys: Capture) -> None:
     roboflow(tmp_path, "train", annotations=[])
     assert pack(tmp_path, tmp_path / "set", "--split", "train", "--task", "detection") == 0
     assert "note: no image has an annotation here; is it the right file?" in capsys.readouterr().err
 
 
-def test_a_parent_with_annotations_is_a_class(tmp_path: Path) -> None:
+def test_parent_category_with_annotations_is_a_class(tmp_path: Path) -> None:
     roboflow(tmp_path, "train", annotations=[note(0, 0, 0, [5, 3, 10, 6])])
     assert LAYOUTS["coco"](tmp_path, "train", Options()).classes == ("animals", "cat", "dog")
 
@@ -373,7 +378,7 @@ def test_a_parent_with_annotations_is_a_class(tmp_path: Path) -> None:
         ("images", "images/"),
     ],
 )
-def test_an_export_of_cvat(tmp_path: Path, capsys: Capture, folder: str, prefix: str) -> None:
+def test_cvat_export(tmp_path: Path, capsys: Capture, folder: str, prefix: str) -> None:
     images = [image(number, "default") for number in (9, 25, 30)]
     coco(tmp_path, "default", images=[{**one, "file_name": prefix + one["file_name"]} for one in images])
     (tmp_path / "default").rename(tmp_path / "aside")
@@ -388,7 +393,7 @@ def test_an_export_of_cvat(tmp_path: Path, capsys: Capture, folder: str, prefix:
     assert f"{tmp_path / 'default'}: no such folder; unpack the images of default there" in capsys.readouterr().err
 
 
-def test_a_wrong_size_of_an_image_is_blamed_before_its_box(tmp_path: Path, capsys: Capture) -> None:
+def test_wrong_image_size_is_reported_before_its_box(tmp_path: Path, capsys: Capture) -> None:
     images = [{**entry, "width": 20, "height": 15} for entry in content("val2014")["images"]]
     file = coco(tmp_path, images=images)
     error = refused(tmp_path, capsys, "--task", "detection")
@@ -396,7 +401,7 @@ def test_a_wrong_size_of_an_image_is_blamed_before_its_box(tmp_path: Path, capsy
     assert ".jpg is 50x30: correct that first. " in error
 
 
-def test_boxes_as_corners_get_a_hint(tmp_path: Path, capsys: Capture) -> None:
+def test_boxes_given_as_corners_get_a_hint(tmp_path: Path, capsys: Capture) -> None:
     notes = [note(1, 25, 1, [0, 0, 50, 30]), note(2, 9, 90, [30, 20, 48, 28])]
     coco(tmp_path, annotations=notes)
     error = refused(tmp_path, capsys, "--task", "detection")
@@ -405,7 +410,7 @@ def test_boxes_as_corners_get_a_hint(tmp_path: Path, capsys: Capture) -> None:
     assert "x1, y1, x2, y2" not in refused(tmp_path, capsys, "--task", "detection")
 
 
-def test_a_box_that_is_there_twice_counts_once(tmp_path: Path, capsys: Capture) -> None:
+def test_duplicate_box_counts_once(tmp_path: Path, capsys: Capture) -> None:
     box = [5, 3, 10, 6]
     notes = [note(1, 9, 90, box), note(2, 9, 90, box), note(3, 9, 1, box), note(4, 9, 90, box, crowd=1)]
     coco(tmp_path, annotations=notes)
@@ -414,7 +419,7 @@ def test_a_box_that_is_there_twice_counts_once(tmp_path: Path, capsys: Capture) 
     assert len(RecordSet(tmp_path / "set").labels(np.arange(1))[0]) == 3
 
 
-def test_a_field_that_is_not_there_is_missing(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_field_is_distinguished_from_null(tmp_path: Path, capsys: Capture) -> None:
     entries = content("val2014")["images"]
     coco(tmp_path, images=[{key: value for key, value in entries[0].items() if key != "file_name"}, *entries[1:]])
     assert "images[0]: field 'file_name' is missing, expected a file's name" in refused(tmp_path, capsys)

@@ -33,20 +33,20 @@ def coco(root: Path, task: str, text: str = "", **image: Any) -> Listing:
     [{}, {"height": -1, "width": -1}, {"height": 48.0, "width": 64.0}, {"height": None, "width": None}, {"height": 0},
      {"height": "48", "width": "64"}, {"height": 48.5}, {"height": int(HUGE)}],
 )  # fmt: skip
-def test_multi_label_needs_no_sizes(tmp_path: Path, size: dict[str, Any]) -> None:
+def test_multilabel_ignores_image_sizes(tmp_path: Path, size: dict[str, Any]) -> None:
     listing = coco(tmp_path, "multilabel", **size)
     assert np.array(listing.labels).tolist() == [[1]] and listing.sizes is None
 
 
 @pytest.mark.parametrize("size", [(48, 64), (48.0, 64.0), (48, 64.0)])
-def test_boxes_take_whole_numbers_however_written(tmp_path: Path, size: tuple[float, float]) -> None:
+def test_detection_accepts_integral_float_sizes(tmp_path: Path, size: tuple[float, float]) -> None:
     listing = coco(tmp_path, "detection", height=size[0], width=size[1])
     assert listing.sizes == [(48, 64)] and type(listing.sizes[0][1]) is int
     assert np.asarray(listing.labels[0])[3:7].tolist() == [0.125, 0.25, 0.375, 0.5]
 
 
 @pytest.mark.parametrize("value", [None, -1, 0, 48.5, "48", True, float("inf"), float("nan"), int(HUGE), -0.0])
-def test_boxes_need_sizes(tmp_path: Path, value: Any) -> None:
+def test_detection_refuses_invalid_sizes(tmp_path: Path, value: Any) -> None:
     match = r"images\[0\]: field 'height' is .*a number of pixels \(--task multilabel"
     with pytest.raises(ValueError, match=match) as caught:
         coco(tmp_path, "detection", height=value, width=64)
@@ -57,7 +57,7 @@ def test_boxes_need_sizes(tmp_path: Path, value: Any) -> None:
     "field", ['"id": 1', '"image_id": 1', '"category_id": 1', '"bbox": [8, 12, 16, 12]', '"height": 48']
 )
 @pytest.mark.parametrize("number", [HUGE, "-" + HUGE, "1e999", "1" * 5000])
-def test_numbers_of_hundreds_of_digits(tmp_path: Path, field: str, number: str) -> None:
+def test_huge_numbers_are_refused(tmp_path: Path, field: str, number: str) -> None:
     coco(tmp_path, "detection", height=48, width=64)
     text = (tmp_path / "annotations" / "instances_val.json").read_text()
     assert field in text

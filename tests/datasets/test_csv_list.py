@@ -12,7 +12,7 @@ from dali_mix.engine.build import check_sets, open_sets
 from dali_mix.engine.config.schema import FIELDS, RunConfig
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import MULTILABEL
-from tests.datasets.lists import listed
+from tests.datasets.lists import read_list
 from tests.recordio.samples import encoded
 
 HUGE = "1" * 400
@@ -46,25 +46,25 @@ LONGER = "1" * 5000  # more digits than Python parses
         ("path,nan,ünïcode\na.jpg,1,0\nb.jpg,0,1.0\n", "nan ünïcode"),
     ],
 )
-def test_names_of_columns_are_the_classes(tmp_path: Path, text: str, classes: str) -> None:
-    listing = listed(tmp_path, text)
+def test_column_names_are_classes(tmp_path: Path, text: str, classes: str) -> None:
+    listing = read_list(tmp_path, text)
     assert listing.task == "multilabel" and " ".join(listing.classes) == classes
     assert np.array(listing.labels).tolist() == [[1, 0], [0, 1]] and list(listing.names) == ["a.jpg", "b.jpg"]
 
 
-def test_quoted_names(tmp_path: Path) -> None:
-    listing = listed(tmp_path, 'path,"cat, tabby","the ""dog"""\n"a, b.jpg",1,0\n')
+def test_quoted_names_are_unquoted(tmp_path: Path) -> None:
+    listing = read_list(tmp_path, 'path,"cat, tabby","the ""dog"""\n"a, b.jpg",1,0\n')
     assert listing.classes == ("cat, tabby", 'the "dog"') and listing.names == ["a, b.jpg"]
 
 
-def test_an_index_column_is_named_in_a_note(tmp_path: Path) -> None:
-    assert listed(tmp_path, "Unnamed: 0,path,label\n0,a.jpg,x\n1,b.jpg,y\n").classes == ("x", "y")
-    (notice,) = listed(tmp_path, ",path,cat,dog\n0,a.jpg,1,0\n1,b.jpg,0,1\n").report["notices"]
+def test_index_column_is_left_out_with_a_note(tmp_path: Path) -> None:
+    assert read_list(tmp_path, "Unnamed: 0,path,label\n0,a.jpg,x\n1,b.jpg,y\n").classes == ("x", "y")
+    (notice,) = read_list(tmp_path, ",path,cat,dog\n0,a.jpg,1,0\n1,b.jpg,0,1\n").report["notices"]
     assert "column 1 ('') numbers the rows (a pandas index)" in notice
 
 
-def test_a_class_called_index(tmp_path: Path) -> None:
-    assert listed(tmp_path, "path,index,thumb\na.jpg,1,0\nb.jpg,1,1\n").classes == ("index", "thumb")
+def test_column_named_index_may_be_a_class(tmp_path: Path) -> None:
+    assert read_list(tmp_path, "path,index,thumb\na.jpg,1,0\nb.jpg,1,1\n").classes == ("index", "thumb")
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_a_class_called_index(tmp_path: Path) -> None:
         ("path,label\na.jpg,1\n".encode("utf-16"), "line 1 is not UTF-8 text; save the file as UTF-8"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_invalid_csv_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=rf"train\.csv: (?s:.*){message}"):
-        listed(tmp_path, text)
+        read_list(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_refused(tmp_path: Path, text: str | bytes, message: str) -> Non
         ("cat,dog", ""),
     ],
 )
-def test_train_and_val_with_other_columns_refuse_each_other(tmp_path: Path, val: str, message: str) -> None:
+def test_check_sets_requires_same_columns_in_train_and_val(tmp_path: Path, val: str, message: str) -> None:
     for split, columns in (("train", "cat,dog"), ("val", val)):
         (tmp_path / "a.jpg").write_bytes(encoded("JPEG"))
         zeros = ",0" * columns.count(",")

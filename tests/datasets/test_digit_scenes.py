@@ -39,7 +39,7 @@ def test_boxes_and_targets_agree(tmp_path: Path) -> None:
     assert list(verify_set(tmp_path / "boxes")) == []
 
 
-def test_the_ink_is_in_the_boxes(tmp_path: Path) -> None:
+def test_ink_lies_inside_boxes(tmp_path: Path) -> None:
     records = pack(tmp_path / "set", "--task", "detection", "--split", "val")
     for row, objects in enumerate(records.labels(np.arange(40))):
         image = np.asarray(Image.open(io.BytesIO(records.encoded(row).tobytes()))).astype(float)
@@ -55,7 +55,7 @@ def test_the_ink_is_in_the_boxes(tmp_path: Path) -> None:
         assert image[outside].max() < 90  # the background is below 60, with noise of 5
 
 
-def test_seeds_and_splits(tmp_path: Path) -> None:
+def test_seed_and_split_determine_the_set(tmp_path: Path) -> None:
     def content(*options: str, name: str) -> bytes:
         pack(tmp_path / name, *options)
         return (tmp_path / f"{name}.rec").read_bytes()
@@ -79,7 +79,7 @@ def test_training_and_validation_share_no_scan() -> None:
     assert not train & val and len(train | val) == 1797
 
 
-def test_digits_lie_anywhere_on_the_canvas_and_do_not_overlap() -> None:
+def test_digits_cover_canvas_without_overlap() -> None:
     ends, sides = [], set()
     for number in range(400):
         taken = np.zeros((HEIGHT, WIDTH), dtype=int)
@@ -94,7 +94,7 @@ def test_digits_lie_anywhere_on_the_canvas_and_do_not_overlap() -> None:
     assert np.min(ends, axis=0)[:2].tolist() == [0, 0] and np.max(ends, axis=0)[2:].tolist() == [HEIGHT, WIDTH]
 
 
-def test_a_digit_where_it_was_drawn() -> None:
+def test_render_draws_digit_at_its_position() -> None:
     scan = np.zeros((1, 8, 8), dtype=np.float32)
     scan[0, 2:6, 3:5] = 1
     digit = Digit(0, top=10, left=60, side=24, color=(200, 210, 220))
@@ -114,6 +114,6 @@ def test_a_digit_where_it_was_drawn() -> None:
         (["--classes", "names.txt"], "has the classes 0 to 9: leave --classes out"),
     ],
 )
-def test_wrong_options(tmp_path: Path, capsys: Capture, options: list[str], reason: str) -> None:
+def test_wrong_options_are_refused(tmp_path: Path, capsys: Capture, options: list[str], reason: str) -> None:
     assert main(["pack", "digit-scenes", "--out", str(tmp_path / "set"), *options]) == 1
     assert reason in capsys.readouterr().err

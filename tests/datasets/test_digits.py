@@ -24,12 +24,12 @@ def decoded(records: RecordSet, row: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(records.encoded(row).tobytes())))
 
 
-def test_digits_takes_no_root(tmp_path: Path, capsys: Capture) -> None:
+def test_digits_refuses_root(tmp_path: Path, capsys: Capture) -> None:
     assert pack("digits", tmp_path, tmp_path / "set") == 1
     assert "leave --root out" in capsys.readouterr().err
 
 
-def test_digits(tmp_path: Path) -> None:
+def test_digits_match_scikit_learn(tmp_path: Path) -> None:
     for split in ("train", "val"):
         assert main(["pack", "digits", "--split", split, "--out", str(tmp_path / split), "--quiet"]) == 0
     train, val = RecordSet(tmp_path / "train"), RecordSet(tmp_path / "val")

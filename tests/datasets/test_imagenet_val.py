@@ -62,7 +62,7 @@ def kaggle(root: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [ground_truth, names_and_wnids, names_and_labels, kaggle])
-def test_imagenet_val(tmp_path: Path, write: object) -> None:
+def test_each_label_format_gives_the_same_labels(tmp_path: Path, write: object) -> None:
     root = imagenet_val(tmp_path / "imagenet")
     write(root)  # type: ignore[operator]  # one of the functions above
     assert pack("imagenet-val", root, tmp_path / "set", "--split", "val") == 0
@@ -88,14 +88,14 @@ def test_imagenet_val(tmp_path: Path, write: object) -> None:
         ("wnid\n" * 5, "not a wnid"),
     ],
 )
-def test_imagenet_val_with_lists_that_do_not_fit(tmp_path: Path, capsys: Capture, text: str, reason: str) -> None:
+def test_mismatched_label_list_is_refused(tmp_path: Path, capsys: Capture, text: str, reason: str) -> None:
     root = imagenet_val(tmp_path / "imagenet")
     (root / "val.txt").write_text(text)
     assert pack("imagenet-val", root, tmp_path / "set", "--split", "val") == 1
     assert reason in capsys.readouterr().err
 
 
-def test_imagenet_val_without_labels_or_the_kit(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_labels_or_invalid_meta_mat_are_refused(tmp_path: Path, capsys: Capture) -> None:
     root = imagenet_val(tmp_path / "imagenet")
     assert pack("imagenet-val", root, tmp_path / "set", "--split", "val") == 1
     assert "give the labels with --list" in capsys.readouterr().err
@@ -109,7 +109,9 @@ def test_imagenet_val_without_labels_or_the_kit(tmp_path: Path, capsys: Capture)
     assert "meta.mat: not the development kit's" in error and error.endswith("with --list\n") and error.count("\n") == 1
 
 
-def test_a_meta_mat_that_crashes_its_reader(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meta_mat_that_crashes_scipy_is_refused(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = imagenet_val(tmp_path / "images")
     ground_truth(root)
     monkeypatch.setattr(
@@ -120,7 +122,7 @@ def test_a_meta_mat_that_crashes_its_reader(tmp_path: Path, capsys: Capture, mon
 
 
 @pytest.fixture
-def two_of_three(tmp_path: Path) -> Path:
+def two_images(tmp_path: Path) -> Path:
     """Write two validation images and val.txt with their wnids, n03000000 and n01000000."""
     for number in (1, 2):
         (tmp_path / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(encoded("JPEG"))
@@ -129,24 +131,24 @@ def two_of_three(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_wnids_are_labelled_by_the_given_names(two_of_three: Path) -> None:
-    names = two_of_three / "names.txt"
+def test_classes_file_labels_wnids(two_images: Path) -> None:
+    names = two_images / "names.txt"
     names.write_text("n01000000\nn02000000\nn03000000\n")
-    listing = LAYOUTS["imagenet-val"](two_of_three, "val", Options(classes_file=names))
+    listing = LAYOUTS["imagenet-val"](two_images, "val", Options(classes_file=names))
     assert list(listing.labels) == [2, 0] and listing.classes == ("n01000000", "n02000000", "n03000000")
     names.write_text("cat\ndog\nemu\n")
     with pytest.raises(ValueError, match=r"names\.txt: 3 names for 2 classes"):
-        LAYOUTS["imagenet-val"](two_of_three, "val", Options(classes_file=names))
+        LAYOUTS["imagenet-val"](two_images, "val", Options(classes_file=names))
     names.write_text("cat\nemu\n")
-    listing = LAYOUTS["imagenet-val"](two_of_three, "val", Options(classes_file=names))
+    listing = LAYOUTS["imagenet-val"](two_images, "val", Options(classes_file=names))
     assert list(listing.labels) == [1, 0] and listing.classes == ("cat", "emu")
 
 
 @pytest.mark.parametrize("version", [b"\x00\x02IM", b"\x00\x01IM"])
-def test_a_kit_s_file_of_another_version_or_cut(two_of_three: Path, version: bytes) -> None:
-    (two_of_three / "val.txt").unlink()
-    (two_of_three / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n")
+def test_unsupported_or_truncated_meta_mat_is_refused(two_images: Path, version: bytes) -> None:
+    (two_images / "val.txt").unlink()
+    (two_images / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n")
     compressed = struct.pack("<II", 15, 40) + zlib.compress(bytes(100))[:5] + bytes(35)
-    (two_of_three / "meta.mat").write_bytes(b"MATLAB".ljust(124) + version + compressed)
+    (two_images / "meta.mat").write_bytes(b"MATLAB".ljust(124) + version + compressed)
     with pytest.raises(ValueError, match=r"meta\.mat: not the development kit's meta\.mat"):
-        LAYOUTS["imagenet-val"](two_of_three, "val", Options())
+        LAYOUTS["imagenet-val"](two_images, "val", Options())

@@ -10,7 +10,7 @@ import pytest
 
 from dali_mix.datasets import LAYOUTS, Options
 from dali_mix.recordio import RecordSet
-from tests.datasets.lists import listed, pack
+from tests.datasets.lists import pack, read_list
 
 HUGE = "1" * 400
 
@@ -37,9 +37,9 @@ LONGER = "1" * 5000  # more digits than Python parses
         ("a.lst", "0\t2\t6\t0\t0\t0\t1e111\t1\t0\ta.jpg"),
     ],
 )
-def test_numbers_of_hundreds_of_digits(tmp_path: Path, name: str, text: str) -> None:
+def test_huge_numbers_are_refused(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(ValueError, match=rf"a\.{name[2:]}: ") as caught:
-        listed(tmp_path, text, name)
+        read_list(tmp_path, text, name)
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
@@ -48,39 +48,42 @@ ODD = ["nan", "null", "None", "NA", "true", "False", "inf", "1_0", "ünïcode", 
 
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("suffix", ["csv", "txt", "json"])
-def test_classes_of_odd_names(tmp_path: Path, name: str, suffix: str) -> None:
+def test_unusual_class_names_are_kept(tmp_path: Path, name: str, suffix: str) -> None:
     text = {
         "csv": f'path,label\na.jpg,cat\nb.jpg,"{name}"\n',
         "txt": f"a.jpg\tcat\nb.jpg\t{name}\n",
         "json": json.dumps([{"path": "a.jpg", "label": "cat"}, {"path": "b.jpg", "label": name}]),
     }[suffix]
-    listing = listed(tmp_path, text, f"train.{suffix}")
+    listing = read_list(tmp_path, text, f"train.{suffix}")
     assert [listing.classes[label] for label in listing.labels] == ["cat", name]  # type: ignore[index]
     missing = name.lower() in ("nan", "null", "none", "na")
     assert ("read as a class of this name" in str(listing.report)) == missing
 
 
-def test_names_that_are_numbers(tmp_path: Path) -> None:
+def test_numeric_labels_match_names_before_indices(tmp_path: Path) -> None:
     (tmp_path / "names").write_text("1\n2\n3\n")
     given = tmp_path / "names"
-    assert listed(tmp_path, "path,label\na.jpg,1\nb.jpg,3\n", classes_file=given).labels == [0, 2]  # names
-    assert listed(tmp_path, "path,label\na.jpg,0\nb.jpg,1\n", classes_file=given).labels == [0, 1]  # no class named 0
+    assert read_list(tmp_path, "path,label\na.jpg,1\nb.jpg,3\n", classes_file=given).labels == [0, 2]  # names
+    assert read_list(tmp_path, "path,label\na.jpg,0\nb.jpg,1\n", classes_file=given).labels == [
+        0,
+        1,
+    ]  # no class named 0
     (tmp_path / "names").write_text("nan\ncat\n")
-    assert listed(tmp_path, "path,label\na.jpg,cat\nb.jpg,nan\n", classes_file=given).labels == [1, 0]
+    assert read_list(tmp_path, "path,label\na.jpg,cat\nb.jpg,nan\n", classes_file=given).labels == [1, 0]
 
 
-def test_given_classes_order_the_columns(tmp_path: Path) -> None:
+def test_classes_file_orders_columns(tmp_path: Path) -> None:
     (tmp_path / "names").write_text("cat\ndog\n")
     for text in ("path,dog,cat\na.jpg,0,1\nb.jpg,1,-1\n", "path,cat,dog\na.jpg,1,0\nb.jpg,-1,1\n"):
-        listing = listed(tmp_path, text, classes_file=tmp_path / "names")
+        listing = read_list(tmp_path, text, classes_file=tmp_path / "names")
         assert listing.classes == ("cat", "dog") and np.array(listing.labels).tolist() == [[1, 0], [-1, 1]]
-    assert listed(tmp_path, "path,a,b\na.jpg,0,1\n", classes_file=tmp_path / "names").classes == ("cat", "dog")
+    assert read_list(tmp_path, "path,a,b\na.jpg,0,1\n", classes_file=tmp_path / "names").classes == ("cat", "dog")
     with pytest.raises(ValueError, match="column 'emu' is not among the classes of --classes"):
-        listed(tmp_path, "path,emu,cat\na.jpg,0,1\n", classes_file=tmp_path / "names")
+        read_list(tmp_path, "path,emu,cat\na.jpg,0,1\n", classes_file=tmp_path / "names")
 
 
-def test_true_and_false_as_classes(tmp_path: Path) -> None:
-    listing = listed(tmp_path, "Path,label\na.jpg,True\nb.jpg,False\n")
+def test_true_and_false_may_be_classes(tmp_path: Path) -> None:
+    listing = read_list(tmp_path, "Path,label\na.jpg,True\nb.jpg,False\n")
     assert listing.task == "classification" and listing.classes == ("False", "True") and listing.labels == [1, 0]
 
 
@@ -88,14 +91,14 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("labels", [["bees"], ["7", "bees"], ["cat", "bees"], ["2", "bees"]])
-def test_a_mistyped_class_is_named_with_the_nearest_one(root: Path, capsys: Capture, labels: list[str]) -> None:
+def test_mistyped_class_suggests_nearest(root: Path, capsys: Capture, labels: list[str]) -> None:
     (root / "names").write_text("cat\nbee\nant\n")
     rows = "".join(f"sub/{row}.jpg\t{label}\n" for row, label in enumerate(labels))
     assert pack(root, "a.txt", rows, "--classes", str(root / "names"))[0] == 1
     assert "class 'bees' is not among the 3 classes (did you mean bee?)" in capsys.readouterr().err
 
 
-def test_class_names_in_a_given_order(root: Path, capsys: Capture) -> None:
+def test_classes_file_sets_label_order(root: Path, capsys: Capture) -> None:
     (root / "names").write_text("cat\nbee\nant\n")
     status, out = pack(root, "a.txt", "sub/0.jpg\tcat\nsub/1.jpg\tant\n", "--classes", str(root / "names"))
     assert status == 0
@@ -119,7 +122,7 @@ def test_class_names_in_a_given_order(root: Path, capsys: Capture) -> None:
         (("a|b", "c|d"), False),
     ],
 )
-def test_names_that_join_others_may_be_several_labels(root: Path, labels: tuple[str, ...], noted: bool) -> None:
+def test_joined_class_names_give_a_notice(root: Path, labels: tuple[str, ...], noted: bool) -> None:
     (root / "train.txt").write_text("".join(f"sub/{row}.jpg\t{label}\n" for row, label in enumerate(labels)))
     listing = LAYOUTS["list"](root, "train", Options())
     assert listing.classes == tuple(sorted(labels))
@@ -128,14 +131,14 @@ def test_names_that_join_others_may_be_several_labels(root: Path, labels: tuple[
 
 EMPTY = {
     "from 1": (["1", "2", "3"], "labels begin at 1, so class 0 is empty"),
-    "numbers of a database": (["7", "4004", "12"], "4,002 of 4,005 numbered classes are empty (0, 1, 2, 3, 4, 5, …)"),
+    "sparse ids": (["7", "4004", "12"], "4,002 of 4,005 numbered classes are empty (0, 1, 2, 3, 4, 5, …)"),
     "a gap": (["0", "1", "3"], "1 of 4 numbered classes are empty (2)"),
     "from 2": (["2", "3", "4"], "2 of 5 numbered classes are empty (0, 1)"),
 }
 
 
 @pytest.mark.parametrize(("labels", "said"), EMPTY.values(), ids=EMPTY)
-def test_numbered_classes_without_images(root: Path, capsys: Capture, labels: list[str], said: str) -> None:
+def test_empty_numbered_classes_give_advice(root: Path, capsys: Capture, labels: list[str], said: str) -> None:
     text = "".join(f"sub/{number}.jpg\t{label}\n" for number, label in enumerate(labels))
     assert pack(root, "a.txt", text)[0] == 0
     note = capsys.readouterr().err
@@ -148,7 +151,7 @@ def test_numbered_classes_without_images(root: Path, capsys: Capture, labels: li
 
 
 @pytest.mark.parametrize(("box_class", "said"), [(1, "labels begin at 1"), (0, ""), (3, "3 of 4 numbered classes")])
-def test_numbered_classes_without_boxes(root: Path, capsys: Capture, box_class: int, said: str) -> None:
+def test_numbered_classes_without_boxes_give_a_note(root: Path, capsys: Capture, box_class: int, said: str) -> None:
     entries = [{"path": "sub/0.jpg", "boxes": [[box_class, 0, 0, 1, 1]]}, {"path": "sub/1.jpg", "boxes": []}]
     assert pack(root, "a.json", json.dumps(entries))[0] == 0
     note = capsys.readouterr().err
@@ -158,7 +161,7 @@ def test_numbered_classes_without_boxes(root: Path, capsys: Capture, box_class: 
 @pytest.mark.parametrize(
     ("label", "message"), [("null", "label None is not a class"), ("true", "label True"), ("[]", "no label fields")]
 )
-def test_a_label_that_is_none(tmp_path: Path, label: str, message: str) -> None:
+def test_invalid_json_label_is_refused(tmp_path: Path, label: str, message: str) -> None:
     (tmp_path / "train.json").write_text(f'[{{"path": "a.jpg", "label": {label}}}]')
     with pytest.raises(ValueError, match=rf"train\.json: entry 1: {message}"):
         LAYOUTS["list"](tmp_path, "train", Options())

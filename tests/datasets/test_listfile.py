@@ -29,7 +29,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_formats(root: Path, name: str) -> None:
+def test_every_format_packs_the_same_set(root: Path, name: str) -> None:
     status, out = pack(root, name, SAME[name])
     assert status == 0
     records = RecordSet(out)
@@ -39,7 +39,7 @@ def test_formats(root: Path, name: str) -> None:
     assert records.table["id"].tolist() == ([10, 11, 12] if name in ("a.lst", "a.csv") else [0, 1, 2])
 
 
-def test_the_list_is_found_by_the_split(root: Path) -> None:
+def test_list_file_is_found_by_split_name(root: Path) -> None:
     (root / "val.txt").write_text("sub/0.jpg\tcat\nsub/1.jpg\tant\n")
     out = root.parent / "set"
     assert main(["pack", "list", "--root", str(root), "--split", "val", "--out", str(out), "--quiet"]) == 0
@@ -48,7 +48,7 @@ def test_the_list_is_found_by_the_split(root: Path) -> None:
     assert records.labels(np.arange(2)).tolist() == [1, 0]
 
 
-def test_multilabel(root: Path) -> None:
+def test_multilabel_list(root: Path) -> None:
     status, out = pack(root, "a.txt", "sub/0.jpg\t1\t0\t-1\nsub/1.jpg\t0\t0\t1\n")
     assert status == 0
     records = RecordSet(out)
@@ -68,7 +68,7 @@ BOXES = {
 
 
 @pytest.mark.parametrize("name", BOXES)
-def test_detection_from_im2rec_s_list_and_from_json(root: Path, name: str) -> None:
+def test_detection_from_lst_and_json(root: Path, name: str) -> None:
     status, out = pack(root, name, BOXES[name])
     assert status == 0
     records = RecordSet(out)
@@ -78,8 +78,8 @@ def test_detection_from_im2rec_s_list_and_from_json(root: Path, name: str) -> No
     assert second.tolist() == [[0, 0, 0, 1, 1, 0]]
 
 
-def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, capsys: Capture) -> None:
-    """The image is 40 x 20, so one pixel (0.025 of the width, 0.05 of the height) is more than 1%."""
+def test_boxes_within_tolerance_are_clipped_and_counted(root: Path, capsys: Capture) -> None:
+    """The image is 40 pixels wide and 20 high. One pixel is 0.025 of the width and 0.05 of the height, more than 1%."""
     boxes = [[0, -0.02, 0, 0.5, 1.04, 0], [0, 0, 0, 1, 1, 0], [0, 0.5, 0.5, 1.00164, 1, 0]]
     status, out = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": boxes}]))
     assert status == 0
@@ -91,7 +91,7 @@ def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, cap
 
 
 @pytest.mark.parametrize("box", [[0, -0.03, 0, 0.5, 1, 0], [0, 0, 0, 1, 1.06, 0]])
-def test_boxes_further_beyond_the_image(root: Path, capsys: Capture, box: list[float]) -> None:
+def test_boxes_beyond_tolerance_are_refused(root: Path, capsys: Capture, box: list[float]) -> None:
     status, _ = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": [[0, 0, 0, 1, 1, 0], box]}]))
     assert status == 1
     error = capsys.readouterr().err
@@ -107,7 +107,7 @@ def test_boxes_further_beyond_the_image(root: Path, capsys: Capture, box: list[f
         ("a.jsonl", '{"path": "a b/my cat 1.jpg", "label": 1.0}\n{"path": "a b/x 0.jpg", "label": 0.0}\n'),
     ],
 )
-def test_names_with_spaces_and_labels_as_floats(root: Path, name: str, text: str) -> None:
+def test_names_with_spaces_and_float_labels(root: Path, name: str, text: str) -> None:
     """See BVLC/caffe#1951 and apache/mxnet#11884."""
     (root / "a b").mkdir()
     for number, file in enumerate(("my cat 1.jpg", "x 0.jpg")):
@@ -118,7 +118,7 @@ def test_names_with_spaces_and_labels_as_floats(root: Path, name: str, text: str
     assert RecordSet(out).encoded(0).tobytes() == (root / "a b" / "my cat 1.jpg").read_bytes()
 
 
-def test_spaces_are_no_tabs(root: Path, capsys: Capture) -> None:
+def test_spaces_do_not_separate_fields(root: Path, capsys: Capture) -> None:
     assert pack(root, "a.txt", "a b/my cat 1.jpg 1\n")[0] == 1
     assert "line 1: 'a b/my cat 1.jpg 1' has no tab" in capsys.readouterr().err
 
@@ -188,7 +188,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("name", "text", "reason"), [(name, *case) for name, cases in BAD.items() for case in cases])
-def test_bad_rows(root: Path, capsys: Capture, name: str, text: str, reason: str) -> None:
+def test_bad_rows_are_refused(root: Path, capsys: Capture, name: str, text: str, reason: str) -> None:
     status, out = pack(root, name, text)
     error = capsys.readouterr().err
     assert status == 1 and error.count("\n") == 1
@@ -205,23 +205,25 @@ def test_bad_rows(root: Path, capsys: Capture, name: str, text: str, reason: str
         ("a.lst", "0\t0\tsub/0.jpg\n1\t1\tsub/0.jpg\n", (2, 1)),
     ],
 )
-def test_a_path_with_two_labels(root: Path, capsys: Capture, name: str, text: str, lines: tuple[int, int]) -> None:
+def test_path_with_two_labels_is_refused(
+    root: Path, capsys: Capture, name: str, text: str, lines: tuple[int, int]
+) -> None:
     assert pack(root, name, text)[0] == 1
     error = capsys.readouterr().err
     assert f"{name}: line {lines[0]}: sub/0.jpg has another label in line {lines[1]}: give each image one row" in error
 
 
-def test_a_path_twice_with_one_label_counts_twice(root: Path) -> None:
+def test_repeated_row_is_packed_twice(root: Path) -> None:
     status, out = pack(root, "a.csv", "path,label\nsub/0.jpg,cat\nsub/1.jpg,dog\nsub/0.jpg,cat\n")
     assert status == 0 and RecordSet(out).labels(np.arange(3)).tolist() == [0, 1, 0]
 
 
-def test_a_missing_image_is_named_with_its_line(root: Path, capsys: Capture) -> None:
+def test_missing_image_is_named_with_its_line(root: Path, capsys: Capture) -> None:
     assert pack(root, "a.txt", "sub/0.jpg\t1\nsub/none.jpg\t0\n")[0] == 1
     assert f"{root}/sub/none.jpg: no such file, listed at {root}/a.txt: line 2 (--skip-bad" in capsys.readouterr().err
 
 
-def test_a_list_that_is_not_text(root: Path, capsys: Capture) -> None:
+def test_missing_or_non_utf8_list_is_refused(root: Path, capsys: Capture) -> None:
     (root / "a.txt").write_bytes(b"sub/0.jpg\t1\nsub/\xff.jpg\t1\n")
     assert main(["pack", "list", "--root", str(root), "--list", str(root / "a.txt"), "--out", str(root / "set")]) == 1
     assert "a.txt: line 2 is not UTF-8" in capsys.readouterr().err
@@ -233,7 +235,7 @@ def test_a_list_that_is_not_text(root: Path, capsys: Capture) -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.tsv", "a.lst", "a.json", "a.jsonl"])
 @pytest.mark.parametrize("text", ["", "\n", " \r\n\n", "\ufeff", "\ufeff\n"])
-def test_an_empty_list(root: Path, capsys: Capture, name: str, text: str) -> None:
+def test_empty_list_is_refused(root: Path, capsys: Capture, name: str, text: str) -> None:
     assert pack(root, name, text)[0] == 1
     assert f"{name}: the file is empty" in capsys.readouterr().err
 
@@ -242,7 +244,7 @@ NAMED = [" a.jpg", "a.jpg ", " sub/b.jpg", "sub/ c.jpg "]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.lst", "a.json"])
-def test_names_with_spaces_around_them(root: Path, name: str) -> None:
+def test_surrounding_spaces_are_stripped_unless_in_file_name(root: Path, name: str) -> None:
     for number, file in enumerate(NAMED):
         (root / file).parent.mkdir(exist_ok=True)
         (root / file).write_bytes(encoded("JPEG", seed=10 + number))

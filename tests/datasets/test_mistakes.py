@@ -12,7 +12,7 @@ import pytest
 from dali_mix.datasets import LAYOUTS, Listing, Options, pack, packing
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.recordio import RecordSet
-from tests.datasets.files import archived, lay
+from tests.datasets.files import archived, write_jpegs
 from tests.datasets.test_nus_wide import nus_wide
 from tests.datasets.test_vg500 import vg500
 from tests.datasets.test_wider import wider
@@ -43,8 +43,8 @@ def voc(root: Path) -> dict[str, Any]:
     for name, text in objects.items():
         write(root / "Annotations" / f"{name}.xml", f"<annotation>{SIZE}{text}</annotation>")
         if name != "lost":
-            lay(root, f"JPEGImages/{name}.jpg")
-    lay(root, "JPEGImages/bare.jpg")
+            write_jpegs(root, f"JPEGImages/{name}.jpg")
+    write_jpegs(root, "JPEGImages/bare.jpg")
     write(root.parent / "names", "cat\ndog\n")
     return {"layout": "voc", "task": "detection", "classes": root.parent / "names"}
 
@@ -63,7 +63,7 @@ VOC = (
 
 def voc_lists(root: Path) -> dict[str, Any]:
     for name in ("a", "b", "c"):
-        lay(root, f"VOCdevkit/VOC2007/JPEGImages/{name}.jpg")
+        write_jpegs(root, f"VOCdevkit/VOC2007/JPEGImages/{name}.jpg")
         write(root / f"VOCdevkit/VOC2007/Annotations/{name}.xml", f"<annotation>{SIZE}{voc_object()}</annotation>")
     (root / "VOCdevkit/VOC2007/JPEGImages/c.jpg").unlink()
     write(root / "VOCdevkit/VOC2007/ImageSets/Main/train.txt", "a\nb\na\n../d\nc\nnone\n")
@@ -93,7 +93,7 @@ def coco(root: Path) -> dict[str, Any]:
         {"image_id": 77, "category_id": 1, "bbox": boxes[0]},
     ]
     for row in (0, 1, 2, 3, 4, 5, 8):
-        lay(root, f"train/{row}.jpg")
+        write_jpegs(root, f"train/{row}.jpg")
     content = {"images": images, "annotations": notes, "categories": [{"id": 1, "name": "cat"}]}
     write(root / "train" / "_annotations.coco.json", json.dumps(content))
     return {"layout": "coco", "task": "detection"}
@@ -116,7 +116,7 @@ COCO = (
 def yolo(root: Path) -> dict[str, Any]:
     labels = {"good": "0 .5 .5 .2 .2", "bad": "0 .9 .5 .5 .2\n0 .5 .5 .2 .2\n5 .5 .5 .2 .2\n0 nan .5 .2 .2\n0 .5 .5\n"}
     for name, text in labels.items():
-        lay(root, f"images/train/{name}.jpg")
+        write_jpegs(root, f"images/train/{name}.jpg")
         write(root / "labels" / "train" / f"{name}.txt", text)
     lines = ["images/train/good.jpg", "images/train/bad.jpg", "images/train/lost.jpg", "images/train/good.jpg"]
     write(root / "train.txt", "\n".join(lines))
@@ -135,7 +135,7 @@ YOLO = (
 
 
 def csv(root: Path) -> dict[str, Any]:
-    lay(root, "a.jpg", "b.jpg", "c.jpg")
+    write_jpegs(root, "a.jpg", "b.jpg", "c.jpg")
     rows = "0,a.jpg,cat\n1,b.jpg,cow\n2,b.jpg\nx,c.jpg,cat\n3,lost.jpg,dog\n4,../c.jpg,dog\n5,c.jpg,\n0,c.jpg,dog\n"
     write(root / "train.csv", "id,path,label\n" + rows + "6,a.jpg,dog\n")
     write(root.parent / "names", "cat\ndog\n")
@@ -155,7 +155,7 @@ CSV = (
 
 
 def multilabel(root: Path) -> dict[str, Any]:
-    lay(root, "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
+    write_jpegs(root, "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
     write(root / "train.txt", "a.jpg\t1\nb.jpg\t1\t0\nc.jpg\t1\tcat\nd.jpg\t1\t7\ne.jpg\tnan\t0\n")
     return {"layout": "list", "list": root / "train.txt"}
 
@@ -169,7 +169,7 @@ MULTILABEL = (
 
 
 def boxes(root: Path) -> dict[str, Any]:
-    lay(root, "0.jpg", "1.jpg", "2.jpg", "3.jpg")
+    write_jpegs(root, "0.jpg", "1.jpg", "2.jpg", "3.jpg")
     good, beyond, turned = [0, 0.1, 0.1, 0.5, 0.5], [0, 0.1, 0.1, 1.5, 0.5], [0, 0.5, 0.1, 0.1, 0.5]
     entries = [[good], [beyond, good, turned], [[0, 1, 2]], [[0, 5, 6, 20, 18]]]
     lines = [json.dumps({"path": f"{row}.jpg", "boxes": entry}) for row, entry in enumerate(entries)]
@@ -188,7 +188,7 @@ BOXES = (
 
 
 def class_folders(root: Path) -> dict[str, Any]:
-    lay(root, "train/cat/a.jpg")
+    write_jpegs(root, "train/cat/a.jpg")
     for name in ("dog", "emu"):
         write(root / "train" / name / "notes.txt", "")
     return {"layout": "imagefolder"}
@@ -198,7 +198,7 @@ CLASS_FOLDERS = ("dog: a class folder without images", "emu: a class folder with
 
 
 def imagenet_val(root: Path) -> dict[str, Any]:
-    lay(root, "val/a.jpg", "val/b.jpg", "val/c.jpg")
+    write_jpegs(root, "val/a.jpg", "val/b.jpg", "val/c.jpg")
     write(root / "val.txt", "a.jpg n01440764\nb.jpg\na.jpg n01440764\nd.jpg n01440764\n")
     return {"layout": "imagenet-val", "split": "val"}
 
@@ -212,7 +212,7 @@ IMAGENET_VAL = (
 
 
 def tiny_imagenet(root: Path) -> dict[str, Any]:
-    lay(root, "val/images/a.jpg")
+    write_jpegs(root, "val/images/a.jpg")
     write(root / "wnids.txt", "n1\nn2\n")
     write(root / "val/val_annotations.txt", "a.jpg\tn1\nb.jpg\tn3\na.jpg\tn2\nlost.jpg\tn1\n")
     return {"layout": "tiny-imagenet", "split": "val"}
@@ -239,7 +239,7 @@ def vg(root: Path) -> dict[str, Any]:
     (root / "VG_100K" / "2.jpg").unlink()
     with (root / "ssgrl_partition" / "train_list_500.txt").open("a") as file:
         file.write("1.jpg\n77.jpg\n")
-    lay(root, "VG_100K/77.jpg")
+    write_jpegs(root, "VG_100K/77.jpg")
     index = root / "vg_category_500_labels_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"1.jpg": [500]}))
     return {"layout": "vg500"}
@@ -307,9 +307,9 @@ def test_all_mistakes_are_reported_together(tmp_path: Path, name: str, packed: b
     assert not list(tmp_path.glob("set*"))
 
 
-def listed(root: Path, bad: int) -> dict[str, Any]:
+def list_with_bad_rows(root: Path, bad: int) -> dict[str, Any]:
     names = [f"{row}.jpg" for row in range(bad + 1)]
-    lay(root, *names)
+    write_jpegs(root, *names)
     write(
         root / "train.csv", "path,label\n" + "".join(f"{name},{'cat' * (row == 0)}\n" for row, name in enumerate(names))
     )
@@ -317,9 +317,9 @@ def listed(root: Path, bad: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("bad", [1, 3, 20, 21, 1000])
-def test_the_first_twenty_mistakes_are_shown(tmp_path: Path, bad: int) -> None:
+def test_first_twenty_mistakes_are_shown(tmp_path: Path, bad: int) -> None:
     with pytest.raises(ValueError) as refused:
-        pack(**listed(tmp_path / "root", bad))
+        pack(**list_with_bad_rows(tmp_path / "root", bad))
     lines = str(refused.value).split("\n  ")
     texts = [f"{tmp_path}/root/train.csv: line {row + 3}: the label is empty: give its class, or" for row in range(bad)]
     shown = lines if bad == 1 else lines[1:]
@@ -330,8 +330,8 @@ def test_the_first_twenty_mistakes_are_shown(tmp_path: Path, bad: int) -> None:
     assert bad <= 20 or shown[20] == f"… and {bad - 20:,} more"
 
 
-def test_missing_images_are_skipped_as_before(tmp_path: Path) -> None:
-    options = listed(tmp_path / "root", 0)
+def test_missing_images_are_reported_or_skipped(tmp_path: Path) -> None:
+    options = list_with_bad_rows(tmp_path / "root", 0)
     with (tmp_path / "root" / "train.csv").open("a") as file:
         file.write("x/lost.jpg,dog\nlost.jpg,dog\n")
     with pytest.raises(
@@ -343,8 +343,8 @@ def test_missing_images_are_skipped_as_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["caf\u00e9.jpg", "cafe\u0301.jpg"])
-def test_an_image_in_another_unicode_form_is_not_missing(tmp_path: Path, name: str) -> None:
-    lay(tmp_path / "root", name)
+def test_image_name_matches_in_other_unicode_form(tmp_path: Path, name: str) -> None:
+    write_jpegs(tmp_path / "root", name)
     write(tmp_path / "root" / "train.csv", "path,label\ncaf\u00e9.jpg,cat\n")
     for number, source in enumerate((tmp_path / "root", archived(tmp_path / "root", tmp_path / "root.zip"))):
         info = pack("list", root=source, list=tmp_path / "root" / "train.csv", out=tmp_path / f"set{number}")
@@ -368,7 +368,7 @@ def test_one_wrong_label_is_one_mistake(
     tmp_path: Path, labels: list[str], classes: list[str] | None, message: str
 ) -> None:
     names = [f"{row}.jpg" for row in range(len(labels))]
-    lay(tmp_path / "root", *names)
+    write_jpegs(tmp_path / "root", *names)
     rows = (f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True))
     write(tmp_path / "root" / "train.txt", "".join(rows))
     with pytest.raises(ValueError) as refused:
@@ -376,18 +376,18 @@ def test_one_wrong_label_is_one_mistake(
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_an_unknown_class_is_one_mistake(tmp_path: Path) -> None:
+def test_repeated_unknown_class_is_one_mistake(tmp_path: Path) -> None:
     for row in range(4):
-        lay(tmp_path / "voc", f"{row}.jpg")
+        write_jpegs(tmp_path / "voc", f"{row}.jpg")
         write(tmp_path / "voc" / f"{row}.xml", f"<annotation>{SIZE}{voc_object('cow' if row else 'emu')}</annotation>")
-    lay(tmp_path / "list", "0.jpg", "1.jpg", "2.jpg", "3.jpg")
+    write_jpegs(tmp_path / "list", "0.jpg", "1.jpg", "2.jpg", "3.jpg")
     write(tmp_path / "list" / "train.csv", "path,label\n0.jpg,emu\n1.jpg,cow\n2.jpg,cow\n3.jpg,cow\n")
     content = {
         "images": [{"id": 0, "file_name": "0.jpg"}],
         "annotations": [{"image_id": 0, "category_id": kind} for kind in (1, 2, 2, 2)],
         "categories": [{"id": 1, "name": "emu"}, {"id": 2, "name": "cow"}],
     }
-    lay(tmp_path / "coco", "train/0.jpg")
+    write_jpegs(tmp_path / "coco", "train/0.jpg")
     write(tmp_path / "coco" / "train" / "_annotations.coco.json", json.dumps(content))
     places = {"voc": ("1.xml: object 1: ", "objects"), "list": ("line 3: ", "rows"), "coco": ("[1]: ", "annotations")}
     for layout, (place, unit) in places.items():
@@ -397,8 +397,8 @@ def test_an_unknown_class_is_one_mistake(tmp_path: Path) -> None:
         assert place in cow and f"(as in 2 more {unit})" in cow and "as in" not in emu
 
 
-def test_a_wrong_size_is_reported_once_an_image(tmp_path: Path) -> None:
-    lay(tmp_path / "root", "train/0.jpg")
+def test_wrong_size_is_reported_once_per_image(tmp_path: Path) -> None:
+    write_jpegs(tmp_path / "root", "train/0.jpg")
     content = {
         "images": [{"id": 0, "file_name": "0.jpg", "width": 6, "height": 4}],
         "annotations": [{"image_id": 0, "category_id": 1, "bbox": [at, 6, 9, 9]} for at in range(3)],
@@ -409,27 +409,27 @@ def test_a_wrong_size_is_reported_once_an_image(tmp_path: Path) -> None:
         pack("coco", root=tmp_path / "root", out=tmp_path / "set", task="detection")
 
 
-def test_a_layout_called_alone_raises_the_first_mistake(tmp_path: Path) -> None:
+def test_layout_called_directly_raises_first_mistake(tmp_path: Path) -> None:
     options = csv(tmp_path / "root")
     with pytest.raises(ValueError, match=r"train\.csv: line 4: 2 fields") as refused:
         LAYOUTS["list"](tmp_path / "root", "train", Options(list_file=options["list"]))
     assert "\n" not in str(refused.value)
 
 
-def test_a_layout_of_ones_own_collects_mistakes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_layout_collects_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def layout(root: Path, split: str, options: Options) -> Listing:
         for row in range(3):
             with options.mistakes:
                 if row:
                     raise ValueError(f"row {row} is wrong")
-        raise ValueError("no image: what follows from mistakes is not reported beside them")
+        raise ValueError("no image: errors caused by mistakes are not reported with them")
 
     monkeypatch.setitem(packing.LAYOUTS, "mine", layout)
     with pytest.raises(ValueError, match=r"^2 mistakes .*:\n  row 1 is wrong\n  row 2 is wrong$"):
         pack("mine", root=tmp_path, out=tmp_path / "set")
 
 
-def test_the_same_mistake_found_twice_counts_once() -> None:
+def test_duplicate_mistake_counts_once() -> None:
     mistakes = Mistakes()
     with pytest.raises(ValueError, match=r"^a: wrong$"), mistakes.together(images=True):
         for _ in range(2):
@@ -445,25 +445,25 @@ def test_other_errors_are_not_collected() -> None:
     assert mistakes.count == 0
 
 
-def test_a_set_without_mistakes_is_packed(tmp_path: Path) -> None:
-    pack(**listed(tmp_path / "root", 0))
+def test_set_without_mistakes_is_packed(tmp_path: Path) -> None:
+    pack(**list_with_bad_rows(tmp_path / "root", 0))
     assert len(RecordSet(tmp_path / "set")) == 1
 
 
-def test_an_image_without_a_name_where_images_have_no_folder_of_their_split(tmp_path: Path) -> None:
+def test_null_file_name_without_split_folder_is_refused(tmp_path: Path) -> None:
     content = {
         "images": [{"id": 0, "file_name": None}, {"id": 1, "file_name": "b.jpg"}],
         "annotations": [],
         "categories": [{"id": 1, "name": "cat"}],
     }
-    lay(tmp_path / "root", "images/b.jpg")
+    write_jpegs(tmp_path / "root", "images/b.jpg")
     write(tmp_path / "root" / "annotations" / "instances_train.json", json.dumps(content))
     with pytest.raises(ValueError, match=r"^\S+: images\[0\]: field 'file_name' is None, expected a file's name$"):
         pack("coco", root=tmp_path / "root", out=tmp_path / "set")
 
 
-def test_a_class_without_a_column_is_one_mistake(tmp_path: Path) -> None:
-    lay(tmp_path / "root", "a.jpg", "b.jpg")
+def test_class_without_column_is_one_mistake(tmp_path: Path) -> None:
+    write_jpegs(tmp_path / "root", "a.jpg", "b.jpg")
     write(tmp_path / "root" / "train.csv", "path,cat,dog\na.jpg,1,0\nb.jpg,0,1\n")
     with pytest.raises(ValueError, match=r"^\S+: line 2: class 'emu' of classes has no column; correct one$"):
         pack("list", root=tmp_path / "root", out=tmp_path / "set", classes=["emu", "dog", "cat"])

@@ -54,7 +54,7 @@ def refused(root: Path, capsys: Capture, *options: str) -> str:
 
 
 @pytest.mark.parametrize(("split", "rows", "dropped"), [("train", [3, 0], 1), ("test", [2, 4], 0), ("val", [2, 4], 0)])
-def test_official_splits_without_unlabelled_photos(tmp_path: Path, split: str, rows: list[int], dropped: int) -> None:
+def test_official_splits_drop_unlabelled_images(tmp_path: Path, split: str, rows: list[int], dropped: int) -> None:
     root = nus_wide(tmp_path / "nus")
     assert pack(root, tmp_path / "set", "--split", split, "--no-shuffle") == 0
     records = RecordSet(tmp_path / "set")
@@ -68,13 +68,13 @@ def test_official_splits_without_unlabelled_photos(tmp_path: Path, split: str, r
     assert list(verify_set(tmp_path / "set")) == []
 
 
-def test_unlabelled_photos_are_kept_on_demand(tmp_path: Path) -> None:
+def test_unlabelled_keep_keeps_all_images(tmp_path: Path) -> None:
     root = nus_wide(tmp_path)
     listing = LAYOUTS["nus-wide"](root, "train", Options(unlabelled="keep"))
     assert listing.ids == [3, 1, 0] and np.asarray(listing.labels)[1].tolist() == [0, 0, 0]
 
 
-def test_the_publishers_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_folder_layout_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = nus_wide(tmp_path / "NUS-WIDE")
     (root / "ConceptsList").mkdir()
     (root / "Concepts81.txt").rename(root / "ConceptsList" / "Concepts81.txt")
@@ -115,14 +115,14 @@ def test_the_publishers_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("Concepts81.txt", "zebra\n../x\n", "line 2 is '../x': expected a concept's name"),
     ],
 )
-def test_malformed_files(tmp_path: Path, capsys: Capture, file: str, text: str, reason: str) -> None:
+def test_malformed_files_are_refused(tmp_path: Path, capsys: Capture, file: str, text: str, reason: str) -> None:
     root = nus_wide(tmp_path)
     (root / file).write_text(text)
     error = refused(root, capsys)
     assert f"{root / file}: " in error and reason in error
 
 
-def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_files_are_named(tmp_path: Path, capsys: Capture) -> None:
     root = nus_wide(tmp_path)
     lost = root / "Flickr" / "zoos" / "0004_2.jpg"
     lost.unlink()

@@ -32,7 +32,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def test_files_pass_through(tmp_path: Path, capsys: Capture) -> None:
+def test_files_are_packed_unchanged(tmp_path: Path, capsys: Capture) -> None:
     root = image_folder(tmp_path / "images")
     assert run_pack(root, tmp_path / "set", "--no-shuffle") == 0
     text = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_files_pass_through(tmp_path: Path, capsys: Capture) -> None:
     assert list(verify_set(tmp_path / "set")) == []
 
 
-def test_the_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:
+def test_output_does_not_depend_on_workers(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", classes=4, each=20)
     for workers in (1, 2, 7):
         out = tmp_path / f"workers{workers}" / "set"
@@ -56,7 +56,7 @@ def test_the_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:
     assert digests(tmp_path / "workers7") == expected
 
 
-def test_training_is_shuffled_and_validation_is_not(tmp_path: Path) -> None:
+def test_train_is_shuffled_and_val_is_not(tmp_path: Path) -> None:
     for split in ("train", "val"):
         image_folder(tmp_path / "images" / split, classes=2, each=20)
     ids = {}
@@ -83,7 +83,7 @@ BAD = {
     "html": (b"<!doctype html>", "web page"),
     "gif": (encoded("GIF"), "GIF"),
     "too large": (encoded("PNG", 300, 400), "--max-pixels 100,000"),
-    "a lie of a header": (
+    "huge size in header": (
         with_checksums(encoded("PNG")[:16] + b"\x7f\xff\xff\xff" * 2 + encoded("PNG")[24:]),
         "--max-pixels",
     ),
@@ -91,7 +91,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_image_stops_or_is_skipped(tmp_path: Path, capsys: Capture, kind: str) -> None:
+def test_bad_image_is_an_error_or_skipped(tmp_path: Path, capsys: Capture, kind: str) -> None:
     data, reason = BAD[kind]
     root = tmp_path / "images"
     image_folder(root, 1, 3)
@@ -112,7 +112,7 @@ def test_a_bad_image_stops_or_is_skipped(tmp_path: Path, capsys: Capture, kind: 
     assert skipped["file"] == "class0/bad.jpg" and reason in skipped["reason"]
 
 
-def test_everything_skipped(tmp_path: Path, capsys: Capture) -> None:
+def test_set_with_all_images_skipped_is_refused(tmp_path: Path, capsys: Capture) -> None:
     root = tmp_path / "images"
     (root / "a").mkdir(parents=True)
     (root / "a" / "bad.jpg").write_bytes(b"")
@@ -121,7 +121,7 @@ def test_everything_skipped(tmp_path: Path, capsys: Capture) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_an_existing_set(tmp_path: Path, capsys: Capture) -> None:
+def test_existing_set_needs_force(tmp_path: Path, capsys: Capture) -> None:
     root = image_folder(tmp_path / "images")
     assert run_pack(root, tmp_path / "set") == 0
     before = digests(tmp_path / "images" / "class0"), (tmp_path / "set.json").read_bytes()
@@ -146,14 +146,14 @@ def test_an_existing_set(tmp_path: Path, capsys: Capture) -> None:
         ["--download"],
     ],
 )
-def test_options_that_make_no_sense(tmp_path: Path, capsys: Capture, options: list[str]) -> None:
+def test_invalid_options_are_refused(tmp_path: Path, capsys: Capture, options: list[str]) -> None:
     root = image_folder(tmp_path / "images")
     assert run_pack(root, tmp_path / "set", *options) == 1
     assert "error: " in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_the_tool_is_the_command(tmp_path: Path) -> None:
+def test_make_rec_tool_packs_with_progress_bar(tmp_path: Path) -> None:
     tool = Path(__file__).resolve().parents[2] / "tools" / "make_rec.py"
     command = [sys.executable, str(tool), "digits", "--split", "val", "--out", str(tmp_path / "set")]
     screen, terminal = os.openpty()  # the progress bar appears only on a terminal
@@ -177,13 +177,15 @@ def test_options_are_not_abbreviated(tmp_path: Path, capsys: Capture) -> None:
     assert "unrecognized arguments: --shard 2" in error and "--root --shard" not in error
 
 
-def test_a_folder_without_its_option(tmp_path: Path, capsys: Capture) -> None:
+def test_positional_folder_suggests_root(tmp_path: Path, capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["pack", "imagefolder", "photos", "--out", str(tmp_path / "set")])
-    assert capsys.readouterr().err.endswith("unrecognized arguments: photos (did you mean --root photos?)\n")
+    assert capsys.readouterr().err.endswith(
+        "unrecognized arguments: photos (did you mean --root photos?) (see dali-mix pack --help)\n"
+    )
 
 
-def test_options_of_other_layouts(tmp_path: Path, capsys: Capture) -> None:
+def test_options_of_other_layouts_are_refused(tmp_path: Path, capsys: Capture) -> None:
     command = ["pack", "imagefolder", "--root", str(tmp_path), "--out", str(tmp_path / "set")]
     assert main([*command, "--years", "2007"]) == 1
     assert "--years is for voc, coco, not imagefolder" in capsys.readouterr().err

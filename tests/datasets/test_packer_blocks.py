@@ -31,8 +31,8 @@ def folder_of(root: Path, images: list[bytes], **changes: object) -> Listing:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
-    """The .rec files equal those of records framed one by one, even if blocks grow, fill up by bytes, or are reused."""
+def test_blocks_equal_records_framed_one_by_one(tmp_path: Path, shards: int) -> None:
+    """The .rec files are the same even if blocks grow, are reused, or reach their byte limit."""
     trailers = [0, 700_000, 0, 2_200_000, 4_300_000, 90_000]
     images = [
         jpeg_with_magic(*["aligned"] * (number % 3)) + bytes([number]) * (trailers[number % 6] + number % 5)
@@ -50,9 +50,7 @@ def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
 
 
 @pytest.mark.parametrize(("found", "kept"), [(-40, 160), (0, 200), (40, 200)])
-def test_a_file_that_changes_size_while_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: int, kept: int
-) -> None:
+def test_read_handles_file_size_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: int, kept: int) -> None:
     content = bytes(range(200))
     (tmp_path / "image").write_bytes(content)
     real = os.fstat
@@ -66,7 +64,7 @@ def test_a_file_that_changes_size_while_it_is_read(
     assert FolderTree(tmp_path).read("image") == content[:kept]
 
 
-def test_half_a_gigabyte_is_refused_unread(tmp_path: Path) -> None:
+def test_oversized_file_is_refused_without_reading(tmp_path: Path) -> None:
     listing = folder_of(tmp_path / "images", [encoded("JPEG"), b"", b"\xff\xd8\xff", encoded("JPEG", seed=1)])
     os.truncate(tmp_path / "images" / "002.jpg", 1 << 40)  # a sparse file, with no bytes on disk
     with pytest.raises(ValueError, match=r"001\.jpg: empty"):
@@ -77,9 +75,7 @@ def test_half_a_gigabyte_is_refused_unread(tmp_path: Path) -> None:
     assert "0 bytes" in reasons["001.jpg"] and "does not fit RecordIO" in reasons["002.jpg"]
 
 
-def test_large_originals_do_not_swell_the_blocks_of_small_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_originals_do_not_grow_blocks_of_resized_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [encoded("JPEG", 40, 60, seed=number) + bytes(9_000_000) + b"\xff\xd9" for number in range(4)]
     capacities = []
     place = SetWriter.place
@@ -89,7 +85,7 @@ def test_large_originals_do_not_swell_the_blocks_of_small_images(
     assert list(verify_set(tmp_path / "set")) == []
 
 
-def test_clipped_boxes_of_images_read_into_their_place(tmp_path: Path) -> None:
+def test_boxes_are_clipped_for_images_read_into_blocks(tmp_path: Path) -> None:
     images = [jpeg_with_magic("aligned"), encoded("JPEG", 12, 20), encoded("JPEG", 12, 20, seed=3)]
     labels = [[2, 6, 0, -0.04, 0.1, 0.5, 1.05, 0], [2, 6], [2, 6, 1, 0.1, 0.2, 0.3, 0.4, 1, 0, 0, 0, 1.04, 1, 0]]
     listing = folder_of(tmp_path / "images", images, labels=labels, task="detection")
@@ -103,7 +99,7 @@ def test_clipped_boxes_of_images_read_into_their_place(tmp_path: Path) -> None:
     assert np.allclose(two, [[1, 0.1, 0.2, 0.3, 0.4, 1], [0, 0, 0, 1, 1, 0]])
 
 
-def test_a_full_disk_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_between_blocks_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [Sample(encoded("JPEG", seed=row), 0) for row in range(100)]
     real, left = os.pwrite, [sum(len(sample.encoded) for sample in samples) // 2]
 
@@ -120,10 +116,8 @@ def test_a_full_disk_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_says_only_when_a_file_is_closed_that_it_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Network file systems report errors on close. No file is left behind, and the first error is reported."""
+def test_full_disk_reported_on_close_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network file systems report errors on close. No file is left, and the first error is raised."""
     close = os.close
 
     def full(descriptor: int) -> None:

@@ -31,13 +31,13 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     """Wait until the packer has written to `path`. Fail if it ends first or after 60 seconds."""
     end = time.monotonic() + 60
     while not (path.exists() and path.stat().st_size):
-        assert process.poll() is None and time.monotonic() < end, "it ended before it could be killed"
+        assert process.poll() is None and time.monotonic() < end, "the packer ended before it could be killed"
         time.sleep(0.001)
 
 
 @pytest.fixture
 def slow_folder(tmp_path: Path) -> Path:
-    """Return a dataset of large pictures; re-encoding them takes long enough to be interrupted."""
+    """Return a folder of large images. Re-encoding them takes long enough to be interrupted."""
     root = tmp_path / "images"
     data = encoded("JPEG", 1500, 2000)
     for label in range(2):
@@ -48,7 +48,7 @@ def slow_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("victim", ["process", "worker"])
-def test_killed_while_packing(tmp_path: Path, slow_folder: Path, victim: str) -> None:
+def test_kill_while_packing_publishes_nothing(tmp_path: Path, slow_folder: Path, victim: str) -> None:
     """After SIGKILL to the packer or one of its threads, nothing is published, and a rerun gives the same set."""
     out = tmp_path / "out" / "set"
     packing = start_packing(slow_folder, out, "--resize", "1000")
@@ -66,7 +66,7 @@ def test_killed_while_packing(tmp_path: Path, slow_folder: Path, victim: str) ->
     assert digests(out.parent) == digests(tmp_path / "calm")
 
 
-def test_interrupted_while_packing(tmp_path: Path, slow_folder: Path) -> None:
+def test_ctrl_c_while_packing_leaves_no_files(tmp_path: Path, slow_folder: Path) -> None:
     out = tmp_path / "out" / "set"
     packing = start_packing(slow_folder, out, "--resize", "1000")
     wait_for(tmp_path / "out" / ".set.rec.partial", packing)
@@ -76,7 +76,7 @@ def test_interrupted_while_packing(tmp_path: Path, slow_folder: Path) -> None:
     assert list(out.parent.iterdir()) == []
 
 
-def test_two_packers_at_once(tmp_path: Path, slow_folder: Path) -> None:
+def test_second_packer_of_same_set_is_refused(tmp_path: Path, slow_folder: Path) -> None:
     out = tmp_path / "out" / "set"
     first = start_packing(slow_folder, out, "--resize", "1000")
     wait_for(tmp_path / "out" / ".set.rec.partial", first)

@@ -1,4 +1,4 @@
-"""Shards packed and verified as on other machines: in any order, repeatedly, from pickled arguments."""
+"""Packing and verifying shards on other machines: jobs are pickled, run in any order, and may run twice."""
 
 import hashlib
 import os
@@ -13,8 +13,8 @@ from tests.datasets.files import archived
 from tests.recordio.samples import encoded
 
 
-class Apart:
-    """A stand-in for several machines: it runs pickled jobs in reverse order and each job twice.
+class FakeMachines:
+    """A local substitute for several machines that runs pickled jobs in reverse order, each twice.
 
     The first result of each job is used.
     """
@@ -50,28 +50,28 @@ def root(tmp_path):
 
 @pytest.mark.parametrize("shards", [1, 7])
 @pytest.mark.parametrize("source", ["folder", "zip"])
-def test_shards_packed_apart(root, tmp_path, source, shards):
+def test_shards_packed_on_machines_are_identical(root, tmp_path, source, shards):
     source = root if source == "folder" else archived(root, tmp_path / "images.zip")
     listing = find_layout("imagefolder")(source, "train", Options())
     how = PackOptions(Transform(resize=16), shuffle=2, shards=shards)
     counts = []
     pack_listing(listing, tmp_path / "here" / "set", how)
-    info = pack_listing(listing, tmp_path / "there" / "set", how, counts.append, Apart())
+    info = pack_listing(listing, tmp_path / "there" / "set", how, counts.append, FakeMachines())
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
     assert len(info.parts) == shards and sum(counts) == 50
 
 
-def test_a_shard_without_an_image_is_an_error_as_here(root, tmp_path):
+def test_empty_shard_is_an_error_locally_and_on_machines(root, tmp_path):
     listing = find_layout("imagefolder")(root, "train", Options())
     for name in listing.names[10:20]:
         (root / name).write_bytes(b"")
-    for machines in (None, Apart()):
+    for machines in (None, FakeMachines()):
         with pytest.raises(ValueError, match="a shard would be empty after skipping; use fewer --shards"):
             pack_listing(listing, tmp_path / "out" / "set", PackOptions(shards=5, skip_bad=True), None, machines)
         assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_a_try_leaves_is_removed_by_the_next_packer(root, tmp_path):
+def test_abandoned_partial_files_are_removed(root, tmp_path):
     listing = find_layout("imagefolder")(root, "train", Options())
     (tmp_path / "out").mkdir()
     ours = [".set-00003.rec.0123abcd.partial", ".set.rec.0123abcd.partial", ".set.json.ffffffff.partial"]
@@ -83,13 +83,13 @@ def test_what_a_try_leaves_is_removed_by_the_next_packer(root, tmp_path):
     assert left == {*others, "set.rec", "set.idx", "set.npy", "set.json"}
 
 
-def test_images_made_in_memory_stay_here(root, tmp_path):
+def test_in_memory_images_are_refused_on_machines(root, tmp_path):
     listing = find_layout("imagefolder")(root, "train", Options())
     listing.__dict__["tree"] = MemoryTree("memory", lambda name: b"")
     with pytest.raises(
         ValueError, match=r"^memory: these images are made in memory here: pack them without --cluster$"
     ):
-        pack_listing(listing, tmp_path / "out" / "set", PackOptions(), None, Apart())
+        pack_listing(listing, tmp_path / "out" / "set", PackOptions(), None, FakeMachines())
     assert not (tmp_path / "out").exists()
 
 
@@ -97,16 +97,16 @@ def undecodable(image):
     raise ValueError("cannot be decoded")
 
 
-def test_images_are_decoded_apart(root, tmp_path):
+def test_verify_decodes_on_machines(root, tmp_path):
     listing = find_layout("imagefolder")(root, "train", Options())
     pack_listing(listing, tmp_path / "out" / "set", PackOptions(shards=3))
     here = list(verify_set(tmp_path / "out" / "set", decode=undecodable))
     assert len(here) == 50 and all("cannot be decoded" in problem for problem in here)
-    assert list(verify_set(tmp_path / "out" / "set", decode=undecodable, machines=Apart())) == here
+    assert list(verify_set(tmp_path / "out" / "set", decode=undecodable, machines=FakeMachines())) == here
 
 
 @pytest.mark.parametrize("names", [[], ["set-00001.rec"], ["set.npy", "set-00001.rec"], ["set.idx", "set-00002.rec"]])
-def test_verified_apart(root, tmp_path, names):
+def test_verify_on_machines_finds_same_damage(root, tmp_path, names):
     listing = find_layout("imagefolder")(root, "train", Options())
     pack_listing(listing, tmp_path / "out" / "set", PackOptions(shards=3))
     for name in names:
@@ -114,7 +114,7 @@ def test_verified_apart(root, tmp_path, names):
         data[-9] ^= 1
         (tmp_path / "out" / name).write_bytes(data)
     here = list(verify_set(tmp_path / "out" / "set"))
-    machines = Apart()
+    machines = FakeMachines()
     assert list(verify_set(tmp_path / "out" / "set", machines=machines)) == here
     assert len(here) == len(names)
     assert machines.seen == [{tmp_path / "out" / "set.json": f"{tmp_path}{os.sep}out{os.sep}set.json"}]

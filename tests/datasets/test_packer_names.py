@@ -1,4 +1,4 @@
-"""Control characters and undecodable bytes in names are escaped in every message, table and log."""
+"""Control characters and undecodable bytes in names are escaped in messages, tables and logs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Capture = pytest.CaptureFixture[str]
 
 
 ODD = {
-    "escape": "a\x1b[31mred", "newline": "a\nb", "return": "a\rb", "bell": "a\x07", "delete": "a\x7f", "csi": "a\x9b2J",
-    "turned": "a\u202egpj", "line": "a\u2028b", "tab": "a\tb",
+    "escape": "a\x1b[31mred", "newline": "a\nb", "carriage return": "a\rb", "bell": "a\x07", "delete": "a\x7f",
+    "csi": "a\x9b2J", "right-to-left override": "a\u202egpj", "line separator": "a\u2028b", "tab": "a\tb",
 }  # fmt: skip
 
 
@@ -45,14 +45,14 @@ def clean(capsys: Capture) -> str:
         ("back\\slash", "back\\slash"),
     ],
 )
-def test_what_is_escaped(text: str, shown: str) -> None:
+def test_printable_escapes_control_characters(text: str, shown: str) -> None:
     assert printable(text) == shown == printable(printable(text))
     assert printable("a\nb\tc", keep="\n") == "a\nb\\tc"
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_classes_and_files(tmp_path: Path, capsys: Capture, odd: str, kind: str) -> None:
+def test_class_and_file_names_are_escaped(tmp_path: Path, capsys: Capture, odd: str, kind: str) -> None:
     root = tmp_path / "in"
     (root / odd).mkdir(parents=True)
     (root / "plain").mkdir()
@@ -80,7 +80,7 @@ def test_classes_and_files(tmp_path: Path, capsys: Capture, odd: str, kind: str)
     clean(capsys)
 
 
-def test_a_suffix_that_is_not_utf_8(tmp_path: Path, capsys: Capture) -> None:
+def test_undecodable_suffix_is_escaped_in_report(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "in" / "a").mkdir(parents=True)
     (tmp_path / "in" / "a" / "0.jpg").write_bytes(encoded("JPEG"))
     (tmp_path / "in" / "a" / os.fsdecode(b"x.\xff\xfe")).write_bytes(b"")
@@ -90,7 +90,7 @@ def test_a_suffix_that_is_not_utf_8(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
-def test_the_manifest_of_a_stranger(tmp_path: Path, capsys: Capture, odd: str) -> None:
+def test_names_in_foreign_manifest_are_escaped(tmp_path: Path, capsys: Capture, odd: str) -> None:
     small_set(tmp_path / "set", 3)
     path = tmp_path / "set.json"
     content = json.loads(path.read_text())
@@ -103,7 +103,7 @@ def test_the_manifest_of_a_stranger(tmp_path: Path, capsys: Capture, odd: str) -
         assert printable(odd) in clean(capsys)
 
 
-def test_given_names(tmp_path: Path, capsys: Capture) -> None:
+def test_adopt_and_verify_escape_names(tmp_path: Path, capsys: Capture) -> None:
     names = [name for name in ODD.values() if name == "".join(name.splitlines())][:3]
     assert adopt([foreign(tmp_path / "set.rec", classes(3))], classes=names).classes == tuple(map(printable, names))
     (tmp_path / "set\x1b[2J.rec").write_bytes(b"garbage")
@@ -113,7 +113,7 @@ def test_given_names(tmp_path: Path, capsys: Capture) -> None:
     assert "none\\x1b[2J.json: no such set" in clean(capsys)
 
 
-def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+def test_undecodable_names_are_escaped_or_refused(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", classes=2)
     (root / "class0" / os.fsdecode(b"\xff.jpg")).write_bytes(b"<html>")
     listing = LAYOUTS["imagefolder"](root, "train", Options())

@@ -19,15 +19,11 @@ from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import encoded, image_folder
 
 
-def nothing(_: int) -> list[Callable[[], None]]:
-    return []
-
-
 def numbers(count: int) -> list[tuple[int]]:
     return [(number,) for number in range(count)]
 
 
-def test_placing_goes_in_order_however_long_making_takes() -> None:
+def test_place_runs_in_order() -> None:
     placed: list[int] = []
 
     def make(number: int) -> int:
@@ -42,7 +38,7 @@ def test_placing_goes_in_order_however_long_making_takes() -> None:
     assert placed == list(range(20))
 
 
-def test_a_job_is_placed_while_the_one_before_is_being_stored() -> None:
+def test_place_overlaps_previous_store() -> None:
     second_placed = threading.Event()
 
     def place(number: int) -> list[Callable[[], None]]:
@@ -56,7 +52,7 @@ def test_a_job_is_placed_while_the_one_before_is_being_stored() -> None:
 
 
 @pytest.mark.parametrize("stage", ["make", "place", "store"])
-def test_the_first_job_to_fail_is_the_one_named_and_none_after_it_is_placed(stage: str) -> None:
+def test_first_failed_job_in_order_is_raised(stage: str) -> None:
     placed: list[int] = []
     later_failed = threading.Event()
 
@@ -85,7 +81,7 @@ def test_the_first_job_to_fail_is_the_one_named_and_none_after_it_is_placed(stag
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pack")]
 
 
-def test_blocks_stored_in_any_order_by_several_threads_over_many_shards(tmp_path: Path) -> None:
+def test_blocks_stored_out_of_order_over_many_shards(tmp_path: Path) -> None:
     descriptors = []
     images = [encoded("PNG", 12, 20, seed=number) for number in range(64)]
     with SetWriter(tmp_path / "set", task="classification", classes="a", total=64, shards=32) as writer:
@@ -113,7 +109,7 @@ HARNESS = """
 import itertools, sys
 
 class Ctrl:
-    '''Raises KeyboardInterrupt before the `at`-th instruction inside calls of the functions named `inside`.'''
+    '''Raise KeyboardInterrupt before instruction `at` within calls of the functions named `inside`.'''
     def __init__(self, at, inside):
         self.left, self.inside, self.depth = at, inside, 0
     def trace(self, frame, event, _):
@@ -132,8 +128,8 @@ class Ctrl:
         return self.trace
 
 def interrupted(at, inside, function):
-    '''Whether `function` was interrupted; it must have come back.'''
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks when tracing begins
+    '''Return True if `function` was interrupted. It must return in either case.'''
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 reads this when tracing starts
     sys.settrace(Ctrl(at, inside).trace)
     try:
         function()
@@ -178,13 +174,13 @@ assert tries > 100, tries
 
 
 @pytest.mark.parametrize("code", [WRITER, POOL], ids=["writer", "pool"])
-def test_it_ends(code: str) -> None:
+def test_interrupt_at_any_instruction_does_not_hang(code: str) -> None:
     source = textwrap.dedent(HARNESS) + code
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_worker_that_fails_unexpectedly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_failure_leaves_no_files_or_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = image_folder(tmp_path / "images", 2, 40)
     listing = LAYOUTS["imagefolder"](root, "train", Options())
     real, calls = Block.add, []

@@ -73,7 +73,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     sys.modules.pop("own_layouts", None)
 
 
-def test_an_installed_package_adds_a_layout(installed: Path, capsys: Capture) -> None:
+def test_installed_package_adds_layout(installed: Path, capsys: Capture) -> None:
     assert '"dali_mix.datasets": ["by-prefix = ' in SETUP
     assert "by-prefix" in layout_names() and "voc" in layout_names()
     command = ["pack", "by-prefix", "--root", "photos", "--out", "sets/a", "--quiet"]
@@ -84,7 +84,7 @@ def test_an_installed_package_adds_a_layout(installed: Path, capsys: Capture) ->
     assert "layout by-prefix needs --root" in capsys.readouterr().err
 
 
-def test_the_script_of_the_page_runs(installed: Path, capsys: Capture) -> None:
+def test_documented_script_runs(installed: Path, capsys: Capture) -> None:
     exec(LAYOUT + SCRIPT, {})
     assert capsys.readouterr().out == "3 images of cat, dog\n"
     assert len(RecordSet(installed / "sets" / "photos_train")) == 3
@@ -98,24 +98,24 @@ def test_the_script_of_the_page_runs(installed: Path, capsys: Capture) -> None:
         ("by-prefx", r"layout 'by-prefx' is not known \(did you mean by-prefix\?\): choose one of broken, by-prefix"),
     ],
 )
-def test_what_does_not_load_is_said(installed: Path, name: str, message: str) -> None:
+def test_find_layout_explains_load_failure(installed: Path, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_layout(name)
 
 
-def test_a_layout_that_lists_nothing(installed: Path, capsys: Capture) -> None:
+def test_layout_without_listing_is_refused(installed: Path, capsys: Capture) -> None:
     assert main(["pack", "nothing", "--root", "photos", "--out", "sets/a", "--quiet"]) == 1
     assert "layout nothing returned a NoneType, not a Listing" in capsys.readouterr().err
 
 
-def test_mistakes_come_before_the_missing_labels_they_cause(installed: Path, capsys: Capture) -> None:
+def test_mistakes_are_reported_before_missing_labels(installed: Path, capsys: Capture) -> None:
     assert main(["pack", "cats-only", "--root", "photos", "--out", "sets/a", "--quiet"]) == 1
     assert "dali-mix pack: error: train/dog_1.jpg: not a cat (" in capsys.readouterr().err
     assert main(["pack", "cats-listed", "--root", "photos", "--out", "sets/a", "--quiet"]) == 1
     assert "layout cats-listed lists 3 names and 2 labels; correct its function" in capsys.readouterr().err
 
 
-def test_ours_come_first(installed: Path) -> None:
+def test_builtin_layouts_take_precedence(installed: Path) -> None:
     (installed / "own_layouts-1.0.dist-info" / "entry_points.txt").write_text(
         "[dali_mix.datasets]\nvoc = own_layouts:by_prefix\n"
     )

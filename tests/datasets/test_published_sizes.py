@@ -32,7 +32,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("layout", "folder", "split", "options", "images", "classes"), CASES)
-def test_real_sets(layout: str, folder: str, split: str, options: Options, images: int, classes: int) -> None:
+def test_real_datasets_have_published_sizes(
+    layout: str, folder: str, split: str, options: Options, images: int, classes: int
+) -> None:
     root = Path(ROOT, folder)
     if not ROOT or not root.exists():
         pytest.skip(f"no {folder} in the folder DALI_MIX_DATASETS names ({ROOT or 'not set'})")
@@ -41,7 +43,7 @@ def test_real_sets(layout: str, folder: str, split: str, options: Options, image
     assert "notices" not in listing.report
 
 
-def test_the_notice_knows_the_same_sizes() -> None:
+def test_published_constants_match_cases() -> None:
     for layout, _, split, options, images, _ in CASES:
         published = LAYOUTS[layout].__globals__["PUBLISHED"]
         assert published[(options.years[0], split) if layout == "voc" else split] == images

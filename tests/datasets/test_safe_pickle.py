@@ -23,20 +23,20 @@ plain = st.recursive(
 
 
 @given(plain, st.integers(1, 5))
-def test_plain_data_comes_back(value: Any, protocol: int) -> None:
+def test_plain_data_round_trips(value: Any, protocol: int) -> None:
     assert load_plain(pickle.dumps(value, protocol), "file") == value
 
 
 @pytest.mark.parametrize("protocol", range(1, 6))
 @pytest.mark.parametrize("dtype", ["uint8", "<i8", ">f4", "bool", "S3"])
-def test_arrays_come_back(protocol: int, dtype: str) -> None:
+def test_arrays_round_trip(protocol: int, dtype: str) -> None:
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
     for value in (array, np.asfortranarray(array), array[:, :0]):
         found = load_plain(pickle.dumps({"data": value}, protocol), "file")["data"]
         assert found.dtype == array.dtype and np.array_equal(found, value)
 
 
-def test_python_2_s_spelling() -> None:
+def test_python_2_pickle_is_read() -> None:
     """CIFAR's pickles were written by Python 2 with protocol 2: keys and array data are byte strings."""
     head = (
         b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85q\x05"
@@ -84,14 +84,14 @@ def attacks(marker: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("attack", sorted(attacks(Path("/nowhere"))))
-def test_nothing_is_called(tmp_path: Path, attack: str) -> None:
+def test_malicious_pickle_is_refused_without_calls(tmp_path: Path, attack: str) -> None:
     marker = tmp_path / "ran"
     with pytest.raises(ValueError, match=r"^data_batch_1: .*refused"):
         load_plain(attacks(marker)[attack], "data_batch_1")
     assert not marker.exists()
 
 
-def test_nested_references_do_not_explode() -> None:
+def test_shared_references_are_not_expanded() -> None:
     value: Any = []
     for _ in range(60):
         value = [value, value]
@@ -101,7 +101,7 @@ def test_nested_references_do_not_explode() -> None:
 
 @settings(max_examples=300)
 @given(st.data())
-def test_damage_is_a_value_error(data: st.DataObject) -> None:
+def test_damaged_pickle_raises_only_value_error(data: st.DataObject) -> None:
     content = bytearray(
         pickle.dumps({"data": np.zeros((3, 4), np.uint8), "labels": [1, 2, 3]}, data.draw(st.integers(1, 5)))
     )
@@ -115,7 +115,7 @@ def test_damage_is_a_value_error(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("description", [b"i4,(", b"i4,O", b"u1,u1"])
-def test_a_pickle_s_array_of_records_is_refused(description: bytes) -> None:
+def test_structured_arrays_are_refused(description: bytes) -> None:
     dtype = b"cnumpy\ndtype\n(U" + bytes([len(description)]) + description + b"tR"
     data = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(tR(K\x01K\x01\x85" + dtype + b"\x89U\x04\0\0\0\0tb."
     with pytest.raises(ValueError, match=r"data_batch: at byte .* an array of type"):

@@ -37,7 +37,7 @@ def tiny_imagenet(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_tiny_imagenet(tmp_path: Path, capsys: Capture, zipped: bool) -> None:
+def test_labels_of_train_and_val(tmp_path: Path, capsys: Capture, zipped: bool) -> None:
     root = tiny_imagenet(tmp_path / "data" / "tiny-imagenet-200")
     if zipped:
         shutil.make_archive(str(root), "zip", tmp_path / "data", root.name)
@@ -52,7 +52,7 @@ def test_tiny_imagenet(tmp_path: Path, capsys: Capture, zipped: bool) -> None:
     assert "labelled splits train and val" in capsys.readouterr().err
 
 
-def test_tiny_imagenet_with_a_bad_annotation(tmp_path: Path, capsys: Capture) -> None:
+def test_bad_annotation_line_is_named(tmp_path: Path, capsys: Capture) -> None:
     root = tiny_imagenet(tmp_path / "tiny")
     with (root / "val" / "val_annotations.txt").open("a") as file:
         file.write("val_9.JPEG\tn99\n")

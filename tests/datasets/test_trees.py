@@ -22,13 +22,13 @@ def pack(root: Path, out: Path, *options: str, layout: str = "imagefolder") -> i
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", "..", "", "a\\..\\..\\b", "C:/a", "a\0b"])
-def test_names_that_leave_the_root(name: str) -> None:
+def test_check_name_refuses_paths_outside_root(name: str) -> None:
     with pytest.raises(ValueError, match="not a path below"):
         check_name(name, "root")
 
 
 @pytest.mark.parametrize("path", ["../secret.jpg", "a/../../secret.jpg", "{absolute}", "link.jpg", "folder/secret.jpg"])
-def test_a_list_that_leaves_the_root(tmp_path: Path, capsys: Capture, path: str) -> None:
+def test_list_entries_outside_root_are_refused(tmp_path: Path, capsys: Capture, path: str) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (tmp_path / "secret.jpg").write_bytes(encoded("JPEG"))
@@ -43,7 +43,7 @@ def test_a_list_that_leaves_the_root(tmp_path: Path, capsys: Capture, path: str)
     assert not (tmp_path / "set.json").exists()
 
 
-def test_a_folder_with_a_link_out(tmp_path: Path, capsys: Capture) -> None:
+def test_links_out_of_root_are_refused(tmp_path: Path, capsys: Capture) -> None:
     root = image_folder(tmp_path / "root")
     outside = image_folder(tmp_path / "outside", 1)
     (root / "class0" / "more.jpg").symlink_to(outside / "class0" / "0.jpeg")
@@ -55,7 +55,7 @@ def test_a_folder_with_a_link_out(tmp_path: Path, capsys: Capture) -> None:
     assert "class9: a symbolic link that leaves" in capsys.readouterr().err
 
 
-def test_links_that_stay_inside_are_followed(tmp_path: Path) -> None:
+def test_links_inside_root_are_followed(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "root", 2, 2)
     (root / "class1" / "again.jpeg").symlink_to(root / "class0" / "0.jpeg")
     (tmp_path / "name").symlink_to(root)  # the root itself may be a link
@@ -63,7 +63,7 @@ def test_links_that_stay_inside_are_followed(tmp_path: Path) -> None:
     assert len(RecordSet(tmp_path / "set")) == 5
 
 
-def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+def test_link_loop_terminates(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "root", 2, 2)
     (root / "class0" / "self").symlink_to(root / "class0")
     (root / "class1" / "up").symlink_to(root)
@@ -71,13 +71,13 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     assert {"class0/0.jpeg", "class1/1.jpeg"} <= set(names) and len(names) < 50
 
 
-def test_what_is_not_a_regular_file(tmp_path: Path) -> None:
+def test_non_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ValueError, match=r"pipe\.jpg: not a regular file"):
         FolderTree(tmp_path).read("pipe.jpg")  # does not block on a writer
 
 
-def test_a_folder_below_that_is_a_link_outwards_is_refused(tmp_path: Path) -> None:
+def test_subfolder_link_out_of_root_is_refused(tmp_path: Path) -> None:
     image_folder(tmp_path / "outside", classes=2)
     inner = tmp_path / "root" / "tiny-imagenet-200"
     inner.mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_a_folder_below_that_is_a_link_outwards_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("target", ["..", ".", "../.."])
-def test_a_link_back_adds_no_image(tmp_path: Path, target: str) -> None:
+def test_link_to_ancestor_adds_no_images(tmp_path: Path, target: str) -> None:
     root = image_folder(tmp_path / "images", classes=2, each=3)
     (root / "class0" / "deep").mkdir()
     (root / "class0" / "deep" / "loop").symlink_to(target)
@@ -104,9 +104,9 @@ def test_a_link_back_adds_no_image(tmp_path: Path, target: str) -> None:
 DANGLING = {"outside": "/nowhere/x.jpeg", "inside": "gone.jpeg", "below a folder": "../gone/x.jpeg"}
 
 
-@pytest.mark.parametrize("options", [(), ("--follow-links",)], ids=["inside only", "anywhere"])
+@pytest.mark.parametrize("options", [(), ("--follow-links",)], ids=["default", "follow-links"])
 @pytest.mark.parametrize("target", DANGLING.values(), ids=DANGLING)
-def test_a_dangling_link_is_an_unreadable_image(
+def test_dangling_link_is_an_unreadable_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, options: tuple[str, ...]
 ) -> None:
     root = image_folder(tmp_path / "root", classes=2, each=3)
@@ -121,7 +121,7 @@ def test_a_dangling_link_is_an_unreadable_image(
     assert "set: 6 images packed, 1 skipped, in " in shown.out
 
 
-def test_a_link_to_itself_is_an_unreadable_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_self_link_is_an_unreadable_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = image_folder(tmp_path / "root", classes=2, each=3)
     (root / "class0" / "9.jpeg").symlink_to("9.jpeg")
     command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set")]
@@ -131,14 +131,14 @@ def test_a_link_to_itself_is_an_unreadable_image(tmp_path: Path, capsys: pytest.
     assert "set: 6 images packed, 1 skipped, in " in capsys.readouterr().out
 
 
-def test_a_listed_image_in_a_folder_that_dangles(tmp_path: Path) -> None:
+def test_image_in_dangling_folder_names_the_link(tmp_path: Path) -> None:
     (tmp_path / "images").symlink_to("/nowhere")
     with pytest.raises(FileNotFoundError, match="images: a dangling symbolic link: /nowhere does not exist"):
         FolderTree(tmp_path).read("images/deep/1.jpg")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "root"])
-def test_links_out_are_followed_when_asked(tmp_path: Path, capsys: Capture, kind: str) -> None:
+def test_follow_links_follows_links_out_of_root(tmp_path: Path, capsys: Capture, kind: str) -> None:
     image_folder(tmp_path / "outside", 2, 3)
     root = tmp_path / "links"
     root.mkdir()
@@ -160,7 +160,7 @@ def test_links_out_are_followed_when_asked(tmp_path: Path, capsys: Capture, kind
     assert RecordSet(tmp_path / "set").info.count == 6
 
 
-def test_a_loop_of_links_out_ends(tmp_path: Path) -> None:
+def test_link_loop_outside_root_terminates(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "root", 2, 2)
     (tmp_path / "away").mkdir()
     (tmp_path / "away" / "back").symlink_to(root)

@@ -1,4 +1,4 @@
-"""Names that differ only in Unicode normalization, for example from macOS, are the same file or class."""
+"""Names that differ only in Unicode normalization, as on macOS, refer to the same file or class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = ["Bücher/été.jpg", "Bücher/naïve.jpg", "한국/가.jpg", "plain/Å.
 FORMS = [("NFC", "NFD"), ("NFD", "NFC")]
 
 
-def lay(root: Path, form: str) -> Path:
+def write_images(root: Path, form: str) -> Path:
     for number, name in enumerate(NAMES):
         path = root / unicodedata.normalize(form, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,8 +36,10 @@ def lay(root: Path, form: str) -> Path:
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".lst", ".txt"])
 @pytest.mark.parametrize(("listed", "stored"), FORMS)
-def test_a_list_in_another_form(tmp_path: Path, suffix: str, listed: str, stored: str, zipped: bool) -> None:
-    root = lay(tmp_path / "in", stored)
+def test_list_matches_files_in_other_unicode_form(
+    tmp_path: Path, suffix: str, listed: str, stored: str, zipped: bool
+) -> None:
+    root = write_images(tmp_path / "in", stored)
     if zipped:
         with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
             for file in sorted(path for path in root.rglob("*") if path.is_file()):
@@ -58,7 +60,7 @@ def test_a_list_in_another_form(tmp_path: Path, suffix: str, listed: str, stored
     assert records.table["height"].tolist() == [8, 9, 10, 11]
 
 
-def test_files_that_differ_in_their_form_only(tmp_path: Path, capsys: Capture) -> None:
+def test_exact_name_wins_and_ambiguous_name_is_refused(tmp_path: Path, capsys: Capture) -> None:
     mixed = "e\u0301\u00e9.jpg"  # neither fully composed nor fully decomposed
     names = [unicodedata.normalize(form, mixed) for form in ("NFC", "NFD")]
     for name in names:
@@ -70,8 +72,8 @@ def test_files_that_differ_in_their_form_only(tmp_path: Path, capsys: Capture) -
     assert "no such file" in capsys.readouterr().err  # the name is ambiguous
 
 
-def test_a_link_out_is_not_followed_for_a_name(tmp_path: Path, capsys: Capture) -> None:
-    lay(tmp_path / "outside", "NFD")
+def test_name_lookup_does_not_follow_links_out(tmp_path: Path, capsys: Capture) -> None:
+    write_images(tmp_path / "outside", "NFD")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path / "outside")
     (tmp_path / "all.txt").write_text("link/Bücher/été.jpg\t0\n", encoding="utf-8")
@@ -82,7 +84,7 @@ def test_a_link_out_is_not_followed_for_a_name(tmp_path: Path, capsys: Capture) 
 
 @pytest.mark.parametrize(("listed", "stored"), FORMS)
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_voc(tmp_path: Path, listed: str, stored: str, suffix: str) -> None:
+def test_voc_list_matches_other_unicode_form(tmp_path: Path, listed: str, stored: str, suffix: str) -> None:
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
     name = unicodedata.normalize(stored, "Küche")
@@ -97,8 +99,8 @@ def test_voc(tmp_path: Path, listed: str, stored: str, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(("given", "stored"), FORMS)
-def test_classes_in_another_form(tmp_path: Path, given: str, stored: str) -> None:
-    root = lay(tmp_path / "in", stored)
+def test_classes_file_matches_other_unicode_form(tmp_path: Path, given: str, stored: str) -> None:
+    root = write_images(tmp_path / "in", stored)
     classes = [unicodedata.normalize(given, name) for name in ("plain", "한국", "Bücher")]
     (tmp_path / "classes.txt").write_text("\n".join(classes), encoding="utf-8")
     listing = LAYOUTS["imagefolder"](root, "train", Options(classes_file=tmp_path / "classes.txt"))
@@ -108,7 +110,7 @@ def test_classes_in_another_form(tmp_path: Path, given: str, stored: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["é", "Å", "ḍ̇", "한"])
-def test_refused_classes_that_look_identical_are_shown_to_differ(name: str) -> None:
+def test_class_mismatch_explains_unicode_forms(name: str) -> None:
     ours, others = ((unicodedata.normalize(form, name), "zebra") for form in ("NFC", "NFD"))
     assert ours != others
     said = "; these differ in Unicode normalization (NFC, NFD) only: {!a} and {!a}"

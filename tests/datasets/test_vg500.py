@@ -43,7 +43,7 @@ def hot(*numbers: int) -> list[int]:
     return [int(number in numbers) for number in range(500)]
 
 
-def test_the_partition(tmp_path: Path, capsys: Capture) -> None:
+def test_partition_is_packed(tmp_path: Path, capsys: Capture) -> None:
     root = vg500(tmp_path / "vg")
     assert pack(root, tmp_path / "train", "--no-shuffle") == 0
     assert "train_list_500.txt has 3 images here, 82,904 as published" in capsys.readouterr().err
@@ -60,7 +60,7 @@ def test_the_partition(tmp_path: Path, capsys: Capture) -> None:
     assert len(LAYOUTS["vg500"](root, "train", Options()).names) == 2
 
 
-def test_names_of_the_categories(tmp_path: Path, capsys: Capture) -> None:
+def test_classes_file_names_categories(tmp_path: Path, capsys: Capture) -> None:
     root = vg500(tmp_path / "vg")
     names = tmp_path / "names.txt"
     names.write_text("".join(f"thing {number}\n" for number in range(500)))
@@ -88,14 +88,14 @@ INDEX = "vg_category_500_labels_index.json"
         (INDEX, '{"1.jpg": [1', "cannot be read as JSON"),
     ],
 )
-def test_malformed_files(tmp_path: Path, capsys: Capture, file: str, text: str, reason: str) -> None:
+def test_malformed_files_are_refused(tmp_path: Path, capsys: Capture, file: str, text: str, reason: str) -> None:
     root = vg500(tmp_path)
     (root / file).write_text(text)
     error = refused(root, capsys)
     assert f"{root / file}: " in error and reason in error
 
 
-def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_files_are_named(tmp_path: Path, capsys: Capture) -> None:
     root = vg500(tmp_path)
     (root / "VG_100K" / "1.jpg").unlink()
     error = refused(root, capsys)

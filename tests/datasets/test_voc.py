@@ -78,13 +78,13 @@ def test_multilabel_targets(tmp_path: Path, split: str, only_difficult: int) -> 
     ("split", "task", "left"),
     [("train", "multilabel", 2), ("test", "multilabel", 2), ("train", "detection", 3)],
 )
-def test_unlabelled_images_are_dropped_on_demand(tmp_path: Path, split: str, task: str, left: int) -> None:
+def test_unlabelled_images_are_dropped_if_requested(tmp_path: Path, split: str, task: str, left: int) -> None:
     devkit(tmp_path, "2007", split, IMAGES)  # in "test" too, an image whose only class is ignored is unlabelled
     listing = LAYOUTS["voc"](tmp_path, split, Options(task=task, unlabelled="drop"))
     assert len(listing.names) == left and listing.report["unlabelled_dropped"] == 4 - left
 
 
-def test_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None:
+def test_boxes_are_one_based_and_inclusive(tmp_path: Path) -> None:
     devkit(tmp_path, "2007", "test", IMAGES)
     assert pack(tmp_path, tmp_path / "set", "--split", "test", "--task", "detection") == 0
     found = RecordSet(tmp_path / "set").labels(np.arange(4))
@@ -99,7 +99,7 @@ def test_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None
         assert np.allclose(one, np.array(other).reshape(-1, 6), atol=1e-6)
 
 
-def test_a_box_of_one_pixel_and_an_object_not_said_to_be_difficult(tmp_path: Path) -> None:
+def test_one_pixel_box_without_difficult_field(tmp_path: Path) -> None:
     base = devkit(tmp_path, "2007", "test", {"000005": [("dog", (7, 9, 7, 9), 0)]})
     file = base / "Annotations" / "000005.xml"
     file.write_text(file.read_text().replace("<difficult>0</difficult>", ""))
@@ -107,7 +107,7 @@ def test_a_box_of_one_pixel_and_an_object_not_said_to_be_difficult(tmp_path: Pat
     assert np.allclose(np.asarray(label)[3:], [6 / 50, 8 / 30, 7 / 50, 9 / 30, 0], atol=1e-6)
 
 
-def test_what_is_valid_and_seldom_meant_is_noted(tmp_path: Path, capsys: Capture) -> None:
+def test_suspicious_annotations_are_noted(tmp_path: Path, capsys: Capture) -> None:
     """See HCIILAB/SCUT-HEAD-Dataset-Release#4, sovit-123/fasterrcnn-pytorch-training-pipeline#44 and
     xaio6/LabelQuick#13."""
     base = devkit(tmp_path, "2007", "train", {"a.b": [DOG], "c": [("dog", (3, 3, 3, 9), 0), ("dog", (3, 3, 9, 3), 0)]})
@@ -131,7 +131,7 @@ def test_what_is_valid_and_seldom_meant_is_noted(tmp_path: Path, capsys: Capture
         assert "or has swapped corners: are the last two a width and a height? correct it" in refused(tmp_path, capsys)
 
 
-def test_corners_in_any_order_and_as_fractions(tmp_path: Path) -> None:
+def test_corners_accept_any_order_and_fractions(tmp_path: Path) -> None:
     """See thtrieu/darkflow#739 and datitran/raccoon_dataset#74."""
     base = devkit(tmp_path, "2007", "train", {"a": []})
     corners = {"ymax": "20.5", "xmin": " 11.0 ", "xmax": "3e1", "ymin": "6.25"}
@@ -163,14 +163,14 @@ def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     assert len(listing.names) == 3 and not listing.report
 
 
-def test_a_year_beside_a_devkit_without_years(tmp_path: Path) -> None:
+def test_year_folder_next_to_devkit_is_found(tmp_path: Path) -> None:
     base = devkit(tmp_path, "2007", "trainval", {"000005": [DOG]})
     base.rename(tmp_path / "VOC2007")
     (tmp_path / "VOCdevkit" / "VOCcode").mkdir()
     assert pack(tmp_path, tmp_path / "set", "--split", "trainval") == 0
 
 
-def test_the_list_of_one_of_several_years_may_be_empty(tmp_path: Path, capsys: Capture) -> None:
+def test_one_of_several_year_lists_may_be_empty(tmp_path: Path, capsys: Capture) -> None:
     devkit(tmp_path, "2007", "val", {})
     devkit(tmp_path, "2012", "val", {"2008_000001": [PERSON]})
     assert pack(tmp_path, tmp_path / "set", "--split", "val", "--years", "2007,2012") == 0
@@ -178,14 +178,14 @@ def test_the_list_of_one_of_several_years_may_be_empty(tmp_path: Path, capsys: C
     assert "no image found for split 'val'" in refused(tmp_path, capsys, "--split", "val", "--years", "2007")
 
 
-def test_a_split_of_the_published_size_is_not_remarked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_size_gives_no_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     devkit(tmp_path, "2007", "test", IMAGES)
     assert "notices" in LAYOUTS["voc"](tmp_path, "test", Options()).report
     monkeypatch.setitem(LAYOUTS["voc"].__globals__["PUBLISHED"], ("2007", "test"), 4)
     assert "notices" not in LAYOUTS["voc"](tmp_path, "test", Options()).report
 
 
-def test_classes_of_other_sets(tmp_path: Path, capsys: Capture) -> None:
+def test_classes_auto_or_file_replaces_voc_classes(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "train", {"a b": [("RBC", (1, 1, 9, 9), 0), ("Platelets", (2, 2, 9, 9), 0)]})
     (base / "JPEGImages" / "a b.jpg").rename(base / "JPEGImages" / "a b.jpeg")
     error = refused(tmp_path, capsys)
@@ -204,7 +204,7 @@ def test_classes_of_other_sets(tmp_path: Path, capsys: Capture) -> None:
     assert RecordSet(tmp_path / "named").labels(np.arange(1)).tolist() == [[1, 0, 1]]
 
 
-def test_size_left_out_comes_from_the_image_and_a_wrong_one_is_refused(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_size_is_read_and_wrong_size_is_refused(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "test", {"000005": [PERSON]})
     detection = ["--split", "test", "--task", "detection"]
     file = base / "Annotations" / "000005.xml"
@@ -221,7 +221,7 @@ def test_size_left_out_comes_from_the_image_and_a_wrong_one_is_refused(tmp_path:
     assert pack(tmp_path, tmp_path / "small", *detection, "--resize", "10") == 0
 
 
-def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
+def test_box_beyond_image_is_clipped_or_refused(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "test", {"000005": [("dog", (0, 0, 51, 31), 0)]})
     detection = ["--split", "test", "--task", "detection"]
     assert pack(tmp_path, tmp_path / "set", *detection) == 0  # beyond the image by one pixel: clipped
@@ -235,7 +235,7 @@ def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
     assert "000005.xml: object 1: the box [0.0, 0.0, 1e+300, 30.0]" in refused(tmp_path, capsys, *detection)
 
 
-def test_pictures_are_found_by_their_whole_name(tmp_path: Path, capsys: Capture) -> None:
+def test_image_is_matched_by_unique_stem(tmp_path: Path, capsys: Capture) -> None:
     """Thumbnails in a subfolder are ignored; two pictures with the same stem are rejected."""
     base = devkit(tmp_path, "2007", "train", {"000005": [DOG]})
     pictures = base / "JPEGImages"
@@ -250,7 +250,7 @@ def test_pictures_are_found_by_their_whole_name(tmp_path: Path, capsys: Capture)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "detection"])
-def test_out_of_an_archive(tmp_path: Path, task: str) -> None:
+def test_archive_packs_like_folder(tmp_path: Path, task: str) -> None:
     devkit(tmp_path / "data", "2007", "test", IMAGES)
     with tarfile.open(tmp_path / "VOCtest_06-Nov-2007.tar", "w") as tar:
         tar.add(tmp_path / "data" / "VOCdevkit", "VOCdevkit")
@@ -284,7 +284,7 @@ BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
         (annotation([("dog", (1, 1, 9, 9), 2)]), "object 1: field 'difficult' is 2, expected 0 or 1"),
     ],
 )
-def test_malformed_annotations(tmp_path: Path, capsys: Capture, content: str | bytes, reason: str) -> None:
+def test_malformed_annotations_are_refused(tmp_path: Path, capsys: Capture, content: str | bytes, reason: str) -> None:
     base = devkit(tmp_path, "2007", "train", {"000005": [DOG], "000007": [DOG]})
     file = base / "Annotations" / "000007.xml"
     file.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -292,7 +292,7 @@ def test_malformed_annotations(tmp_path: Path, capsys: Capture, content: str | b
     assert f"{file}: " in error and reason in error
 
 
-def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_and_duplicate_files_are_named(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "train", {"000005": [DOG], "000007": [DOG]})
     listed = base / "ImageSets" / "Main" / "train.txt"
     assert "val.txt: no such file; choose --split among train" in refused(tmp_path, capsys, "--split", "val")
@@ -328,7 +328,7 @@ def roboflow(root: Path, split: str, images: dict[str, list[Item]]) -> Path:
 
 
 @pytest.mark.parametrize("names", [None, "RBC\nWBC\nPlatelets\n", "auto"])
-def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture, names: str | None) -> None:
+def test_roboflow_export(tmp_path: Path, capsys: Capture, names: str | None) -> None:
     root = tmp_path / "root"
     box: Item = ("WBC", (6, 4, 25, 15), 0)
     roboflow(root, "train", {"a_jpg.rf.1": [box, ("RBC", (1, 1, 50, 30), 1)], "b_jpg.rf.2": []})
@@ -350,7 +350,7 @@ def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture, names: str | Non
     assert f"{root / 'val'}: no annotations there; choose --split among train, valid" in error
 
 
-def test_files_of_roboflow_without_the_other(tmp_path: Path, capsys: Capture) -> None:
+def test_roboflow_files_without_counterpart_are_refused(tmp_path: Path, capsys: Capture) -> None:
     folder = roboflow(tmp_path, "train", {"a": [("WBC", (6, 4, 25, 15), 0)], "b": []})
     (folder / "b.xml").unlink()
     assert f"{folder / 'b.jpg'}: no .xml file next to it" in refused(tmp_path, capsys)
@@ -365,7 +365,7 @@ def test_files_of_roboflow_without_the_other(tmp_path: Path, capsys: Capture) ->
 LABEL_MAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\nfish:0,0,128::\n"
 
 
-def test_an_export_of_cvat(tmp_path: Path, capsys: Capture) -> None:
+def test_cvat_export(tmp_path: Path, capsys: Capture) -> None:
     """CVAT's corners start at 0 and exclude the last pixel: cvat-ai/datumaro writes x, y, x + w, y + h."""
     base = devkit(tmp_path, "2007", "default", {"a": [("dog", (5.0, 3.0, 25.0, 15.0), 0)], "b": []})
     base = base.rename(tmp_path / "task")
@@ -396,7 +396,7 @@ FOLDERS = [("JPEGImages", "Annotations"), ("images", "annotations"), (".", ".")]
 
 
 @pytest.mark.parametrize("folders", FOLDERS)
-def test_a_set_without_lists_is_one_split(tmp_path: Path, capsys: Capture, folders: tuple[str, str]) -> None:
+def test_set_without_lists_is_one_split(tmp_path: Path, capsys: Capture, folders: tuple[str, str]) -> None:
     root = unlisted(tmp_path / "set", *folders)
     assert pack(root, tmp_path / "out", "--task", "detection") == 0
     records = RecordSet(tmp_path / "out")
@@ -426,14 +426,14 @@ def test_val_share_makes_two_splits(tmp_path: Path, capsys: Capture, folders: tu
     )
 
 
-def test_val_share_of_the_split_train(tmp_path: Path) -> None:
+def test_val_share_divides_train_list(tmp_path: Path) -> None:
     devkit(tmp_path, "2007", "train", {f"{number:06}": [DOG] for number in range(8)})
     for split, count in (("train", 6), ("val", 2)):
         assert pack(tmp_path, tmp_path / split, "--split", split, "--val-share", "0.25") == 0
         assert len(RecordSet(tmp_path / split)) == count
 
 
-def test_an_object_that_is_there_twice_counts_once(tmp_path: Path, capsys: Capture) -> None:
+def test_duplicate_object_counts_once(tmp_path: Path, capsys: Capture) -> None:
     devkit(tmp_path, "2007", "train", {"000005": [DOG, DOG, PERSON], "000007": [PERSON, PERSON, PERSON]})
     assert pack(tmp_path, tmp_path / "set", "--task", "detection", "--no-shuffle") == 0
     assert "3 boxes repeat another one of their image and class: left out" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""WIDER-Attribute: one cropped record per person, unspecified attributes, rejected input."""
+"""WIDER-Attribute: one cropped record per person, unspecified attributes and rejected input."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def expected_targets(unspecified: int) -> list[list[float]]:
     return [mixed, [0] * 14, mixed]
 
 
-def test_targets_and_splits(tmp_path: Path, capsys: Capture) -> None:
+def test_trainval_targets(tmp_path: Path, capsys: Capture) -> None:
     root = wider(tmp_path / "wider")
     assert pack(root, tmp_path / "set", "--split", "trainval", "--no-shuffle") == 0
     assert "WIDER-Attribute trainval has 3 persons here, 28,345 as published" in capsys.readouterr().err
@@ -77,7 +77,7 @@ def test_targets_and_splits(tmp_path: Path, capsys: Capture) -> None:
     ("split", "names", "unspecified"),
     [("train", [TRAINVAL[0][0]] * 2, 0), ("val", [TRAINVAL[1][0]], -1), ("test", [TEST[0][0]], -1)],
 )
-def test_unspecified_attributes(tmp_path: Path, split: str, names: list[str], unspecified: int) -> None:
+def test_unspecified_attributes_per_split(tmp_path: Path, split: str, names: list[str], unspecified: int) -> None:
     listing = LAYOUTS["wider"](wider(tmp_path / "wider"), split, Options())
     assert list(listing.names) == [f"Image/{name}" for name in names]
     assert np.asarray(listing.labels)[0].tolist() == expected_targets(unspecified)[0]
@@ -88,7 +88,7 @@ def slice_by_hand(image: np.ndarray, left: int, top: int, right: int, bottom: in
     return np.array(rows)
 
 
-def test_crops_are_the_persons_pixels(tmp_path: Path) -> None:
+def test_crops_match_person_boxes(tmp_path: Path) -> None:
     root = wider(tmp_path / "wider", kind="PNG")  # lossless, despite the suffix .jpg
     assert pack(root, tmp_path / "set", "--split", "trainval", "--no-shuffle", "--encoding", "png") == 0
     records = RecordSet(tmp_path / "set")
@@ -144,7 +144,9 @@ def rewrite(root: Path, edit: Any) -> Path:
         (["attribute_id_map"], {"0": "Male"}, "field 'attribute_id_map' does not name the attributes 0 to 13"),
     ],
 )
-def test_malformed_annotations(tmp_path: Path, capsys: Capture, path: list[Any], value: Any, reason: str) -> None:
+def test_malformed_annotations_are_refused(
+    tmp_path: Path, capsys: Capture, path: list[Any], value: Any, reason: str
+) -> None:
     root = wider(tmp_path)
 
     def edit(content: Any) -> None:
@@ -157,7 +159,7 @@ def test_malformed_annotations(tmp_path: Path, capsys: Capture, path: list[Any],
     assert f"{file}: " in error and reason in error
 
 
-def test_a_box_beside_the_image_and_missing_files(tmp_path: Path, capsys: Capture) -> None:
+def test_box_outside_image_and_missing_files_are_named(tmp_path: Path, capsys: Capture) -> None:
     root = wider(tmp_path)
     for x, y in ((-30, 0), (0, -30), (0, 60), (100, 0)):
         box = [float(x), float(y), 20.0, 20.0]

@@ -41,7 +41,7 @@ def bytes_of(prefix):
     return [prefix.with_name(prefix.name + suffix).read_bytes() for suffix in SUFFIXES]
 
 
-def test_files_give_the_bytes_of_pack(tmp_path):
+def test_files_give_same_bytes_as_pack(tmp_path):
     root = folder(tmp_path / "images")
     pack("imagefolder", root=root, out=tmp_path / "packed", split="val", shuffle=False)
     with Writer(tmp_path / "written", classes=["a", "b"], split="val") as writer:
@@ -55,14 +55,14 @@ def test_files_give_the_bytes_of_pack(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"resize": 8}, {"encoding": "jpeg", "quality": 60}])
-def test_options_change_images_as_pack_does(tmp_path, options):
+def test_options_give_same_bytes_as_pack(tmp_path, options):
     root = folder(tmp_path / "images", 4)
     pack("imagefolder", root=root, out=tmp_path / "packed", split="val", **options)
     Writer.from_dataset(ImageFolder(root), tmp_path / "written", **options)
     assert bytes_of(tmp_path / "written") == bytes_of(tmp_path / "packed")
 
 
-def test_pixels_are_stored_without_loss(tmp_path):
+def test_pixels_are_stored_losslessly(tmp_path):
     image = pixels(0)
     gray = image[:, :, 0]
     kinds = [
@@ -85,7 +85,7 @@ def test_pixels_are_stored_without_loss(tmp_path):
     assert {*map(int, records.table["height"])} == {9}
 
 
-def test_a_dataset_with_a_transform_is_written_as_it_yields(tmp_path):
+def test_from_dataset_writes_transformed_images(tmp_path):
     root = folder(tmp_path / "images", 4)
     dataset = ImageFolder(root, transform=lambda image: pil_to_tensor(image.resize((6, 5))))
     Writer.from_dataset(dataset, tmp_path / "set")
@@ -101,7 +101,7 @@ def test_a_dataset_with_a_transform_is_written_as_it_yields(tmp_path):
         Writer.from_dataset(FakeData(3), tmp_path / "other")
 
 
-def test_labels_by_name_and_number(tmp_path):
+def test_multilabel_labels_by_name_or_vector(tmp_path):
     labels = [{"cat", "bird"}, [], "dog", [1, -1, 0], torch.tensor([0, 0, 1])]
     with Writer(tmp_path / "set", classes=CLASSES, task="multilabel") as writer:
         for label in labels:
@@ -111,7 +111,7 @@ def test_labels_by_name_and_number(tmp_path):
     assert writer.info.report["targets"] == {"1 (positive)": 5, "0 (negative)": 9, "-1 (ignored)": 1}
 
 
-def test_boxes_are_in_pixels_of_the_image_as_it_is_shown(tmp_path):
+def test_boxes_are_in_pixels_of_displayed_image(tmp_path):
     exif = Image.Exif()
     exif[0x112] = 6  # rotated by 90 degrees: displayed 20 wide and 40 high
     turned = io.BytesIO()
@@ -129,7 +129,7 @@ def test_boxes_are_in_pixels_of_the_image_as_it_is_shown(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_nothing(tmp_path, error):
+def test_exception_leaves_no_files(tmp_path, error):
     with pytest.raises(error), Writer(tmp_path / "set", classes=CLASSES) as writer:
         for number in range(40):
             writer.write(pixels(number), 0)
@@ -140,7 +140,7 @@ def test_an_exception_leaves_nothing(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_set_stays_until_it_is_replaced(tmp_path):
+def test_old_set_is_kept_until_replaced(tmp_path):
     for force in (False, True):
         with Writer(tmp_path / "set", classes=CLASSES, force=force) as writer:
             writer.write(pixels(1), 0)
@@ -156,7 +156,7 @@ def test_an_older_set_stays_until_it_is_replaced(tmp_path):
     assert bytes_of(tmp_path / "set") == before
 
 
-def test_a_refused_image_is_named_and_the_next_one_is_written(tmp_path):
+def test_writer_continues_after_refused_image(tmp_path):
     with Writer(tmp_path / "set", classes=CLASSES) as writer:
         for wrong, message in (
             (pixels(0).transpose(2, 0, 1), r"image 0: the array has shape \(3, 9, 14\), not \(H, W, 3\)"),
@@ -201,7 +201,7 @@ def test_a_refused_image_is_named_and_the_next_one_is_written(tmp_path):
         ),
     ],
 )
-def test_wrong_boxes(tmp_path, label, message):
+def test_invalid_boxes_are_refused(tmp_path, label, message):
     with (
         pytest.raises(ValueError, match=message),
         Writer(tmp_path / "set", classes=CLASSES, task="detection") as writer,
@@ -210,14 +210,14 @@ def test_wrong_boxes(tmp_path, label, message):
 
 
 @pytest.mark.parametrize("classes", ["cat", [], ["cat", "cat"], None, 2])
-def test_classes_are_names_each_once(tmp_path, classes):
+def test_invalid_classes_are_refused(tmp_path, classes):
     with pytest.raises(ValueError, match="classes: 1 is a int, not a name"):
         Writer(tmp_path / "set", classes=["cat", 1])
     with pytest.raises(ValueError, match="give the names of all classes"):
         Writer(tmp_path / "set", classes=classes)
 
 
-def test_the_memory_of_a_set_does_not_grow_with_it(tmp_path):
+def test_writer_buffers_do_not_grow_with_set(tmp_path):
     with Writer(tmp_path / "set", classes=CLASSES) as writer:
         held = []
         for number in range(4200):  # more than the table's initial rows
@@ -250,7 +250,7 @@ IMAGE = pixels(0)
         ([IMAGE], r"item 0 of the dataset is a ndarray, not \(image, label\)"),
     ],
 )
-def test_what_is_no_dataset_of_pairs(tmp_path, dataset, message):
+def test_from_dataset_refuses_other_datasets(tmp_path, dataset, message):
     with pytest.raises(ValueError, match=message) as refused:
         Writer.from_dataset(dataset, tmp_path / "set", classes=CLASSES)
     assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
@@ -285,7 +285,7 @@ FLAGS = ("follow_links", "download", "skip_bad", "force")
         (FileExistsError, {}, r"exists; pass force=True to replace it"),
     ],
 )
-def test_errors_of_pack_name_its_keywords(tmp_path, kind, values, message):
+def test_pack_errors_name_python_keywords(tmp_path, kind, values, message):
     root = folder(tmp_path / "images", 4)
     given = {"root": root, "out": tmp_path / "set"}
     pack("imagefolder", **given)
@@ -303,14 +303,14 @@ def test_errors_of_pack_name_its_keywords(tmp_path, kind, values, message):
         ("list", {"exif": "none"}, "exif='none': must be one of apply, ignore (did you mean ignore?)"),
     ],
 )
-def test_options_of_layouts_are_checked_before_anything_is_read(tmp_path, layout, values, message):
+def test_layout_options_are_checked_before_reading(tmp_path, layout, values, message):
     root = {} if layout == "digit-scenes" else {"root": tmp_path}
     with pytest.raises(ValueError) as refused:
         pack(layout, out=tmp_path / "set", **root, **values)
     assert str(refused.value) == message
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
+def test_pack_accepts_numpy_integers(tmp_path):
     root = folder(tmp_path / "images", 4)
     numbers = {"shuffle": 3, "shards": 2, "workers": 2, "resize": 8, "quality": 90, "max_pixels": 10**6}
     for name, given in (("plain", numbers), ("numpy", {key: np.int64(value) for key, value in numbers.items()})):
@@ -319,7 +319,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     assert plain.options == other.options and plain.fingerprint == other.fingerprint
 
 
-def test_force_is_a_flag(tmp_path):
+def test_writer_refuses_non_bool_force(tmp_path):
     with pytest.raises(ValueError, match=r"^force='no': must be True or False$"):
         Writer(tmp_path / "set", classes=CLASSES, force="no")
 
@@ -348,19 +348,19 @@ def test_force_is_a_flag(tmp_path):
         ("my --force.rec: exists; omit --skip-bad.", "my --force.rec: exists; omit skip_bad=True."),
     ],
 )
-def test_options_of_a_command_become_keywords(message, wanted):
+def test_naming_keywords_translates_options(message, wanted):
     known = inspect.signature(pack).parameters
     with pytest.raises(ValueError) as raised, naming_keywords(known):
         raise ValueError(message)
     assert str(raised.value) == wanted
 
 
-def test_messages_of_a_writer_name_its_keywords(tmp_path):
+def test_writer_errors_name_python_keywords(tmp_path):
     with pytest.raises(ValueError, match=r"task='multilabel'\?"), Writer(tmp_path / "set", classes=["a"]) as writer:
         writer.write(np.zeros((8, 8, 3), np.uint8), [1, 0])
 
 
-def test_notices_in_python_name_keywords(tmp_path, caplog):
+def test_pack_notices_name_python_keywords(tmp_path, caplog):
     for name in ("1", "2", "10"):
         (tmp_path / "in" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "in" / name / "a.png")

@@ -38,7 +38,7 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def lay(root: Path, images: str, labels: str, texts: dict[str, str | None] = LABELS) -> None:
+def write_images_and_labels(root: Path, images: str, labels: str, texts: dict[str, str | None] = LABELS) -> None:
     for number, (key, text) in enumerate(texts.items()):
         write(root / images / f"{key}.jpg", encoded("JPEG", HEIGHT, WIDTH, seed=number))
         if text is not None:
@@ -46,7 +46,7 @@ def lay(root: Path, images: str, labels: str, texts: dict[str, str | None] = LAB
 
 
 def ultralytics(root: Path, text: str = "path: .\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n") -> None:
-    lay(root, "images/train", "labels/train")
+    write_images_and_labels(root, "images/train", "labels/train")
     write(root / "data.yaml", text)
 
 
@@ -76,12 +76,12 @@ FORMS = {
         "labels/train",
         {"dataset.yaml": "path: ../datasets/coco8  # root\ntrain: images/train\nval:\nnames:\n  1: dog\n  0: cat\n"},
     ),
-    "another machine": (
+    "path of another machine": (
         "images/train",
         "labels/train",
         {"data.yml": "path: 'C:\\data\\pets'\ntrain: .\\images\\train\n" + NAMES},
     ),
-    "absolute": ("images/train", "labels/train", {"data.yaml": "train: /content/data/images/train\n" + NAMES}),
+    "absolute path": ("images/train", "labels/train", {"data.yaml": "train: /content/data/images/train\n" + NAMES}),
     "Roboflow": (
         "train/images",
         "train/labels",
@@ -98,7 +98,7 @@ FORMS = {
         "labels/train",
         {"data.yaml": "path: /x\ntrain: [lists/a.txt]\n" + NAMES, "lists/a.txt": LIST.replace("{}", "/y/images/train")},
     ),
-    "beside each other": ("train", "train", {"data.yaml": "train: train\n" + NAMES}),
+    "same folder": ("train", "train", {"data.yaml": "train: train\n" + NAMES}),
     "CVAT": (
         "obj_train_data",
         "obj_train_data",
@@ -121,10 +121,10 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms(tmp_path: Path, capsys: Capture, form: str) -> None:
+def test_every_form_packs_the_same_set(tmp_path: Path, capsys: Capture, form: str) -> None:
     images, labels, files = FORMS[form]
     root = tmp_path / "root"
-    lay(root, images, labels)
+    write_images_and_labels(root, images, labels)
     for name, text in files.items():
         write(root / name, text)
     assert pack(root, tmp_path / "set") == 0
@@ -135,8 +135,8 @@ def test_forms(tmp_path: Path, capsys: Capture, form: str) -> None:
     assert (tmp_path / "set.rec").read_bytes() == (tmp_path / "zip.rec").read_bytes()
 
 
-def test_a_name_in_another_unicode_form_and_one_that_is_not_there(tmp_path: Path) -> None:
-    lay(tmp_path, "obj_train_data", "obj_train_data", {"e\u0301": "0 0.5 0.5 1 1"})
+def test_list_matches_unicode_form_and_keeps_missing_image(tmp_path: Path) -> None:
+    write_images_and_labels(tmp_path, "obj_train_data", "obj_train_data", {"e\u0301": "0 0.5 0.5 1 1"})
     write(tmp_path / "obj.names", "cat\n")
     write(tmp_path / "obj.data", "train = data/train.txt\nnames = data/obj.names\n")
     write(tmp_path / "train.txt", "data/obj_train_data/\u00e9.jpg\ndata/obj_train_data/b.jpg\n")
@@ -149,14 +149,14 @@ def test_a_name_in_another_unicode_form_and_one_that_is_not_there(tmp_path: Path
 @pytest.mark.parametrize("split", ["val", "valid"])
 @pytest.mark.parametrize("key", ["val", "valid"])
 def test_val_and_valid_are_one_split(tmp_path: Path, split: str, key: str) -> None:
-    lay(tmp_path, "valid/images", "valid/labels")
+    write_images_and_labels(tmp_path, "valid/images", "valid/labels")
     write(tmp_path / "data.yaml", f"{key}: ../valid/images\n{NAMES}")
     assert len(LAYOUTS["yolo"](tmp_path, split, Options()).names) == 4
 
 
 @pytest.mark.parametrize("folders", [("images/{}", "labels/{}"), ("{}/images", "{}/labels"), ("{}", "{}")])
-def test_given_names_replace_those_of_the_set_and_its_file(tmp_path: Path, folders: tuple[str, str]) -> None:
-    lay(tmp_path / "root", *(folder.replace("{}", "train") for folder in folders))
+def test_classes_file_replaces_yaml_names(tmp_path: Path, folders: tuple[str, str]) -> None:
+    write_images_and_labels(tmp_path / "root", *(folder.replace("{}", "train") for folder in folders))
     names = write(tmp_path / "names.txt", "cat\ndog\n")
     assert pack(tmp_path / "root", tmp_path / "set", "--classes", str(names)) == 0
     assert_expected(tmp_path / "set")
@@ -166,18 +166,18 @@ def test_given_names_replace_those_of_the_set_and_its_file(tmp_path: Path, folde
     assert_expected(tmp_path / "other")
 
 
-def test_several_folders(tmp_path: Path) -> None:
-    lay(tmp_path, "images/one", "labels/one", {"a": "0 0.5 0.5 1 1"})
-    lay(tmp_path, "images/two", "labels/two", {"a": "1 0.5 0.5 1 1"})
+def test_split_may_list_several_folders(tmp_path: Path) -> None:
+    write_images_and_labels(tmp_path, "images/one", "labels/one", {"a": "0 0.5 0.5 1 1"})
+    write_images_and_labels(tmp_path, "images/two", "labels/two", {"a": "1 0.5 0.5 1 1"})
     write(tmp_path / "data.yaml", "train:\n  - images/one\n  - images/two\n" + NAMES)
     listing = LAYOUTS["yolo"](tmp_path, "train", Options())
     assert list(listing.names) == ["images/one/a.jpg", "images/two/a.jpg"]
     assert [np.asarray(label)[2] for label in listing.labels] == [0, 1]
 
 
-def test_names_stay_as_they_are_written(tmp_path: Path) -> None:
+def test_yaml_names_are_kept_as_written(tmp_path: Path) -> None:
     """YAML booleans, numbers, nulls and dates are kept as class names."""
-    lay(tmp_path, "train/images", "train/labels")
+    write_images_and_labels(tmp_path, "train/images", "train/labels")
     write(tmp_path / "data.yaml", "train: train/images\nnames: [no, 5, ~, 2020-01-01, 1e3, 'é']\n")
     listing = LAYOUTS["yolo"](tmp_path, "train", Options())
     assert listing.classes == ("no", "5", "~", "2020-01-01", "1e3", "é")
@@ -193,7 +193,7 @@ def test_yaml_runs_no_code(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-def test_polygons_become_their_bounding_boxes(tmp_path: Path, capsys: Capture) -> None:
+def test_polygons_become_bounding_boxes(tmp_path: Path, capsys: Capture) -> None:
     ultralytics(tmp_path / "root")
     lines = "0 0.5 0.25 0.25 0.5 0.75 0.75\n1 0.1 0.2 0.3 0.1 0.4 0.5 0.2 0.6\n1 0.5 0.5 0.5 0.5\n"
     write(tmp_path / "root/labels/train/d.txt", lines)
@@ -212,7 +212,7 @@ def test_keypoints_are_left_out(tmp_path: Path) -> None:
     assert "1 line has keypoints, which were left out; the box stays" in listing.report["notices"]
 
 
-def test_repeated_lines_and_boxes_without_area_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_duplicate_and_empty_boxes_are_left_out(tmp_path: Path) -> None:
     ultralytics(tmp_path)
     lines = "0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5 0.5\n0 0.50 0.5 5e-1 0.5\n0 0.5 0.5 0 0.5\n0 1.005 0.5 0.005 0.5\n"
     write(tmp_path / "labels/train/d.txt", lines)
@@ -232,7 +232,7 @@ def test_repeated_lines_and_boxes_without_area_are_left_out_and_counted(tmp_path
         ("0 0.4 1.024 0.2 0.9 0.3 0.7", [0.2, 0.7, 0.4, 1]),
     ],
 )
-def test_a_box_a_little_over_the_border(tmp_path: Path, line: str, box: list[float]) -> None:
+def test_box_within_tolerance_is_clipped(tmp_path: Path, line: str, box: list[float]) -> None:
     ultralytics(tmp_path / "root")
     write(tmp_path / "root/labels/train/d.txt", line)
     assert pack(tmp_path / "root", tmp_path / "set") == 0
@@ -241,7 +241,7 @@ def test_a_box_a_little_over_the_border(tmp_path: Path, line: str, box: list[flo
     assert records.info.report["clipped_boxes"] == 1
 
 
-def test_a_box_that_touches_the_border_is_not_counted_as_clipped(tmp_path: Path) -> None:
+def test_box_at_border_is_not_counted_as_clipped(tmp_path: Path) -> None:
     """Its centre and width are rounded to six digits, so its edge may be slightly beyond 1."""
     ultralytics(tmp_path / "root")
     write(tmp_path / "root/labels/train/d.txt", "0 0.833334 0.5 0.333334 1")  # up to 1.000001
@@ -281,7 +281,7 @@ def test_a_box_that_touches_the_border_is_not_counted_as_clipped(tmp_path: Path)
         (b"0 0.5 0.5 1 1 \xff", "is not UTF-8 text; save the file as UTF-8"),
     ],
 )
-def test_malformed_lines(tmp_path: Path, capsys: Capture, line: str | bytes, reason: str) -> None:
+def test_malformed_lines_are_refused(tmp_path: Path, capsys: Capture, line: str | bytes, reason: str) -> None:
     ultralytics(tmp_path / "root")
     data = line.encode() if isinstance(line, str) else line
     file = write(tmp_path / "root/labels/train/d.txt", b"0 0.5 0.5 1 1\n\n" + data + b"\n")
@@ -319,14 +319,14 @@ def test_malformed_lines(tmp_path: Path, capsys: Capture, line: str | bytes, rea
         (b"names: [\xff]\n", "line 1 is not UTF-8 text"),
     ],
 )
-def test_malformed_yaml(tmp_path: Path, capsys: Capture, text: str | bytes, reason: str) -> None:
+def test_malformed_yaml_is_refused(tmp_path: Path, capsys: Capture, text: str | bytes, reason: str) -> None:
     ultralytics(tmp_path / "root")
     file = write(tmp_path / "root/data.yaml", text)
     error = refused(tmp_path / "root", capsys)
     assert f"{file}: " in error and reason in error
 
 
-def test_an_alias_that_would_fill_the_memory(tmp_path: Path) -> None:
+def test_yaml_alias_bomb_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
     ultralytics(tmp_path, "\n".join([*lines, "train: images/train", "names: *a29"]))
@@ -334,7 +334,7 @@ def test_an_alias_that_would_fill_the_memory(tmp_path: Path) -> None:
         LAYOUTS["yolo"](tmp_path, "train", Options())
 
 
-def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_files_are_named(tmp_path: Path, capsys: Capture) -> None:
     root = tmp_path / "root"
     ultralytics(root)
     write(root / "data.yaml", f"train: train.txt\n{NAMES}")
@@ -364,8 +364,8 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     assert "is for --task detection, not multilabel" in refused(root, capsys, "--task", "multilabel")
 
 
-def test_turned_images(tmp_path: Path, capsys: Capture) -> None:
-    """The tolerance of one pixel refers to the image as displayed or, with `--exif ignore`, as stored."""
+def test_box_tolerance_follows_exif_rotation(tmp_path: Path, capsys: Capture) -> None:
+    """The one-pixel tolerance refers to the image as displayed or, with `--exif ignore`, as stored."""
     ultralytics(tmp_path / "root")
     write(tmp_path / "root/images/train/d.jpg", encoded("JPEG", HEIGHT, WIDTH, turn=6))
     write(tmp_path / "root/labels/train/d.txt", "0 0.5 0 1 0.049\n")  # 2.45%: under 1 pixel of 40, over 1 pixel of 200
@@ -375,14 +375,14 @@ def test_turned_images(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(("unlabelled", "left"), [("keep", 4), ("drop", 2), (None, 4)])
-def test_images_without_boxes_are_kept_unless_asked(tmp_path: Path, unlabelled: str | None, left: int) -> None:
+def test_images_without_boxes_are_kept_by_default(tmp_path: Path, unlabelled: str | None, left: int) -> None:
     ultralytics(tmp_path)
     assert len(LAYOUTS["yolo"](tmp_path, "train", Options(unlabelled=unlabelled)).names) == left
 
 
 @pytest.mark.parametrize(("images", "labels"), [("images/train", "labels/train"), ("train", "train")])
-def test_images_that_are_not_read_and_label_files_without_image_are_noted(tmp_path, capsys, images, labels):
-    lay(tmp_path / "set", images, labels)
+def test_unread_images_and_unmatched_labels_are_noted(tmp_path, capsys, images, labels):
+    write_images_and_labels(tmp_path / "set", images, labels)
     write(tmp_path / "set/data.yaml", f"train: {images}\nnames: [cat, dog]\n")
     for name in ("x.avif", "y.heic", "z.HEIC"):
         write(tmp_path / "set" / images / name, b"")
@@ -396,8 +396,8 @@ def test_images_that_are_not_read_and_label_files_without_image_are_noted(tmp_pa
 
 
 @pytest.mark.parametrize(("images", "labels"), [("images/train", "labels/train"), ("train", "train")])
-def test_a_label_file_of_several_images_is_noted(tmp_path, capsys, images, labels):
-    lay(tmp_path / "set", images, labels)
+def test_label_file_shared_by_images_is_noted(tmp_path, capsys, images, labels):
+    write_images_and_labels(tmp_path / "set", images, labels)
     write(tmp_path / "set/data.yaml", f"train: {images}\nnames: [cat, dog]\n")
     for name in ("a.png", "a.bmp", "c.png"):  # c has no label file
         write(tmp_path / "set" / images / name, encoded("PNG", HEIGHT, WIDTH, seed=9))
@@ -411,7 +411,7 @@ def test_a_label_file_of_several_images_is_noted(tmp_path, capsys, images, label
     assert [len(boxes) for boxes in records.labels(np.arange(7))] == [2, 2, 2, 0, 0, 0, 1]
 
 
-def test_a_complete_set_has_no_note_on_label_files(tmp_path, capsys):
+def test_complete_set_gives_no_label_file_note(tmp_path, capsys):
     ultralytics(tmp_path / "set")
     assert main(["pack", "yolo", "--root", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
@@ -426,7 +426,7 @@ def test_val_share_makes_two_splits_of_train(tmp_path):
         assert len(RecordSet(tmp_path / split)) == count
 
 
-def test_an_odd_number_of_coordinates_is_told(tmp_path, capsys):
+def test_odd_number_of_coordinates_is_refused(tmp_path, capsys):
     ultralytics(tmp_path / "set")
     write(tmp_path / "set/labels/train/a.txt", "0 .1 .1 .5 .1 .5 .5 .9\n")
     assert "the 7 coordinates of a polygon are not pairs of x and y" in refused(tmp_path / "set", capsys)

@@ -88,7 +88,7 @@ def test_no_other_record_changes(tmp_path: Path) -> None:
 
 
 def test_what_fails_in_a_window_only_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, _ = REFUSED["webp of two canvases"]  # DALI reports a rotated size but does not rotate it
+    data, _ = REFUSED["webp with two canvases"]  # DALI reports a rotated size but does not rotate it
     write_set(tmp_path / "set", [*samples("turned")[:6], Sample(data, 0, 20, 12, "webp")], classes="abc")
     windows = {"scale": (1.0, 1.0), "ratio": (0.6, 0.6)}
     one = build_loader(

@@ -1,6 +1,6 @@
 """mxnet 1.9.1 in a separate environment, build/mxnet, because it does not work with current numpy versions.
 
-`python -m tests.recordio.mxnet_env` creates it; so do the interop tests if it is missing.
+`python -m tests.recordio.mxnet_env` creates it. The interop tests also create it if it is missing.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
 def encoded(
     kind: str, height: int = 12, width: int = 20, *, seed: int = 0, mode: str = "RGB", turn: int = 1, **save: Any
 ) -> bytes:
-    """Return an image file; `kind` is PIL's name of the format and `turn` the EXIF orientation."""
+    """Return an encoded image. `kind` is the format name in PIL, and `turn` is the EXIF orientation."""
     image = Image.fromarray(pixels(height, width, seed)).convert(mode)
     if turn != 1:
         exif = Image.Exif()
@@ -42,7 +42,7 @@ def png_chunk(kind: bytes, content: bytes, *, crc: bool = True) -> bytes:
 
 
 def with_checksums(png: bytes) -> bytes:
-    """Return the PNG with corrected chunk checksums, for damage that checksums do not reveal."""
+    """Return the PNG with corrected chunk checksums, which hide damage from checksum tests."""
     out, at = png[:8], 8
     while at + 12 <= len(png):
         end = at + 12 + int.from_bytes(png[at : at + 4], "big")

@@ -1,4 +1,4 @@
-"""`dali-mix adopt`: .rec files that other programs wrote get a manifest, or an error explains why not."""
+"""`dali-mix adopt`: manifests for .rec files of other programs, and errors for files that cannot be adopted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def classes(count: int, first: int = 0) -> list[tuple[object, int, bytes]]:
     return [(number % 3, first + number, encoded("JPEG", 8 + number, 9)) for number in range(count)]
 
 
-def test_several_files_with_one_index(tmp_path: Path) -> None:
+def test_adopt_joins_several_files(tmp_path: Path) -> None:
     one = foreign(tmp_path / "one.rec", classes(3))
     two = foreign(tmp_path / "two.rec", classes(4, first=100))
     names = tmp_path / "names.txt"
@@ -40,7 +40,7 @@ def test_several_files_with_one_index(tmp_path: Path) -> None:
     assert list(verify_set(tmp_path / "both")) == []
 
 
-def test_an_index_that_does_not_match(tmp_path: Path) -> None:
+def test_adopt_refuses_mismatched_index(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     (tmp_path / "set.idx").write_text("0\t0\n")
     with pytest.raises(ValueError, match=r"set\.idx: 1 lines that do not match the 3 records; reindex=True"):
@@ -50,7 +50,7 @@ def test_an_index_that_does_not_match(tmp_path: Path) -> None:
     assert len((tmp_path / "set.idx").read_text().splitlines()) == 3
 
 
-def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
+def test_reindex_keeps_manifest(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 4, shards=2)
     manifest = (tmp_path / "set.json").read_bytes()
     (tmp_path / "set.idx").write_text("0\t0\n")
@@ -63,7 +63,7 @@ def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
         adopt([tmp_path / "set"], reindex=True)
 
 
-def test_a_new_index_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reindex_syncs_index_before_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_set(tmp_path / "set", 4)
     (tmp_path / "set.idx").write_text("0\t0\n")
     synced: list[tuple[str, str]] = []
@@ -74,7 +74,7 @@ def test_a_new_index_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monk
     assert synced[0] == (".set.idx.partial", "0\t0\n") and synced[1][0] == tmp_path.name
 
 
-def test_a_lost_index_of_another_order_is_made_anew_from_the_ids(tmp_path: Path) -> None:
+def test_reindex_rebuilds_lost_index_from_ids(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(2))
     offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]
     (tmp_path / "set.idx").write_text(f"77\t{offsets[1]}\n5\t{offsets[0]}\n")
@@ -85,7 +85,7 @@ def test_a_lost_index_of_another_order_is_made_anew_from_the_ids(tmp_path: Path)
     assert list(verify_set(tmp_path / "set")) == [] and RecordSet(tmp_path / "set").info == info
 
 
-def test_an_index_that_matches_is_left_as_it_is(tmp_path: Path) -> None:
+def test_reindex_keeps_matching_index(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(2))
     offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]
     text = f"77\t{offsets[1]}\n5\t{offsets[0]}\n"  # keys and order differ from the ids
@@ -96,7 +96,7 @@ def test_an_index_that_matches_is_left_as_it_is(tmp_path: Path) -> None:
     assert list(verify_set(tmp_path / "set")) == []
 
 
-def test_a_cut_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_adopt_refuses_truncated_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     rec.write_bytes(rec.read_bytes()[:-9])
     assert main(["adopt", str(rec), "--quiet"]) == 1
@@ -105,7 +105,7 @@ def test_a_cut_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["set.rec"]
 
 
-def test_what_is_no_record_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_adopt_names_invalid_input_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "set.rec").write_text("hello, this is a text\n")
     assert main(["adopt", str(tmp_path / "set.rec"), "--quiet"]) == 1
     assert f"{tmp_path}/set.rec: record 0: not a RecordIO file: " in capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_what_is_no_record_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert f"{tmp_path / names}: {why}; check --classes\n" in capsys.readouterr().err
 
 
-def test_records_without_an_image(tmp_path: Path) -> None:
+def test_adopt_refuses_or_skips_records_without_image(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", [*classes(2), (0, 7, encoded("GIF")), (1, 8, encoded("PNG"))])
     with pytest.raises(ValueError, match=r"set\.rec: record 2: a GIF.*skip_bad=True"):
         adopt([rec])
@@ -133,7 +133,7 @@ def test_records_without_an_image(tmp_path: Path) -> None:
     assert list(verify_set(tmp_path / "set")) == []
 
 
-def test_ids_that_repeat(tmp_path: Path) -> None:
+def test_adopt_renumbers_repeated_ids(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", [(0, 0, encoded("JPEG"))] * 3)
     with pytest.raises(ValueError, match=r"same id 0.*renumber=True"):
         adopt([rec])
@@ -142,7 +142,7 @@ def test_ids_that_repeat(tmp_path: Path) -> None:
     assert list(verify_set(tmp_path / "set")) == []
 
 
-def test_labels_of_no_task(tmp_path: Path) -> None:
+def test_adopt_refuses_labels_of_no_task(tmp_path: Path) -> None:
     image = encoded("JPEG")
     mixed = foreign(tmp_path / "mixed.rec", [([1.0, 0.0], 0, image), ([1.0, 0.0, 1.0], 1, image)])
     with pytest.raises(ValueError, match="neither classes"):
@@ -152,7 +152,7 @@ def test_labels_of_no_task(tmp_path: Path) -> None:
         adopt([named], classes=["only", "two"])
 
 
-def test_a_manifest_that_exists_and_files_elsewhere(tmp_path: Path) -> None:
+def test_adopt_refuses_existing_manifest_and_misplaced_files(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     adopt([rec])
     with pytest.raises(FileExistsError, match="force=True"):
@@ -169,7 +169,7 @@ def test_a_manifest_that_exists_and_files_elsewhere(tmp_path: Path) -> None:
         adopt([tmp_path / "empty.rec"])
 
 
-def test_adopting_one_shard_of_a_set_removes_no_other(tmp_path: Path) -> None:
+def test_adopting_one_shard_keeps_the_others(tmp_path: Path) -> None:
     small_set(tmp_path / "set", shards=3)
     recs = {path: path.read_bytes() for path in tmp_path.glob("*.rec")}
     adopt([tmp_path / "set-00001.rec"], tmp_path / "set", reindex=True, force=True)
@@ -182,7 +182,9 @@ def test_adopting_one_shard_of_a_set_removes_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("names", "message"), [(b"a\n\xff\n", "line 2 is not UTF-8"), (b"a\nb\na\n", "line 3: 'a'")])
-def test_a_bad_list_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str], names: bytes, message: str) -> None:
+def test_adopt_refuses_bad_classes_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: bytes, message: str
+) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     (tmp_path / "names.txt").write_bytes(names)
     assert main(["adopt", str(rec), "--classes", str(tmp_path / "names.txt"), "--quiet"]) == 1

@@ -1,4 +1,4 @@
-"""Labels and indices of .rec files that other programs wrote."""
+"""Labels and indices of .rec files written by other programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def vectors(*labels: list[float], first: int = 0) -> list[tuple[object, int, byt
         [[2.0, 6.0], [1.0, 0.0], [0.0, 0.0]],
     ],
 )
-def test_the_class_may_be_the_first_float(tmp_path: Path, capsys: Capture, labels: list[list[float]]) -> None:
+def test_classification_takes_first_float_as_class(tmp_path: Path, capsys: Capture, labels: list[list[float]]) -> None:
     rec = foreign(tmp_path / "set.rec", vectors(*labels))
     assert main(["adopt", str(rec), "--quiet"]) == 1
     assert "pass --task classification" in capsys.readouterr().err
@@ -59,7 +59,7 @@ BOX = [2.0, 6.0, 1.0, 0.25, 0.25, 0.5, 0.5, 0.0]
     ],
 )
 @pytest.mark.parametrize("row", [0, 2])
-def test_the_first_label_unlike_most_is_named(
+def test_first_label_unlike_most_is_named(
     tmp_path: Path, usual: list[float], other: list[float], words: str, row: int
 ) -> None:
     labels = [usual] * 5
@@ -69,7 +69,7 @@ def test_the_first_label_unlike_most_is_named(
         adopt([rec])
 
 
-def test_labels_of_which_most_fit_no_task(tmp_path: Path) -> None:
+def test_error_describes_first_label_if_most_fit_no_task(tmp_path: Path) -> None:
     """If most labels fit no task, the error describes the first label and does not blame a label that fits a task."""
     rec = foreign(tmp_path / "set.rec", vectors([0.5, 1.0], [3.0], [0.5, 0.0]))
     with pytest.raises(ValueError, match=re.escape("(the first has 2 floats)")):
@@ -85,7 +85,7 @@ def test_labels_of_which_most_fit_no_task(tmp_path: Path) -> None:
         ("detection", [BOX, [*BOX[:5], 1.5, *BOX[6:]]], "record 1: object 1: the box x 0.25..1.5"),
     ],
 )
-def test_a_label_that_is_not_of_the_task_is_named(
+def test_label_that_does_not_fit_task_is_named(
     tmp_path: Path, task: str, labels: list[list[float]], words: str
 ) -> None:
     rec = foreign(tmp_path / "set.rec", vectors(*labels))
@@ -97,13 +97,13 @@ def test_a_label_that_is_not_of_the_task_is_named(
 
 
 @pytest.mark.parametrize("label", [[-1.0, 0.0], [0.5, 0.0], [2.0**25, 0.0]])
-def test_a_first_float_that_is_no_class(tmp_path: Path, label: list[float]) -> None:
+def test_invalid_class_in_first_float_is_refused(tmp_path: Path, label: list[float]) -> None:
     rec = foreign(tmp_path / "set.rec", vectors([0.0, 0.0], label))
     with pytest.raises(ValueError, match=r"set\.rec: record 1: label "):
         adopt([rec], task="classification")
 
 
-def test_vectors_that_may_be_either(tmp_path: Path, capsys: Capture) -> None:
+def test_ambiguous_vectors_are_multilabel_with_a_note(tmp_path: Path, capsys: Capture) -> None:
     rec = foreign(tmp_path / "set.rec", vectors([0.0, 1.0], [1.0, 0.0], [1.0, 1.0]))
     assert main(["adopt", str(rec)]) == 0
     captured = capsys.readouterr()
@@ -115,7 +115,7 @@ def test_vectors_that_may_be_either(tmp_path: Path, capsys: Capture) -> None:
     assert "note:" not in capsys.readouterr().err
 
 
-def test_somebody_s_index_of_more_records(tmp_path: Path, capsys: Capture) -> None:
+def test_foreign_index_is_replaced_only_with_reindex(tmp_path: Path, capsys: Capture) -> None:
     """As in insightface, the index also lists records without an image."""
     rec = foreign(tmp_path / "faces.rec", [([3.0, 4.0], 9, b""), *vectors([0.0, 0.0], [1.0, 0.0])])
     sizes = [len(rec.read_bytes())]
@@ -142,7 +142,7 @@ def test_somebody_s_index_of_more_records(tmp_path: Path, capsys: Capture) -> No
     ],
 )
 @pytest.mark.parametrize("way", ["list", "adopt"])
-def test_minus_one_for_no_is_noticed(
+def test_minus_one_used_as_negative_gives_note(
     tmp_path: Path, capsys: Capture, rows: list[list[int]], suspect: str, way: str
 ) -> None:
     for number in range(3):
@@ -166,7 +166,7 @@ def test_minus_one_for_no_is_noticed(
     assert shown in capsys.readouterr().out
 
 
-def test_a_bad_label_is_named_by_its_record_in_its_own_file(tmp_path: Path, capsys: Capture) -> None:
+def test_bad_label_is_named_by_record_within_its_file(tmp_path: Path, capsys: Capture) -> None:
     recs = [
         str(foreign(tmp_path / "a.rec", [([0.0], 0, b"no image"), ([0.0], 1, encoded("JPEG"))])),
         str(foreign(tmp_path / "b.rec", [([0.0], 2, b"no image"), *vectors([1.0], [-1.0], first=3)])),
@@ -178,7 +178,7 @@ def test_a_bad_label_is_named_by_its_record_in_its_own_file(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("text", ["", "0\t0\n1\t77\n", "0\t0\n1\t0\n", "0\t0\n1\t1000000\n", "0 0\n"])
-def test_advice_for_an_index_without_a_manifest(tmp_path: Path, capsys: Capture, text: str) -> None:
+def test_bad_index_without_manifest_suggests_reindex(tmp_path: Path, capsys: Capture, text: str) -> None:
     rec = foreign(tmp_path / "set.rec", [(0, 0, encoded("JPEG")), (1, 1, encoded("JPEG"))])
     (tmp_path / "set.idx").write_text(text)
     assert main(["adopt", str(rec), "--quiet"]) == 1

@@ -21,7 +21,7 @@ HEADER = ImageHeader("jpeg", 1, 1)
 
 
 @given(st.lists(st.tuples(hostile, st.booleans()), min_size=1, max_size=6))
-def test_a_block_is_the_frames_one_after_another(images: list[tuple[bytes, bool]]) -> None:
+def test_block_is_concatenated_frames(images: list[tuple[bytes, bool]]) -> None:
     block, wanted = Block(CLASSIFICATION, 4), b""
     for row, (image, in_place) in enumerate(images):
         encoded: bytes | memoryview = image
@@ -40,7 +40,7 @@ def test_a_block_is_the_frames_one_after_another(images: list[tuple[bytes, bool]
     assert bytes(block.view()) == wanted
 
 
-def test_a_block_grows_and_is_used_again() -> None:
+def test_block_grows_and_can_be_reused() -> None:
     block, image = Block(MULTILABEL, 2), bytes(range(256)) * 3000
     for _ in range(2):
         for row in range(5):
@@ -53,7 +53,7 @@ def test_a_block_grows_and_is_used_again() -> None:
     assert len(block.view()) == 0
 
 
-def test_an_image_put_elsewhere_than_its_label_asks_for_is_copied() -> None:
+def test_image_at_wrong_offset_for_its_label_is_copied() -> None:
     block = Block(MULTILABEL, 2)
     room = block.room(8, 3)  # reserved for a label without floats
     room[:] = b"an image"
@@ -61,14 +61,14 @@ def test_an_image_put_elsewhere_than_its_label_asks_for_is_copied() -> None:
     assert bytes(block.view()) == framing.frame(pack_record([1.0, 0.0], 0, b"an image"))
 
 
-def test_a_record_of_half_a_gigabyte() -> None:
+def test_record_of_512_mib_is_refused() -> None:
     with pytest.raises(ValueError, match=r"536,870,936 bytes does not fit RecordIO"):
         Block(CLASSIFICATION, 4).add(0, bytes(1 << 29), 3, 0, HEADER)
     with pytest.raises(ValueError, match="does not fit"):
         framing.frame(bytes(1 << 29))
 
 
-def test_a_block_is_full_by_records_or_bytes() -> None:
+def test_block_is_full_by_records_or_bytes() -> None:
     header = ImageHeader("jpeg", 1, 1)
     block = Block(CLASSIFICATION, 1)
     for row in range(16):

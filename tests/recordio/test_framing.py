@@ -20,7 +20,7 @@ hostile = st.lists(
 
 
 @given(st.lists(hostile, max_size=5))
-def test_every_payload_comes_back(payloads: list[bytes]) -> None:
+def test_payloads_round_trip(payloads: list[bytes]) -> None:
     buffer = memoryview(b"".join(framing.frame(payload) for payload in payloads))
     found = list(framing.walk(buffer))
     assert [bytes(payload) for payload, _ in found] == payloads
@@ -29,14 +29,14 @@ def test_every_payload_comes_back(payloads: list[bytes]) -> None:
 
 
 @given(hostile)
-def test_no_magic_is_left_inside_a_frame(payload: bytes) -> None:
+def test_frame_has_no_magic_except_in_heads(payload: bytes) -> None:
     framed = framing.frame(payload)
     words = np.frombuffer(framed, dtype="<u4")
     heads = [index for index in range(len(words)) if words[index] == MAGIC]
     assert len(heads) == 1 + len(framing.magic_offsets(payload))
 
 
-def test_the_layout_by_hand() -> None:
+def test_frame_layout_matches_format() -> None:
     payload = b"abcd" + MAGIC_BYTES + b"ef"
     head = struct.Struct("<II")
     first = head.pack(MAGIC, 1 << 29 | 4) + b"abcd"
@@ -44,7 +44,7 @@ def test_the_layout_by_hand() -> None:
     assert framing.frame(b"xyz") == head.pack(MAGIC, 3) + b"xyz\0"
 
 
-def test_the_magic_twice_makes_a_middle_piece() -> None:
+def test_two_magics_give_a_middle_piece() -> None:
     payload = MAGIC_BYTES + b"word" + MAGIC_BYTES
     buffer = memoryview(framing.frame(payload))
     kinds = [struct.unpack_from("<I", buffer, offset + 4)[0] >> 29 for offset in (0, 8, 20)]
@@ -54,7 +54,7 @@ def test_the_magic_twice_makes_a_middle_piece() -> None:
 
 @settings(max_examples=300)
 @given(st.lists(hostile, min_size=1, max_size=4), st.data())
-def test_damage_is_a_value_error_or_other_data(payloads: list[bytes], data: st.DataObject) -> None:
+def test_damaged_frames_raise_only_value_error(payloads: list[bytes], data: st.DataObject) -> None:
     buffer = bytearray(b"".join(framing.frame(pack_record(1, 7, payload)) for payload in payloads))
     if data.draw(st.booleans()):
         buffer = buffer[: data.draw(st.integers(0, len(buffer) - 1))]
@@ -69,7 +69,7 @@ def test_damage_is_a_value_error_or_other_data(payloads: list[bytes], data: st.D
 
 
 @pytest.mark.parametrize("length", [10, framing.MAX_LENGTH - 1])
-def test_a_wrong_length_field(length: int) -> None:
+def test_wrong_length_field_is_refused(length: int) -> None:
     buffer = bytearray(framing.frame(bytes(100)) + framing.frame(b"next"))
     struct.pack_into("<I", buffer, 4, length)
     with pytest.raises(ValueError, match="byte"):

@@ -34,26 +34,26 @@ IMAGES = {
     "1x1": encoded("JPEG", 1, 1),
     "png": encoded("PNG"),
     "png with alpha": encoded("PNG", mode="RGBA"),
-    "png of a palette": encoded("PNG", mode="P"),
-    "png of one bit": encoded("PNG", mode="1"),
-    "png of 16 bits": png16(3),
-    "gray png of 16 bits": png16(1),
+    "png with palette": encoded("PNG", mode="P"),
+    "1-bit png": encoded("PNG", mode="1"),
+    "16-bit png": png16(3),
+    "16-bit gray png": png16(1),
     "webp": encoded("WEBP"),
-    "webp without loss": encoded("WEBP", lossless=True),
+    "lossless webp": encoded("WEBP", lossless=True),
     "webp with alpha": encoded("WEBP", mode="RGBA"),
     "bmp": encoded("BMP"),
     "ppm": encoded("PPM"),
     "pgm": encoded("PPM", mode="L"),
-    "ppm of 16 bits": b"P6\n20 12\n65535\n" + bytes(range(240)) * 6,
-    "pgm of 16 bits": b"P5 # grey\n20 12\n65535\n" + bytes(range(240)) * 2,
-    **{f"jpeg turned {turn}": encoded("JPEG", turn=turn) for turn in range(2, 9)},
-    "png turned": encoded("PNG", turn=6),
-    "webp turned": encoded("WEBP", turn=8),
+    "16-bit ppm": b"P6\n20 12\n65535\n" + bytes(range(240)) * 6,
+    "16-bit pgm": b"P5 # grey\n20 12\n65535\n" + bytes(range(240)) * 2,
+    **{f"jpeg orientation {turn}": encoded("JPEG", turn=turn) for turn in range(2, 9)},
+    "png orientation 6": encoded("PNG", turn=6),
+    "webp orientation 8": encoded("WEBP", turn=8),
 }
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_size_and_format_are_pil_s(name: str) -> None:
+def test_size_and_format_match_pil(name: str) -> None:
     data = IMAGES[name]
     with Image.open(io.BytesIO(data)) as image:
         width, height = ImageOps.exif_transpose(image).size
@@ -62,7 +62,7 @@ def test_size_and_format_are_pil_s(name: str) -> None:
     assert (header.height, header.width, header.encoding) == (height, width, kind)
 
 
-def test_dali_decodes_each_to_the_manifest_s_shape(tmp_path) -> None:
+def test_dali_decodes_to_shape_in_table(tmp_path) -> None:
     write_set(tmp_path / "set", [(data, 0) for data in IMAGES.values()], classes=["all"])
     records = RecordSet(tmp_path / "set")
     pipeline = Pipeline(batch_size=len(records), num_threads=2, device_id=None)
@@ -74,12 +74,12 @@ def test_dali_decodes_each_to_the_manifest_s_shape(tmp_path) -> None:
     shapes = {name: np.asarray(images[row]).shape for row, name in enumerate(IMAGES)}
     table = records.table
     assert shapes == {name: (table["height"][row], table["width"][row], 3) for row, name in enumerate(IMAGES)}
-    turned = np.asarray(images[list(IMAGES).index("jpeg turned 6")]).astype(int)
+    turned = np.asarray(images[list(IMAGES).index("jpeg orientation 6")]).astype(int)
     upright = np.asarray(images[list(IMAGES).index("jpeg")]).astype(int)
     assert np.abs(turned - np.rot90(upright, -1)).mean() < 3  # orientation 6: rotate clockwise to make it upright
 
 
-def test_a_thumbnail_s_size_is_not_the_image_s() -> None:
+def test_exif_thumbnail_size_is_ignored() -> None:
     inner = encoded("JPEG", 3, 4)
     plain = encoded("JPEG", 30, 40)
     segment = b"Exif\0\0" + b"II*\0\x08\0\0\0\0\0" + inner
@@ -93,7 +93,7 @@ def test_fill_bytes_and_trailers_are_allowed() -> None:
 
 
 BROKEN = {
-    "nothing": (b"", "empty"),
+    "an empty file": (b"", "empty"),
     "a web page": (b"\n<!DOCTYPE html><html>404</html>", "web page"),
     "a GIF": (encoded("GIF"), "GIF"),
     "a TIFF": (encoded("TIFF"), "TIFF"),
@@ -104,25 +104,28 @@ BROKEN = {
         for kind in ("JPEG", "PNG", "WEBP", "BMP", "PPM")
     },
     "a JPEG without its last byte": (encoded("JPEG")[:-1], "cut short"),
-    "a JPEG cut in its headers": (encoded("JPEG")[:30], "cut short"),
-    "a JPEG that begins with its data": (b"\xff\xd8\xff\xda\0\x08" + bytes(20), "damaged"),
-    "a PNG of no pixels": (with_checksums(encoded("PNG")[:16] + bytes(8) + encoded("PNG")[24:]), "0x0"),
-    "a PNM whose white is 15": (b"P5\n4 3\n15\n" + bytes(12), r"maximum value 15: DALI assumes 255.*--encoding png"),
-    "a PNM whose white is 1023": (b"P6\n4 3\n1023\n" + bytes(72), "maximum value 1023"),
-    "a PNM without white": (b"P6\n4 3\n0\n" + bytes(72), "maximum value is 0"),
-    "a PNM without numbers": (b"P6\nwide high\n255\n" + bytes(100), "no number"),
+    "a JPEG truncated in its headers": (encoded("JPEG")[:30], "cut short"),
+    "a JPEG that begins with its scan": (b"\xff\xd8\xff\xda\0\x08" + bytes(20), "damaged"),
+    "a PNG of size 0x0": (with_checksums(encoded("PNG")[:16] + bytes(8) + encoded("PNG")[24:]), "0x0"),
+    "a PNM with maximum value 15": (
+        b"P5\n4 3\n15\n" + bytes(12),
+        r"maximum value 15: DALI assumes 255.*--encoding png",
+    ),
+    "a PNM with maximum value 1023": (b"P6\n4 3\n1023\n" + bytes(72), "maximum value 1023"),
+    "a PNM with maximum value 0": (b"P6\n4 3\n0\n" + bytes(72), "maximum value is 0"),
+    "a PNM without a size": (b"P6\nwide high\n255\n" + bytes(100), "no number"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_whole_image(name: str) -> None:
+def test_truncated_or_non_image_data_is_refused(name: str) -> None:
     data, reason = BROKEN[name]
     with pytest.raises(ValueError, match=reason):
         read_image_header(data)
 
 
 @pytest.mark.parametrize("filler", [b" ", b"#\n", b"\n#"], ids=["spaces", "comments", "lines"])
-def test_a_long_pnm_header_takes_no_memory(filler: bytes) -> None:
+def test_long_pnm_header_uses_little_memory(filler: bytes) -> None:
     data = b"P5\n" + filler * (1 << 18)
     tracemalloc.start()
     try:
@@ -135,7 +138,7 @@ def test_a_long_pnm_header_takes_no_memory(filler: bytes) -> None:
 
 @settings(max_examples=400)
 @given(st.sampled_from(sorted(IMAGES)), st.data())
-def test_damage_is_a_value_error_or_another_header(name: str, data: st.DataObject) -> None:
+def test_damaged_image_raises_only_value_error(name: str, data: st.DataObject) -> None:
     image = bytearray(IMAGES[name])
     for _ in range(data.draw(st.integers(0, 4))):
         image[data.draw(st.integers(0, min(len(image), 400) - 1))] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""Interoperability, byte for byte: mxnet 1.9.1 and DALI read our files, and we read and adopt mxnet's files."""
+"""Interoperability: mxnet 1.9.1 and DALI read our files byte for byte, and we adopt files written by mxnet."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def dali_reads(recs: list[Path], idx: Path, count: int) -> list[tuple[bytes, lis
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_what_we_write_they_read(tmp_path: Path, mxnet: Path, shards: int) -> None:
+def test_mxnet_and_dali_read_our_sets(tmp_path: Path, mxnet: Path, shards: int) -> None:
     write_set(tmp_path / "set", our_samples(IMAGES), classes="abc", shards=shards)
     records = RecordSet(tmp_path / "set")
     expected = [[0, [float(number % 3)], number, data.hex()] for number, data in enumerate(IMAGES)]
@@ -115,7 +115,7 @@ def test_what_we_write_they_read(tmp_path: Path, mxnet: Path, shards: int) -> No
     assert by_dali == [(data, [float(number % 3)]) for number, data in enumerate(IMAGES)]
 
 
-def test_our_vector_labels_they_read(tmp_path: Path, mxnet: Path) -> None:
+def test_mxnet_and_dali_read_our_vector_labels(tmp_path: Path, mxnet: Path) -> None:
     many = [[1, 0, -1, 0], [0, 0, 1, 1]]
     boxes = [[2, 6, 1, 0.25, 0.5, 0.75, 1, 0], [2, 6]]
     images = [jpeg_with_magic("split"), encoded("JPEG")]
@@ -129,7 +129,7 @@ def test_our_vector_labels_they_read(tmp_path: Path, mxnet: Path) -> None:
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_what_mxnet_writes_we_adopt(tmp_path: Path, mxnet: Path, indexed: bool) -> None:
+def test_adopt_reads_mxnet_output(tmp_path: Path, mxnet: Path, indexed: bool) -> None:
     images = [data for number, data in enumerate(IMAGES) if number not in BARE]
     content = [[number % 2, number * 3, data.hex()] for number, data in enumerate(images)]
     (tmp_path / "content.json").write_text(json.dumps(content))
@@ -146,13 +146,13 @@ def test_what_mxnet_writes_we_adopt(tmp_path: Path, mxnet: Path, indexed: bool) 
     assert records.labels(np.arange(len(images))).tolist() == [number % 2 for number in range(len(images))]
     assert records.table["flags"].tolist() == [0, 1, 1, 0, 0]
     assert list(verify_set(tmp_path / "theirs")) == []
-    # Equal, byte for byte, to our own output.
+    # Our writer produces the same bytes.
     ours = [(data, number % 2, None, None, None, number * 3) for number, data in enumerate(images)]
     write_set(tmp_path / "ours", ours, classes="01")
     assert (tmp_path / "ours.rec").read_bytes() == before[0]
 
 
-def test_mxnet_s_vector_labels_we_adopt(tmp_path: Path, mxnet: Path) -> None:
+def test_adopt_reads_mxnet_vector_labels(tmp_path: Path, mxnet: Path) -> None:
     image = encoded("JPEG")
     cases = {
         "one": ([[1.0], [0.0]], "classification"),
@@ -178,8 +178,8 @@ def test_mxnet_s_vector_labels_we_adopt(tmp_path: Path, mxnet: Path) -> None:
             assert found.tolist() == [1, 0]
 
 
-def test_what_im2rec_packs_we_adopt(tmp_path: Path, mxnet: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sets packed by im2rec and adopted have the same images and labels as sets that we pack."""
+def test_adopt_reads_im2rec_output(tmp_path: Path, mxnet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Adopted sets of im2rec have the same images and labels as sets that we pack."""
     root = image_folder(tmp_path / "images")
     tool = [str(mxnet), "-c", "import mxnet, runpy, sys; sys.argv[0] = mxnet.__path__[0] + '/tools/im2rec.py'; "]
     tool[-1] += "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -210,7 +210,7 @@ def test_what_im2rec_packs_we_adopt(tmp_path: Path, mxnet: Path, capsys: pytest.
     assert (tmp_path / "listed.rec").read_bytes() == (tmp_path / "theirs.rec").read_bytes()
 
 
-def test_every_record_of_a_split_payload_in_their_bytes(tmp_path: Path, mxnet: Path) -> None:
+def test_written_bytes_match_mxnet_writer(tmp_path: Path, mxnet: Path) -> None:
     """mxnet's writer and ours produce identical bytes from the same payloads."""
     content = [[float(number), number, data.hex()] for number, data in enumerate(IMAGES)]
     (tmp_path / "content.json").write_text(json.dumps(content))

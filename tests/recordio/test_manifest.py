@@ -20,7 +20,7 @@ from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import image_folder, small_set
 
 
-def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_content_only(tmp_path: Path) -> None:
     first = small_set(tmp_path / "one", 4).fingerprint
     assert small_set(tmp_path / "two", 4).fingerprint == first
     assert small_set(tmp_path / "more", 5).fingerprint != first
@@ -48,7 +48,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
         ("label_width", 1.5),
     ],
 )
-def test_a_manifest_with_a_wrong_field(tmp_path: Path, field: str, value: object) -> None:
+def test_manifest_with_wrong_field_is_refused(tmp_path: Path, field: str, value: object) -> None:
     small_set(tmp_path / "set")
     path = tmp_path / "set.json"
     content = json.loads(path.read_text()) | {field: value}
@@ -58,7 +58,7 @@ def test_a_manifest_with_a_wrong_field(tmp_path: Path, field: str, value: object
         RecordSet(tmp_path / "set")
 
 
-def test_any_byte_of_the_manifest_that_flips_is_found(tmp_path: Path) -> None:
+def test_changed_byte_in_manifest_is_found(tmp_path: Path) -> None:
     info = dataclasses.replace(
         small_set(tmp_path / "set", split="zürich"), source="list", options={"quality": 95.5, "é": None}
     )
@@ -82,7 +82,7 @@ def test_any_byte_of_the_manifest_that_flips_is_found(tmp_path: Path) -> None:
     assert re.search(changed, problem)
 
 
-def test_a_manifest_without_a_checksum_or_written_otherwise_opens(tmp_path: Path) -> None:
+def test_manifest_without_checksum_or_reformatted_opens(tmp_path: Path) -> None:
     info = small_set(tmp_path / "set")
     path = tmp_path / "set.json"
     content = json.loads(path.read_text())
@@ -94,7 +94,7 @@ def test_a_manifest_without_a_checksum_or_written_otherwise_opens(tmp_path: Path
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"format": "dali_mix record set"}', "\xff"])
-def test_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
+def test_invalid_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "set.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"set\.json"):
         RecordSet(tmp_path / "set")
@@ -108,7 +108,7 @@ class _Bomb:
         return os.system, (f"touch {self.marker}",)
 
 
-def test_a_table_or_manifest_that_would_run_code(tmp_path: Path) -> None:
+def test_pickled_table_or_manifest_runs_no_code(tmp_path: Path) -> None:
     small_set(tmp_path / "set")
     marker = tmp_path / "ran"
     good = (tmp_path / "set.npy").read_bytes()
@@ -129,7 +129,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("suffix", ["", ".json", ".rec", ".idx", ".npy"])
-def test_any_file_of_a_set_names_it(tmp_path: Path, capsys: Capture, suffix: str) -> None:
+def test_any_file_of_a_set_may_be_passed_as_prefix(tmp_path: Path, capsys: Capture, suffix: str) -> None:
     small_set(tmp_path / "set")
     given = f"{tmp_path}/set{suffix}"
     assert RecordSet(given).prefix == tmp_path / "set"
@@ -152,14 +152,14 @@ def test_any_file_of_a_set_names_it(tmp_path: Path, capsys: Capture, suffix: str
     assert main(command) == 1  # the same prefix
 
 
-def test_a_shard_names_its_set(tmp_path: Path) -> None:
+def test_shard_path_resolves_to_its_set(tmp_path: Path) -> None:
     small_set(tmp_path / "set", shards=3)
     assert RecordSet(tmp_path / "set-00001.rec").prefix == tmp_path / "set"
     assert set_prefix(tmp_path / "other-00001.rec") == tmp_path / "other-00001"
 
 
 @pytest.mark.parametrize("name", ["v1.json", "a.rec", "b.idx", "set.v2", "set.2026.01", ".hidden", "x.npy"])
-def test_a_prefix_that_ends_like_a_file(tmp_path: Path, name: str) -> None:
+def test_prefix_may_end_like_a_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "plain.json").write_text("{}")
     small_set(tmp_path / "plain2")
     for path in list(tmp_path.glob("plain2.*")):

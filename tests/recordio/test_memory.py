@@ -1,4 +1,4 @@
-"""Freed memory stays in the process, so later steps request few new pages from the kernel."""
+"""`keep_freed_memory`: freed memory stays in the process, and later steps request few new pages."""
 
 import os
 import platform
@@ -42,6 +42,6 @@ def faults(keep: bool) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc has no such setting")
-def test_few_new_pages_once_the_sizes_were_seen() -> None:
+def test_keep_freed_memory_reduces_page_faults() -> None:
     kept, returned = faults(True), faults(False)
     assert kept < returned / 4

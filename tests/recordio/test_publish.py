@@ -15,7 +15,8 @@ from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import small_set
 
 # For N = 1, 2, …, a child process packs a set and kills itself before its Nth call that changes files. Its files are
-# copied to the folder N-left, and another child packs undisturbed. argv: folder, "old" to replace an existing set.
+# copied to the folder N-left. Then another child packs the set without a kill. argv: folder, and "old" to replace an
+# existing set.
 KILLED = """
 import os, pathlib, shutil, signal, sys
 from dali_mix.recordio import write_set
@@ -62,7 +63,7 @@ print(limit - 1)
 """
 
 
-def killed_everywhere(folder: Path, older: str) -> int:
+def kill_at_every_point(folder: Path, older: str) -> int:
     """Run `KILLED` and return the number of points at which a packer was killed."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), older], capture_output=True, text=True, timeout=120
@@ -75,9 +76,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_at_any_point(tmp_path: Path) -> None:
-    """A killed packer leaves no incomplete set, and a rerun gives exactly the files of an undisturbed run."""
-    points = killed_everywhere(tmp_path, "none")
+def test_kill_at_any_point_leaves_no_incomplete_set(tmp_path: Path) -> None:
+    """A killed packer leaves no incomplete set, and a rerun gives exactly the files of an uninterrupted run."""
+    points = kill_at_every_point(tmp_path, "none")
     assert points > 15  # every kind of call was interrupted
     empty = [path.parent.name for path in tmp_path.glob("*-left/.set-*.rec.partial") if not path.stat().st_size]
     assert len(set(empty)) < len(empty), "killed before the first record was written"
@@ -94,12 +95,12 @@ def test_killed_at_any_point(tmp_path: Path) -> None:
         assert contents(tmp_path / str(point)) == expected
 
 
-def test_killed_while_replacing_an_older_set(tmp_path: Path) -> None:
+def test_kill_while_replacing_never_mixes_sets(tmp_path: Path) -> None:
     """A kill leaves the old set, the new set or no set, but never a mixture; a rerun gives the new set.
 
     If no set is left, the rerun does not need --force: the remaining files of the old set count as abandoned.
     """
-    points = killed_everywhere(tmp_path, "old")
+    points = kill_at_every_point(tmp_path, "old")
     expected = contents(tmp_path / "calm")
     seen = set()
     for point in range(1, points + 1):
@@ -115,7 +116,7 @@ def test_killed_while_replacing_an_older_set(tmp_path: Path) -> None:
     assert {4, 0} <= seen <= {4, 6, 0}
 
 
-def test_what_is_put_where_an_abandoned_set_lies_is_not_overwritten(tmp_path: Path) -> None:
+def test_newer_file_in_abandoned_set_is_not_overwritten(tmp_path: Path) -> None:
     small_set(tmp_path / "set")
     (tmp_path / "set.json").unlink()
     (tmp_path / ".set.publishing").write_text('{"new": [], "old": ["set.rec", "set.idx", "set.npy"]}')
@@ -127,7 +128,7 @@ def test_what_is_put_where_an_abandoned_set_lies_is_not_overwritten(tmp_path: Pa
     assert (tmp_path / "set.rec").read_bytes() == b"somebody's"
 
 
-def test_a_full_disk_leaves_the_old_set(tmp_path: Path) -> None:
+def test_file_size_limit_leaves_old_set_unchanged(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 4)
     before = contents(tmp_path)
     code = """
@@ -146,7 +147,7 @@ sys.exit(main(["pack", "digits", "--split", "val", "--out", sys.argv[1], "--forc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+def test_full_file_system_leaves_no_files(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(
@@ -162,7 +163,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_set_that_exists(tmp_path: Path) -> None:
+def test_existing_set_needs_force(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 3)
     before = contents(tmp_path)
     with pytest.raises(FileExistsError, match=r"set\.(rec|json) exists; pass --force"):
@@ -172,27 +173,27 @@ def test_a_set_that_exists(tmp_path: Path) -> None:
     assert len(RecordSet(tmp_path / "set")) == 4
 
 
-def test_a_foreign_rec_is_not_overwritten(tmp_path: Path) -> None:
+def test_foreign_rec_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "set.rec").write_bytes(b"somebody's")
     with pytest.raises(FileExistsError, match="--force"):
         small_set(tmp_path / "set")
     assert contents(tmp_path) == {"set.rec": b"somebody's"}
 
 
-def test_fewer_shards_leave_none_behind(tmp_path: Path) -> None:
+def test_replacing_with_fewer_shards_removes_the_rest(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 6, shards=3)
     small_set(tmp_path / "set", 6, force=True)
     assert set(contents(tmp_path)) == {"set.rec", "set.idx", "set.npy", "set.json"}
 
 
-def test_a_neighbour_of_a_similar_name_is_left_alone(tmp_path: Path) -> None:
+def test_files_of_similar_prefix_are_kept(tmp_path: Path) -> None:
     (tmp_path / ".set-more.rec.partial").write_bytes(b"being written by another packer")
     small_set(tmp_path / "set-more.v2", 2)
     small_set(tmp_path / "set", 2)
     assert (tmp_path / ".set-more.rec.partial").exists()
 
 
-def test_two_packers_of_one_set(tmp_path: Path) -> None:
+def test_second_packer_of_same_set_is_refused(tmp_path: Path) -> None:
     with Publication(tmp_path / "set"):
         with pytest.raises(OSError, match="another packer is writing this set"):
             small_set(tmp_path / "set")
@@ -200,7 +201,7 @@ def test_two_packers_of_one_set(tmp_path: Path) -> None:
     small_set(tmp_path / "set")
 
 
-def test_many_packers_at_once(tmp_path: Path) -> None:
+def test_only_one_concurrent_packer_succeeds(tmp_path: Path) -> None:
     """One packer succeeds, the others fail with an error, and no lock file is left."""
     code = """
 import sys
@@ -219,12 +220,12 @@ except OSError as error:
     assert "never written" in next(verify_set(tmp_path / "set"))  # the images are zeros; no record is missing
 
 
-def test_a_folder_as_prefix(tmp_path: Path) -> None:
+def test_folder_as_prefix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a folder, not the prefix"):
         small_set(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match=r"file is a file, not a folder; choose another prefix"):
         small_set(tmp_path / "file" / "set")

@@ -1,4 +1,4 @@
-"""Failures during publication leave an older set unchanged; temporary files are never links."""
+"""Failures during publication leave an old set unchanged. Links at temporary paths are not followed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("failing", range(6))
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_rename_that_fails_puts_the_older_set_back(
+def test_failed_rename_restores_old_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, shards: int
 ) -> None:
     small_set(tmp_path / "set", 4, shards=shards)
@@ -50,7 +50,7 @@ def test_a_rename_that_fails_puts_the_older_set_back(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"set{suffix}" for suffix in SUFFIXES)
 
 
-def test_a_rename_that_fails_without_an_older_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rename_without_old_set_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.replace
 
     def replace(self: Path, target: Any) -> Path:
@@ -65,7 +65,7 @@ def test_a_rename_that_fails_without_an_older_set(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_folder_in_the_way(tmp_path: Path, suffix: str) -> None:
+def test_folder_at_output_path_is_refused(tmp_path: Path, suffix: str) -> None:
     small_set(tmp_path / "set", 4)
     (tmp_path / f"set{suffix}").unlink()
     (tmp_path / f"set{suffix}").mkdir()
@@ -80,7 +80,7 @@ def test_a_folder_in_the_way(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     "options", [["--max-pixels", "10"], ["--shards", "99"], ["--split", "tarin"], ["--task", "detection"]]
 )
-def test_a_refused_pack_with_force_touches_nothing(tmp_path: Path, options: list[str]) -> None:
+def test_refused_pack_with_force_changes_nothing(tmp_path: Path, options: list[str]) -> None:
     image_folder(tmp_path / "in")
     (tmp_path / "out").mkdir()
     small_set(tmp_path / "out" / "set", 4, shards=2)
@@ -92,7 +92,7 @@ def test_a_refused_pack_with_force_touches_nothing(tmp_path: Path, options: list
 
 @pytest.mark.parametrize("name", [*(f".set{suffix}.partial" for suffix in SUFFIXES), ".set.publishing.new"])
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_links_planted_where_files_are_written_aside(tmp_path: Path, name: str, when: str) -> None:
+def test_links_at_temporary_paths_are_not_followed(tmp_path: Path, name: str, when: str) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"somebody's")
     folder = tmp_path / "out"
@@ -112,7 +112,7 @@ def test_links_planted_where_files_are_written_aside(tmp_path: Path, name: str, 
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"set{suffix}" for suffix in SUFFIXES)
 
 
-def test_a_link_as_lock_is_refused(tmp_path: Path) -> None:
+def test_link_as_lock_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"somebody's")
     (tmp_path / ".set.lock").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError, match="cannot write into"):
@@ -120,7 +120,7 @@ def test_a_link_as_lock_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_bytes() == b"somebody's"
 
 
-def test_a_new_file_is_no_link_and_keeps_the_umask(tmp_path: Path) -> None:
+def test_open_new_replaces_links_and_keeps_umask(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"somebody's")
     (tmp_path / "a").symlink_to(tmp_path / "victim")
     (tmp_path / "b").symlink_to(tmp_path / "nothing")
@@ -135,7 +135,7 @@ def test_a_new_file_is_no_link_and_keeps_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_bytes() == b"somebody's" and not (tmp_path / "nothing").exists()
 
 
-def test_a_full_disk_while_noting_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_at_journal_leaves_old_set_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_set(tmp_path / "set", 4)
     before = contents(tmp_path)
 

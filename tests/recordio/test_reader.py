@@ -18,7 +18,7 @@ from dali_mix.recordio.manifest import table_header
 from tests.recordio.samples import small_set
 
 
-def test_views_are_of_the_mapped_file_and_read_only(tmp_path: Path) -> None:
+def test_views_are_read_only_and_memory_mapped(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 2)
     records = RecordSet(tmp_path / "set")
     first = records.encoded(0)
@@ -26,7 +26,7 @@ def test_views_are_of_the_mapped_file_and_read_only(tmp_path: Path) -> None:
     assert not records.table.flags.writeable
 
 
-def test_pickled_it_opens_the_same_files(tmp_path: Path) -> None:
+def test_pickled_set_reopens_its_files(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 3)
     records = RecordSet(tmp_path / "set")
     again = copy.deepcopy(records)  # uses the pickle protocol
@@ -35,7 +35,7 @@ def test_pickled_it_opens_the_same_files(tmp_path: Path) -> None:
     assert len(pickle.dumps(records)) < 400
 
 
-def test_no_set_and_no_manifest(tmp_path: Path) -> None:
+def test_missing_set_or_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such set"):
         RecordSet(tmp_path / "none")
     (tmp_path / "bare.rec").write_bytes(b"")
@@ -45,7 +45,7 @@ def test_no_set_and_no_manifest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".rec", ".idx", ".npy"])
 @pytest.mark.parametrize("change", ["cut", "longer", "missing"])
-def test_files_of_another_size(tmp_path: Path, suffix: str, change: str) -> None:
+def test_files_of_wrong_size_are_refused(tmp_path: Path, suffix: str, change: str) -> None:
     small_set(tmp_path / "set")
     path = tmp_path / f"set{suffix}"
     data = path.read_bytes()
@@ -56,7 +56,7 @@ def test_files_of_another_size(tmp_path: Path, suffix: str, change: str) -> None
         RecordSet(tmp_path / "set")
 
 
-def test_another_index_of_the_same_size(tmp_path: Path) -> None:
+def test_changed_index_of_same_size_is_refused(tmp_path: Path) -> None:
     small_set(tmp_path / "set")
     path = tmp_path / "set.idx"
     text = path.read_text()
@@ -66,7 +66,7 @@ def test_another_index_of_the_same_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("offset", 4), ("offset", 1 << 60), ("length", 3), ("part", 9)])
-def test_a_row_that_points_elsewhere(tmp_path: Path, field: str, value: int) -> None:
+def test_wrong_table_row_is_refused(tmp_path: Path, field: str, value: int) -> None:
     small_set(tmp_path / "set", 3)
     path = tmp_path / "set.npy"
     table = np.load(path)
@@ -76,7 +76,7 @@ def test_a_row_that_points_elsewhere(tmp_path: Path, field: str, value: int) -> 
         RecordSet(tmp_path / "set").payload(1)
 
 
-def test_a_row_with_another_label(tmp_path: Path) -> None:
+def test_wrong_label_in_table_is_refused(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 3)
     path = tmp_path / "set.npy"
     table = np.load(path)
@@ -86,7 +86,7 @@ def test_a_row_with_another_label(tmp_path: Path) -> None:
         RecordSet(tmp_path / "set").labels(np.arange(3))
 
 
-def test_a_changed_byte_is_found_by_its_crc(tmp_path: Path) -> None:
+def test_crc_finds_changed_byte(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 3)
     records = RecordSet(tmp_path / "set")
     path = tmp_path / "set.rec"
@@ -100,13 +100,13 @@ def test_a_changed_byte_is_found_by_its_crc(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [-1, 3])
-def test_rows_outside(tmp_path: Path, row: int) -> None:
+def test_row_out_of_range_raises_index_error(tmp_path: Path, row: int) -> None:
     small_set(tmp_path / "set", 3)
     with pytest.raises(IndexError):
         RecordSet(tmp_path / "set").payload(row)
 
 
-def test_opening_reads_no_table(tmp_path: Path) -> None:
+def test_opening_does_not_load_table(tmp_path: Path) -> None:
     """Opening a set of a million records must not load its table of 40 MB into memory."""
     info = small_set(tmp_path / "set", 2)
     count = 1_000_000
@@ -163,6 +163,6 @@ assert mapped() == 0
 """
 
 
-def test_a_set_may_have_more_shards_than_a_process_may_have_open_files(tmp_path: Path) -> None:
+def test_set_may_have_more_shards_than_open_file_limit(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FEW_FILES, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""`dali-mix verify` on the command line: intact sets pass; errors name the file and record of any damage."""
+"""`dali-mix verify`: intact sets pass, and errors name the damaged file and record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def verify(prefix: Path, capsys: pytest.CaptureFixture[str], *options: str) -> t
     return status, captured.out + captured.err
 
 
-def test_a_sound_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intact_set_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = [(encoded("JPEG"), 0), (jpeg_with_magic("a", "b"), 1), (encoded("PNG", 3, 4), 1)]
     write_set(tmp_path / "set", samples, classes="ab", shards=2)
     assert verify(tmp_path / "set", capsys, "--decode") == (0, f"{tmp_path}/set: 3 records are intact\n")
@@ -56,13 +56,13 @@ def zero_middle(data: bytearray, table: np.ndarray) -> None:
 
 
 REC = {
-    "cut short (18)": (
+    "truncated": (
         patched(lambda data, table: data.__delitem__(slice(int(table["offset"][7]) + 30, None))),
         "record 7",
     ),
-    "length 2^29-1 (21)": (word(3, (1 << 29) - 1), "record 3"),
-    "length 10 (21)": (word(3, 10), "record 3"),
-    "label flag 5000 (21)": (word(3, 5000, at=8), "record 3"),
+    "length 2^29-1": (word(3, (1 << 29) - 1), "record 3"),
+    "length 10": (word(3, 10), "record 3"),
+    "label flag 5000": (word(3, 5000, at=8), "record 3"),
     "label 99": (
         patched(lambda data, table: struct.pack_into("<f", data, int(table["offset"][3]) + 12, 99)),
         "record 3",
@@ -74,13 +74,13 @@ REC = {
     "another id": (word(3, 77, at=16), "record 3"),
     "no magic": (word(3, MAGIC ^ 1, at=0), "record 3"),
     "cflag 2": (word(3, 2 << 29 | 100), "record 3"),
-    "zeroed middle (22)": (patched(zero_middle), "record 4: crc32"),
-    "one more record": (patched(lambda data, table: data.extend(struct.pack("<II", MAGIC, 0))), "the end of the set"),
+    "zeroed middle": (patched(zero_middle), "record 4: crc32"),
+    "extra record": (patched(lambda data, table: data.extend(struct.pack("<II", MAGIC, 0))), "the end of the set"),
 }
 
 
 @pytest.mark.parametrize("damage", REC)
-def test_a_damaged_rec(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_damaged_rec_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     small_set(tmp_path / "set")
     apply, where = REC[damage]
     apply(tmp_path / "set")
@@ -104,22 +104,22 @@ def end_of_the_records(path: Path) -> None:
 
 
 IDX = {
-    "garbage (19)": (lambda path: path.write_bytes(b"\x00\xffgarbage\n" * 5), "line 1"),
-    "a malformed line (19)": (lines(lambda old: [*old[:4], "four", *old[5:]]), "line 5"),
-    "stale: fewer (20)": (lines(lambda old: old[:-1]), "9 lines for 10 records"),
-    "stale: another place (20)": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) - 4)]), "stale"),
-    "duplicated (20)": (lines(lambda old: [*old[:-1], "9\t" + old[-2].split()[1]]), "twice"),
-    "unaligned (20)": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) + 1)]), "multiple of four"),
-    "past the end (20)": (lines(lambda old: [*old[:-1], "9\t99999996"]), "past the end"),
-    "at the end (20)": (end_of_the_records, "past the end"),
-    "negative (20)": (lines(lambda old: ["0\t-4", *old[1:]]), "line 1"),
-    "empty (20)": (lambda path: path.write_bytes(b""), "empty"),
+    "garbage": (lambda path: path.write_bytes(b"\x00\xffgarbage\n" * 5), "line 1"),
+    "malformed line": (lines(lambda old: [*old[:4], "four", *old[5:]]), "line 5"),
+    "stale: fewer lines": (lines(lambda old: old[:-1]), "9 lines for 10 records"),
+    "stale: wrong offset": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) - 4)]), "stale"),
+    "duplicate offset": (lines(lambda old: [*old[:-1], "9\t" + old[-2].split()[1]]), "twice"),
+    "unaligned": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) + 1)]), "multiple of four"),
+    "past the end": (lines(lambda old: [*old[:-1], "9\t99999996"]), "past the end"),
+    "at the end": (end_of_the_records, "past the end"),
+    "negative": (lines(lambda old: ["0\t-4", *old[1:]]), "line 1"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
     "missing": (lambda path: path.unlink(), "missing"),
 }
 
 
 @pytest.mark.parametrize("damage", IDX)
-def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_damaged_index_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     small_set(tmp_path / "set")
     apply, what = IDX[damage]
     apply(tmp_path / "set.idx")
@@ -133,7 +133,7 @@ def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], dam
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("damage", IDX)
-def test_the_advice_repairs_the_index_and_nothing_else(
+def test_reindex_advice_repairs_only_the_index(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, shards: int
 ) -> None:
     info = dataclasses.replace(small_set(tmp_path / "set", shards=shards), options={"quality": 90})
@@ -157,7 +157,7 @@ BAD_IMAGES = {
 
 
 @pytest.mark.parametrize("kind", BAD_IMAGES)
-def test_a_record_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_record_without_image_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     samples = [(encoded("JPEG"), 0), (BAD_IMAGES[kind], 0, 5, 5, "jpeg"), (encoded("JPEG"), 0)]
     write_set(tmp_path / "set", samples, classes="a")
     status, text = verify(tmp_path / "set", capsys)
@@ -166,7 +166,7 @@ def test_a_record_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "record 0" not in text and "record 2" not in text
 
 
-def test_decoding_finds_what_headers_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_decode_finds_damage_hidden_from_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     png = bytearray(encoded("PNG", 40, 40))
     offset = png.index(b"IDAT") + 20
     png[offset : offset + 30] = bytes(30)
@@ -176,16 +176,16 @@ def test_decoding_finds_what_headers_cannot(tmp_path: Path, capsys: pytest.Captu
     assert status == 1 and "record 0: cannot be decoded" in text
 
 
-def test_the_number_of_problems_is_limited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_limit_bounds_number_of_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path / "set", [(b"text", 0, 5, 5, "jpeg")] * 30, classes="a")
     status, text = verify(tmp_path / "set", capsys, "--limit", "5")
     assert status == 1 and text.count("not an image") == 5 and "stopped after 5" in text
 
 
-def test_who_reads_no_further_waits_for_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_iterator_stops_hashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --limit or Ctrl-C, hashing stops within the current file and does not start on later files."""
     small_set(tmp_path / "set", 20, shards=10)
-    apply, _ = REC["cut short (18)"]
+    apply, _ = REC["truncated"]
     apply(tmp_path / "set-00000.rec")
     hashed = []
 
@@ -207,14 +207,14 @@ def test_who_reads_no_further_waits_for_no_hash(tmp_path: Path, monkeypatch: pyt
         manifest.file_sha256(tmp_path / "set.idx", stop)
 
 
-def test_a_damaged_table_is_one_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_table_is_one_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_set(tmp_path / "set")
     (tmp_path / "set.npy").write_bytes((tmp_path / "set.npy").read_bytes()[:-90] + bytes(90))
     status, text = verify(tmp_path / "set", capsys)
     assert status == 1 and text.count("\n") == 1 and f"{tmp_path}/set.npy: sha256" in text
 
 
-def test_a_renamed_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_renamed_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_set(tmp_path / "old")
     for suffix in ("rec", "idx", "npy", "json"):
         (tmp_path / f"old.{suffix}").rename(tmp_path / f"new.{suffix}")
@@ -224,7 +224,7 @@ def test_a_renamed_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         RecordSet(tmp_path / "new")
 
 
-def test_a_prefix_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_set_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, text = verify(tmp_path / "none", capsys)
     assert status == 1 and "no such set" in text
 

@@ -13,7 +13,7 @@ from tests.recordio.samples import encoded, jpeg_with_magic, small_set
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_what_was_written_comes_back(tmp_path: Path, shards: int) -> None:
+def test_written_records_round_trip(tmp_path: Path, shards: int) -> None:
     samples = [(encoded(kind, 9 + row, 14), row % 4) for row, kind in enumerate(["JPEG", "PNG", "WEBP", "BMP", "PPM"])]
     samples.append((jpeg_with_magic("start", "end"), 2))
     write_set(tmp_path / "set", samples, classes="abcd", shards=shards, split="train")
@@ -27,7 +27,7 @@ def test_what_was_written_comes_back(tmp_path: Path, shards: int) -> None:
     assert records.info.split == "train"
 
 
-def test_multilabel_and_detection_labels(tmp_path: Path) -> None:
+def test_multilabel_and_detection_labels_round_trip(tmp_path: Path) -> None:
     data = encoded("JPEG")
     write_set(tmp_path / "many", [(data, [1, 0, -1]), (data, [0, 0, 1])], task="multilabel", classes="abc")
     assert RecordSet(tmp_path / "many").labels(np.array([1, 0])).tolist() == [[0, 0, 1], [1, 0, -1]]
@@ -56,25 +56,25 @@ def test_multilabel_and_detection_labels(tmp_path: Path) -> None:
         ("detection", [2, 6, 7, 0.1, 0.1, 0.2, 0.2, 0], "class 7 is out of range"),
     ],
 )
-def test_labels_that_do_not_fit(tmp_path: Path, task: str, label: object, reason: str) -> None:
+def test_invalid_labels_are_refused(tmp_path: Path, task: str, label: object, reason: str) -> None:
     with pytest.raises(ValueError, match=f"sample 1: .*{reason}"):
         good = {"classification": 0, "multilabel": [1, 0, 0], "detection": [2, 6]}[task]
         write_set(tmp_path / "set", [(encoded("JPEG"), good), (encoded("JPEG"), label)], task=task, classes="abc")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ids_given_twice(tmp_path: Path) -> None:
+def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
     samples = [Sample(encoded("JPEG"), 0, id=number) for number in (4, 7, 4)]
     with pytest.raises(ValueError, match="records 0 and 2 have the same id 4"):
         write_set(tmp_path / "set", samples, classes="a")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_shards_than_the_table_can_number(tmp_path: Path) -> None:
+def test_too_many_shards_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"70000 shards .* 1 to 65536"):
         SetWriter(tmp_path / "set", task="classification", classes="a", total=1 << 20, shards=70_000)
 
 
-def test_a_shard_that_would_be_empty(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="shards"):
+def test_empty_shard_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 shards for 2 records"):
         small_set(tmp_path / "set", 2, shards=3)

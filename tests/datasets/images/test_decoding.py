@@ -25,7 +25,7 @@ from tests.recordio.samples import encoded, image_folder, pixels, with_checksums
 
 @pytest.mark.parametrize("brightest", [200, 4000, 65535])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_become_their_upper_eight_also_in_dark_images(kind: str, brightest: int) -> None:
+def test_16_bit_gray_keeps_upper_8_bits(kind: str, brightest: int) -> None:
     gray = np.linspace(0, brightest, 600).reshape(20, 30).astype(np.uint16)
     file = io.BytesIO()
     Image.fromarray(gray).save(file, kind)
@@ -46,7 +46,7 @@ def pnm(channels: int, maximum: int, values: np.ndarray) -> bytes:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("brightest", [1, 0.003])  # relative to white; dark images keep their scale
 @pytest.mark.parametrize("maximum", [1, 15, 127, 254, 255, 1023, 65535])
-def test_a_pnm_of_any_number_of_levels(maximum: int, brightest: float, channels: int) -> None:
+def test_pnm_is_scaled_by_its_maximum_value(maximum: int, brightest: float, channels: int) -> None:
     values = np.linspace(0, maximum * brightest, 9 * 13 * channels).round().astype(int).reshape(9, 13, channels)
     data, expected = pnm(channels, maximum, values), values * 255 / maximum
     for encoding in ("png", "raw"):
@@ -69,7 +69,7 @@ def test_a_pnm_of_any_number_of_levels(maximum: int, brightest: float, channels:
         (b"P6", "not an image known here|cut short|no number"),
     ],
 )
-def test_a_damaged_pnm_is_refused_when_converted(data: bytes, reason: str) -> None:
+def test_converting_damaged_pnm_raises(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Transform(encoding="png", decode=True)(data)
 
@@ -92,8 +92,8 @@ def transparent(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "L", "RGB", "WebP"])
-def test_transparency_is_dropped_alike(kind: str) -> None:
-    """The colours below the transparency show, however the image is packed (NVIDIA/DIGITS#85, opencv/opencv#21694)."""
+def test_transparency_is_dropped_in_every_encoding(kind: str) -> None:
+    """Transparent pixels show their stored colours in every encoding (NVIDIA/DIGITS#85, opencv/opencv#21694)."""
     data = transparent(kind)
     (kept,) = decoded_by_dali([bytes(Transform()(data)[0])])
     expected = Image.open(io.BytesIO(data)).convert("RGBA").convert("RGB")
@@ -105,7 +105,7 @@ def test_transparency_is_dropped_alike(kind: str) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # PIL warns about unusual tags
 @pytest.mark.parametrize("decode", [False, True])
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "P2", "P3", "P4"])
-def test_any_changed_byte_of_a_converted_image_is_our_error(kind: str, decode: bool) -> None:
+def test_converting_damaged_image_raises_only_value_error(kind: str, decode: bool) -> None:
     plain = {"P2": b"P2\n4 3\n255\n" + b"17 " * 12, "P3": b"P3 4 3 9 " + b"7 " * 36, "P4": b"P4\n4 3\nabc"}
     data = plain[kind] if kind in plain else encoded(kind, 3, 4)
     transform, refused = Transform(encoding="png", decode=decode), 0
@@ -119,21 +119,21 @@ def test_any_changed_byte_of_a_converted_image_is_our_error(kind: str, decode: b
     assert refused
 
 
-@pytest.mark.parametrize("what", ["cut", "no checksum", "a wrong checksum", "garbage", "a row short", "one byte more"])
-def test_pixels_of_a_png_that_are_not_whole(what: str) -> None:
+@pytest.mark.parametrize("what", ["truncated", "no checksum", "wrong checksum", "garbage", "missing row", "extra byte"])
+def test_decoded_size_finds_incomplete_png_pixels(what: str) -> None:
     rows = b"".join(b"\0" + row.tobytes() for row in PICTURE)
     packed = zlib.compress(rows)
     content = {
-        "cut": packed[: len(packed) // 2],
+        "truncated": packed[: len(packed) // 2],
         "no checksum": packed[:-4],
-        "a wrong checksum": packed[:-1] + bytes([packed[-1] ^ 1]),
+        "wrong checksum": packed[:-1] + bytes([packed[-1] ^ 1]),
         "garbage": packed[:40] + bytes(40) + packed[80:],
-        "a row short": zlib.compress(rows[:-61]),
-        "one byte more": zlib.compress(rows + b"x"),
+        "missing row": zlib.compress(rows[:-61]),
+        "extra byte": zlib.compress(rows + b"x"),
     }[what]
     data = png(content=content)
     assert Transform()(data)[0] == data  # the header does not reveal the damage
-    if what == "one byte more":
+    if what == "extra byte":
         assert decoded_size(data) == (12, 20)
     else:
         with pytest.raises(ValueError, match=r"cannot be decoded: (its pixels end|Error -3)"):
@@ -141,7 +141,7 @@ def test_pixels_of_a_png_that_are_not_whole(what: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (12, 20), (9, 2)])
-def test_an_interlaced_png_is_whole(size: tuple[int, int]) -> None:
+def test_decoded_size_checks_interlaced_png(size: tuple[int, int]) -> None:
     image = pixels(*size)
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     parts = [image[top::down, left::right] for top, left, down, right in passes]
@@ -159,7 +159,7 @@ def run_pack(root: Path, out: Path, *options: str, layout: str = "imagefolder") 
     return main(["pack", layout, "--root", str(root), "--out", str(out), "--quiet", *options])
 
 
-def test_decoding_as_a_check(tmp_path: Path, capsys: Capture) -> None:
+def test_check_decode_finds_damaged_image(tmp_path: Path, capsys: Capture) -> None:
     root = image_folder(tmp_path / "images", 1, 2, "PNG")
     data = bytearray(encoded("PNG", 40, 40))
     offset = data.index(b"IDAT") + 20
@@ -173,7 +173,7 @@ def test_decoding_as_a_check(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
-def test_most_damaged_jpegs_are_found_by_decoding(options: dict[str, int]) -> None:
+def test_decoded_size_finds_most_damaged_jpegs(options: dict[str, int]) -> None:
     random = np.random.default_rng(0)
     found = 0
     for seed in range(20):
@@ -195,10 +195,10 @@ def test_most_damaged_jpegs_are_found_by_decoding(options: dict[str, int]) -> No
 @pytest.mark.parametrize(
     "options",
     [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}, {"optimize": True, "quality": 30}],
-    ids=["plain", "progressive", "restarts", "4:4:4", "optimized"],
+    ids=["plain", "progressive", "restart markers", "4:4:4", "optimized"],
 )
 @pytest.mark.parametrize(("height", "width", "gray"), [(120, 90, False), (33, 200, True), (300, 17, False)])
-def test_a_jpeg_cut_short_and_closed_is_found_by_decoding(
+def test_decoded_size_finds_truncated_jpeg_with_end_marker(
     options: dict[str, Any], left: float, height: int, width: int, gray: bool
 ) -> None:
     """Decoders fill the missing part with grey instead of failing (pytorch/examples#769, NVIDIA/DALI#2667)."""

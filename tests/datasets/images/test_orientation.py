@@ -32,7 +32,7 @@ def photo(turn: int, height: int = 48, width: int = 64) -> bytes:
     return out.getvalue()
 
 
-def lay(root: Path, layout: str, turns: list[int], size: tuple[int, int], stated: bool = True) -> None:
+def write_dataset(root: Path, layout: str, turns: list[int], size: tuple[int, int], stated: bool = True) -> None:
     """Write a dataset in `layout` with one image per EXIF orientation in `turns`.
 
     The box of each image refers to the stored pixels. The annotations include the image size only if `stated`.
@@ -94,10 +94,10 @@ def check_boxes(records: RecordSet) -> None:
 @pytest.mark.parametrize("layout", ["coco", "voc", "list"])
 @pytest.mark.parametrize("size", [(48, 64), (40, 40)])
 @pytest.mark.parametrize("options", [[], ["--encoding", "png"], ["--resize", "24"]])
-def test_boxes_follow_the_pixels(
+def test_exif_ignore_turns_boxes_with_pixels(
     tmp_path: Path, capsys: Capture, layout: str, size: tuple[int, int], options: list[str]
 ) -> None:
-    lay(tmp_path / "in", layout, list(range(1, 9)), size)
+    write_dataset(tmp_path / "in", layout, list(range(1, 9)), size)
     assert pack(tmp_path / "in", layout, tmp_path / "set", "--exif", "ignore", *options) == 0
     captured = capsys.readouterr()
     assert "note" not in captured.err and "turned_by_exif 7" in captured.out
@@ -106,17 +106,18 @@ def test_boxes_follow_the_pixels(
     assert records.info.options["exif"] == "ignore" and records.info.report["turned_by_exif"] == 7
 
 
-@pytest.mark.parametrize("layout", ["voc"])
-def test_a_size_that_is_not_stated_is_the_stored_one(tmp_path: Path, layout: str) -> None:
-    lay(tmp_path / "in", layout, [1, 6, 8], (48, 64), stated=False)
-    assert pack(tmp_path / "in", layout, tmp_path / "set", "--exif", "ignore") == 0
+def test_missing_size_is_that_of_stored_pixels(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "in", "voc", [1, 6, 8], (48, 64), stated=False)
+    assert pack(tmp_path / "in", "voc", tmp_path / "set", "--exif", "ignore") == 0
     check_boxes(RecordSet(tmp_path / "set"))
 
 
 @pytest.mark.parametrize("layout", ["coco", "voc", "list"])
 @pytest.mark.parametrize(("turns", "count"), [([1, 1], 0), ([3, 1], 1), ([2, 4, 3, 1], 3)])
-def test_a_note_counts_them(tmp_path: Path, capsys: Capture, layout: str, turns: list[int], count: int) -> None:
-    lay(tmp_path / "in", layout, turns, (48, 64))
+def test_note_counts_rotated_images_with_boxes(
+    tmp_path: Path, capsys: Capture, layout: str, turns: list[int], count: int
+) -> None:
+    write_dataset(tmp_path / "in", layout, turns, (48, 64))
     assert pack(tmp_path / "in", layout, tmp_path / "set") == 0
     error = capsys.readouterr().err
     assert (f"note: {count} images with boxes are rotated by EXIF" in error) == (count > 0)
@@ -127,13 +128,13 @@ def test_a_note_counts_them(tmp_path: Path, capsys: Capture, layout: str, turns:
 
 @pytest.mark.parametrize("layout", ["coco", "voc"])
 @pytest.mark.parametrize("turn", [5, 6, 7, 8])
-def test_a_refused_size_says_which_way_fits(tmp_path: Path, capsys: Capture, layout: str, turn: int) -> None:
-    lay(tmp_path / "in", layout, [turn], (48, 64))
+def test_wrong_size_error_suggests_exif_option(tmp_path: Path, capsys: Capture, layout: str, turn: int) -> None:
+    write_dataset(tmp_path / "in", layout, [turn], (48, 64))
     assert pack(tmp_path / "in", layout, tmp_path / "set") == 1
     assert "drawn on the pixels as stored, pack with --exif ignore" in capsys.readouterr().err
     assert pack(tmp_path / "in", layout, tmp_path / "set", "--exif", "ignore") == 0
     (tmp_path / "in").rename(tmp_path / "stored")
-    lay(tmp_path / "in", layout, [turn], (64, 48))
+    write_dataset(tmp_path / "in", layout, [turn], (64, 48))
     for path in (tmp_path / "in").rglob("*.png"):
         path.write_bytes(photo(turn, 48, 64))  # the annotation has the displayed size, 64 high and 48 wide
     assert pack(tmp_path / "in", layout, tmp_path / "other", "--exif", "ignore") == 1
@@ -142,7 +143,7 @@ def test_a_refused_size_says_which_way_fits(tmp_path: Path, capsys: Capture, lay
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_crops_follow_the_pixels(tmp_path: Path, turn: int) -> None:
+def test_exif_ignore_turns_crops_with_pixels(tmp_path: Path, turn: int) -> None:
     (tmp_path / "0.png").write_bytes(photo(turn))
     crops = [(float(X), float(Y), float(W), float(H))]
     listing = Listing(
@@ -153,8 +154,8 @@ def test_crops_follow_the_pixels(tmp_path: Path, turn: int) -> None:
     assert picture.shape[:2] == ((H, W) if turn < 5 else (W, H)) and (picture[:, :, 0] > 200).all()
 
 
-def test_exif_is_for_boxes(tmp_path: Path, capsys: Capture) -> None:
-    lay(tmp_path / "in", "coco", [3], (48, 64))
+def test_exif_is_refused_for_multilabel(tmp_path: Path, capsys: Capture) -> None:
+    write_dataset(tmp_path / "in", "coco", [3], (48, 64))
     command = ["pack", "coco", "--root", str(tmp_path / "in"), "--split", "val", "--out", str(tmp_path / "set")]
     assert main([*command, "--exif", "ignore", "--quiet"]) == 1
     assert "--exif is for boxes, and multilabel labels have none: leave it out" in capsys.readouterr().err

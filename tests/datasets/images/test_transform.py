@@ -35,7 +35,7 @@ def run_pack(root: Path, out: Path, *options: str, layout: str = "imagefolder") 
         (["--resize", "7"], (7, 12)),
     ],
 )
-def test_sizes(tmp_path: Path, options: list[str], size: tuple[int, int]) -> None:
+def test_resize_and_max_side_set_stored_size(tmp_path: Path, options: list[str], size: tuple[int, int]) -> None:
     folder = tmp_path / "images" / "a"
     folder.mkdir(parents=True)
     original = encoded("JPEG", 48, 80)
@@ -54,7 +54,7 @@ def test_sizes(tmp_path: Path, options: list[str], size: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize(("encoding", "kind"), [("jpeg", "jpeg"), ("png", "png"), ("raw", "pnm"), ("keep", None)])
-def test_encodings(tmp_path: Path, encoding: str, kind: str | None) -> None:
+def test_encoding_sets_stored_format(tmp_path: Path, encoding: str, kind: str | None) -> None:
     folder = tmp_path / "images" / "a"
     folder.mkdir(parents=True)
     kinds = ["BMP", "JPEG", "PNG", "PPM", "WEBP"]
@@ -78,14 +78,14 @@ def test_gif_and_tiff_can_be_converted(tmp_path: Path, capsys: Capture) -> None:
     (folder / "a.gif").write_bytes(encoded("GIF"))
     (folder / "b.tif").write_bytes(encoded("TIFF"))
     assert run_pack(tmp_path / "images", tmp_path / "set") == 1
-    assert "images/a/" in capsys.readouterr().err
+    assert "images/a/a.gif: a GIF, which DALI does not decode" in capsys.readouterr().err
     assert run_pack(tmp_path / "images", tmp_path / "set", "--encoding", "png", "--no-shuffle") == 0
     records = RecordSet(tmp_path / "set")
     tiff = Image.open(io.BytesIO(records.encoded(1).tobytes()))
     assert np.array_equal(np.asarray(tiff), pixels(12, 20))
 
 
-def test_quality(tmp_path: Path) -> None:
+def test_lower_quality_gives_smaller_files(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", 1, 3, "PNG")
     sizes = []
     for quality in ("30", "95"):
@@ -95,8 +95,8 @@ def test_quality(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [256, 150, 64])
-def test_resizing_is_antialiased_as_pil_s(side: int) -> None:
-    """Stripes finer than the new pixels turn grey instead of aliasing, as with PIL's antialiased resize."""
+def test_resize_is_antialiased_like_pil(side: int) -> None:
+    """Stripes narrower than the resized pixels become grey instead of aliasing, as in PIL."""
     fine = np.zeros((400, 600, 3), np.uint8)
     fine[:, ::3] = 255
     smooth = np.asarray(Image.fromarray(pixels(40, 60)).resize((600, 400), Image.Resampling.BICUBIC))
@@ -117,7 +117,7 @@ def test_resizing_is_antialiased_as_pil_s(side: int) -> None:
 
 @pytest.mark.parametrize("canvas", [(1, 1), (80, 60), (500, 400)])
 @pytest.mark.parametrize("decode", [False, True])
-def test_the_size_that_is_decoded_counts_for_max_pixels(canvas: tuple[int, int], decode: bool) -> None:
+def test_max_pixels_applies_to_decoded_size(canvas: tuple[int, int], decode: bool) -> None:
     gif = encoded("GIF", 60, 80)
     gif = gif[:6] + struct.pack("<HH", *canvas) + gif[10:]  # a frame that exceeds the canvas enlarges it
     width, height = max(canvas[0], 80), max(canvas[1], 60)
@@ -128,7 +128,7 @@ def test_the_size_that_is_decoded_counts_for_max_pixels(canvas: tuple[int, int],
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
-def test_pil_s_own_limit_of_pixels_does_not_count(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pil_pixel_limit_is_ignored(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 50)  # PIL rejects images with more than twice as many
     _, header, _ = Transform(encoding="png", decode=True)(encoded(kind))
     assert header.height * header.width > 100

@@ -1,4 +1,4 @@
-"""Images that decoders disagree about are stored in a form on which they agree, with any packing options."""
+"""Images that decoders read differently are stored in a form that all decoders read alike."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def nearest_turn(image: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("name", [*ODD, *PLAIN])
-def test_each_way_of_packing_shows_the_same(name: str) -> None:
+def test_all_encodings_show_the_same_image(name: str) -> None:
     data, turn = (ODD | PLAIN)[name]
     stored = []
     for encoding in ("keep", "png", "raw"):
@@ -63,7 +63,7 @@ def test_each_way_of_packing_shows_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_resized_or_as_jpeg_it_is_turned_alike(name: str) -> None:
+def test_resized_or_jpeg_images_keep_orientation(name: str) -> None:
     data, turn = ODD[name]
     for options in ({"encoding": "jpeg"}, {"resize": 6}, {"max_side": 10, "encoding": "png"}):
         kept, header, why = Transform(**options)(data)  # type: ignore[arg-type]  # values of several types
@@ -72,7 +72,7 @@ def test_resized_or_as_jpeg_it_is_turned_alike(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_decoder_may_see_is_refused_in_every_way(name: str) -> None:
+def test_invalid_images_are_refused_by_every_reader(name: str) -> None:
     data, reason = REFUSED[name]
     for encoding in ("keep", "png", "jpeg"):
         for decode in (False, True):
@@ -84,7 +84,7 @@ def test_what_no_decoder_may_see_is_refused_in_every_way(name: str) -> None:
         decoded_size(data)
 
 
-def test_older_sets_and_strangers_are_told_by_record(tmp_path: Path) -> None:
+def test_verify_and_adopt_name_records_of_odd_images(tmp_path: Path) -> None:
     names = [*ODD, *REFUSED]
     images = [data for data, _ in [*ODD.values(), *REFUSED.values()]]
     samples = [(data, 0, 12, 20, "jpeg") for data in images]  # as an earlier version may have written them
@@ -100,7 +100,7 @@ def test_older_sets_and_strangers_are_told_by_record(tmp_path: Path) -> None:
     assert list(verify_set(tmp_path / "set", decode=decoded_size)) == []
 
 
-def test_packing_counts_what_it_stores_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_counts_normalized_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "in" / "a"
     folder.mkdir(parents=True)
     for number, name in enumerate(["exif 1, then 6", "exif 6, then 1", "cmyk without adobe"]):
@@ -118,7 +118,7 @@ def test_packing_counts_what_it_stores_otherwise(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(("kind", "name"), [("GIF", "a GIF"), ("TIFF", "a TIFF")])
-def test_several_images_in_a_file_are_counted(kind: str, name: str) -> None:
+def test_first_of_several_images_is_kept_with_reason(kind: str, name: str) -> None:
     frames = [Image.fromarray(np.full((12, 20, 3), level, np.uint8)) for level in (200, 40)]
     file = io.BytesIO()
     frames[0].save(file, kind, save_all=True, append_images=frames[1:])
@@ -127,7 +127,7 @@ def test_several_images_in_a_file_are_counted(kind: str, name: str) -> None:
     assert np.asarray(Image.open(io.BytesIO(kept)).convert("RGB"))[0, 0].tolist() == [200, 200, 200]
 
 
-def test_an_odd_tiff_is_named_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tiff_with_wrong_tag_type_is_named_or_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = bytearray(encoded("TIFF", 3, 4))
     data[72] = 2  # a numeric tag declared as text: PIL raises TypeError
     folder = tmp_path / "in" / "a"
