@@ -34,7 +34,7 @@ LONG = re.compile(r"(?<=<code>)[^<]{25,}(?=</code>)")
 ELSEWHERE = re.compile(r"(https?:)?//", re.IGNORECASE)
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
-# Titles of the API pages for dali_mix itself → public names. One page would be too long: they have many parameters.
+# Titles of the API pages for dali_mix itself → the public names on them. A single page would be too long.
 FRONT_DOOR = {
     "Pack": ["pack", "Writer"],
     "Load": ["build_loader"],
@@ -55,7 +55,7 @@ def on_startup(**_: Any) -> None:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Read the package, check its docstrings, and put the API pages into the navigation."""
+    """Read the package, check its docstrings, and add the API pages to the navigation."""
     package = griffe.load("dali_mix", search_paths=[COPY], try_relative_path=False, resolve_aliases=True)
     assert isinstance(package, griffe.Module)
     _packages.clear()
@@ -181,7 +181,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 class _Fetched(HTMLParser):
-    """Collects the addresses on other hosts that a page would load."""
+    """Parser that collects the addresses on other hosts that a page would load."""
 
     def __init__(self) -> None:
         super().__init__()
