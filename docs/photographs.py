@@ -1,4 +1,4 @@
-"""The photographs shown in the documentation, which come with scikit-learn and scikit-image (photographs.md).
+"""The photographs shown in the documentation. They are included in scikit-learn and scikit-image (photographs.md).
 
 The extra `docs` installs scikit-image.
 """
@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from dali_mix.recordio import Sample, write_set
 
 CLASSES = ["astronaut", "cat", "coffee", "temple", "flower"]
-# The object in each photograph, as x1, y1, x2, y2 relative to width and height.
+# The box of the object in each photograph: x1, y1, x2, y2, as fractions of the width and height.
 OBJECTS = [
     (0.03, 0.03, 0.73, 1.0),
     (0.0, 0.0, 0.82, 1.0),
@@ -24,7 +24,7 @@ OBJECTS = [
     (0.10, 0.06, 0.57, 0.93),
     (0.25, 0.19, 0.70, 0.86),
 ]
-MXNET = (2, 6)  # lengths of the header and of an object (class, corners, difficult) in mxnet's layout
+MXNET = (2, 6)  # numbers per header and per object (class, corners, difficult) in mxnet's layout
 
 
 def photographs() -> list[np.ndarray]:
@@ -33,7 +33,7 @@ def photographs() -> list[np.ndarray]:
 
 
 def pack(prefix: Path, task: str = "classification", first: int = 0) -> Path:
-    """Write a set of the photographs from index `first` on and return its prefix."""
+    """Pack the photographs from index `first` on into a set, and return its prefix."""
     samples = []
     for label, photo in list(enumerate(photographs()))[first:]:
         buffer = io.BytesIO()
@@ -45,7 +45,7 @@ def pack(prefix: Path, task: str = "classification", first: int = 0) -> Path:
 
 
 def save_jpeg(picture: Path, out: Path, scale: float, quality: int) -> None:
-    """Resize the PNG `picture` by `scale`, write it as a JPEG, and print the size of the file."""
+    """Resize the PNG `picture` by the factor `scale`, write it to `out` as a JPEG, and print the size of the file."""
     with Image.open(picture) as image:
         size = round(image.width * scale), round(image.height * scale)
         image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(out, quality=quality, optimize=True)

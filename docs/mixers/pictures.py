@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages from photographs that come with scikit-learn and scikit-image, without downloads.
+"""Draw the pictures in docs/mixers from photographs that are included in scikit-learn and scikit-image.
 
 python docs/mixers/pictures.py [NAME …]      # default: all; names: overview, cutmix, resizemix, …
 """
@@ -40,7 +40,7 @@ GALLERIES = {
 
 
 def choices(batch: Batch, out: Path) -> None:
-    """Draw the three outcomes of a MixChoice for one batch: CutMix, MixUp and none."""
+    """Draw the three results of a MixChoice for one batch: mixed by CutMix, mixed by MixUp, and unmixed."""
     choice = MixChoice([CutMix(len(batch.classes)), MixUp(len(batch.classes), alpha=1.0)], probs=[0.4, 0.4])
     found: dict[str, Column] = {}
     for seed in range(100):

@@ -1,8 +1,8 @@
-"""Hooks of the site's build (`make docs`, mkdocs.yml).
+"""mkdocs hooks that build the site (`make docs`, mkdocs.yml).
 
-README.md, CHANGELOG.md and CONTRIBUTING.md, which are outside docs/, become pages here, so that each text exists once.
-The API section has a page for each package of dali_mix with public names, and several for dali_mix itself. The build
-fails if a public name has no docstring, or if a page would fetch anything from the network.
+README.md, CHANGELOG.md and CONTRIBUTING.md are outside docs/; the hooks add them to the site as pages. The API section
+has a page for each package of dali_mix with public names, and several pages for dali_mix itself. The build fails if a
+public name has no docstring, or if a page would fetch anything from the network.
 
 Links in the sources work on a plain git host. On the site, a link to a file outside docs/ that is not a page is
 replaced by its text.
@@ -34,7 +34,7 @@ LONG = re.compile(r"(?<=<code>)[^<]{25,}(?=</code>)")
 ELSEWHERE = re.compile(r"(https?:)?//", re.IGNORECASE)
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
-# The names of dali_mix itself, on several pages because of their many parameters: title → names.
+# Titles of the API pages for dali_mix itself → the public names on them. A single page would be too long.
 FRONT_DOOR = {
     "Pack": ["pack", "Writer"],
     "Load": ["build_loader"],
@@ -47,7 +47,7 @@ _summaries: dict[str, str] = {}  # public name of dali_mix itself → summary of
 
 
 def on_startup(**_: Any) -> None:
-    """Copy the package before mkdocstrings checks which of its `paths` exist."""
+    """Copy the package to `COPY`, before mkdocstrings checks which of its `paths` exist."""
     shutil.rmtree(COPY, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "recipes")
     shutil.copytree(ROOT / "dali_mix", COPY / "dali_mix", ignore=ignored)
@@ -55,7 +55,7 @@ def on_startup(**_: Any) -> None:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Read the package, check its docstrings, and put the API pages into the navigation."""
+    """Read the package, check its docstrings, and add the API pages to the navigation."""
     package = griffe.load("dali_mix", search_paths=[COPY], try_relative_path=False, resolve_aliases=True)
     assert isinstance(package, griffe.Module)
     _packages.clear()
@@ -77,10 +77,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def packages(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
-    """Yield (module, public names) of the package, its subpackages and `tasks`.
+    """Yield (module, public names) for the package and each of its direct submodules that has public names.
 
-    Modules without public names are omitted. Public names are `__all__`; without it, the imports of `__init__`, or the
-    capitalized definitions of `tasks`.
+    Public names are those in `__all__`. Without `__all__`, they are the names that an `__init__` imports, or the
+    capitalized names that `tasks` defines. Names with a leading underscore are never public.
     """
     modules = [package, *(module for name, module in sorted(package.modules.items()) if not name.startswith("_"))]
     for module in modules:
@@ -128,7 +128,7 @@ def reference(module: str) -> str:
 
 
 def overview() -> str:
-    """Return the overview page of dali_mix itself, with links to the page of each name."""
+    """Return the source of the overview page of dali_mix itself, which links to the documentation of each name."""
     pages = {name: posixpath.basename(page_of(title)) for title, names in FRONT_DOOR.items() for name in names}
     rows = [f"| [`{name}`]({page}#dali_mix.{name}) | {_summaries[name]} |" for name, page in pages.items()]
     return "\n".join(["# dali_mix", "", "`import dali_mix` offers:", "", "| name | for |", "|---|---|", *rows]) + "\n"
@@ -148,7 +148,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite links for the site."""
+    """Return the page with its links rewritten for the site, and hide the sidebar of the home page."""
     if page.file.src_uri == "index.md":
         page.meta["hide"] = ["navigation"]  # no sidebar on the home page
     names = {generated: name for name, generated in ABOVE.items()}
@@ -159,7 +159,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def relink(link: re.Match[str], source: str, page: str) -> str:
-    """Return `link` of the file `source` rewritten for `page`, or only its text if its target has no page."""
+    """Return a link in the file `source`, rewritten for `page`; only its text if the target is not on the site."""
     mark, text, address = link.groups()
     if re.match(r"[a-z]+:|#", address):
         return link.group()
@@ -168,7 +168,7 @@ def relink(link: re.Match[str], source: str, page: str) -> str:
     if target in ABOVE:
         target = f"docs/{ABOVE[target]}"
     elif not (ROOT / target).exists():
-        return link.group()  # mkdocs reports it
+        return link.group()  # mkdocs reports the broken link
     elif not target.startswith("docs/"):
         return text
     found = posixpath.relpath(target.removeprefix("docs/"), posixpath.dirname(page) or ".")
@@ -181,7 +181,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 class _Fetched(HTMLParser):
-    """Collects the addresses on other hosts that a page would load."""
+    """Parser that collects the addresses on other hosts that a page would load."""
 
     def __init__(self) -> None:
         super().__init__()
