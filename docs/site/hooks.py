@@ -77,22 +77,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def packages(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
-    """Yield (module, public names) for the package and each of its direct submodules that has public names.
-
-    Public names are those in `__all__`. Without `__all__`, they are the names that an `__init__` imports, or the
-    capitalized names that `tasks` defines. Names with a leading underscore are never public.
-    """
-    modules = [package, *(module for name, module in sorted(package.modules.items()) if not name.startswith("_"))]
+    """Yield (module, the names in its `__all__`) for the package and each of its direct submodules that has any."""
+    modules = [package, *(module for _, module in sorted(package.modules.items()))]
     for module in modules:
-        if module.exports is not None:
-            names = [str(name) for name in module.exports]
-        elif module.is_init_module:
-            names = [name for name, member in module.members.items() if member.is_alias and not name.startswith("_")]
-        elif module.name == "tasks":
-            names = [name for name, member in module.members.items() if not member.is_alias and name[0].isupper()]
-        else:
-            continue
-        if names := [name for name in names if not name.startswith("_")]:
+        if names := [str(name) for name in module.exports or [] if not str(name).startswith("_")]:
             yield module.path, names
 
 

@@ -38,16 +38,6 @@ def test_names_without_docstring_are_found(hooks, tmp_path):
     assert list(hooks.undocumented(package, offered)) == ["package.part.Plain", "package.part.lost (not found)"]
 
 
-def test_public_names_of_a_package_without_all_are_its_imports(hooks, tmp_path):
-    part = tmp_path / "other/part"
-    part.mkdir(parents=True)
-    (tmp_path / "other/__init__.py").write_text("")
-    (part / "__init__.py").write_text("from other.part.module import Plain, _hidden\n")
-    (part / "module.py").write_text("class Plain: ...\n\n\ndef _hidden(): ...\n")
-    package = griffe.load("other", search_paths=[tmp_path], try_relative_path=False, resolve_aliases=True)
-    assert dict(hooks.packages(package)) == {"other.part": ["Plain"]}
-
-
 @pytest.mark.parametrize(
     ("source", "page", "link", "there"),
     [
