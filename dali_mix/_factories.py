@@ -1,4 +1,4 @@
-"""Load classes and functions of other packages, by entry point or as "module:attribute"; list their parameters."""
+"""Load classes and functions of other packages, by entry point or as "module:attribute", and list their parameters."""
 
 from __future__ import annotations
 
@@ -73,9 +73,10 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 
 
 def import_from(folder: Path, kinds: list[str]) -> None:
-    """Make the modules in `folder` importable for "module:attribute" strings, after all installed ones.
+    """Append `folder` to `sys.path`, so that the "module:attribute" strings `kinds` can name modules in it.
 
-    Raise ValueError if a named module is in `folder` but Python finds, or has loaded, another module of that name.
+    Raise ValueError if a module named in `kinds` is in `folder`, but Python finds, or has loaded, another module of
+    that name.
     """
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

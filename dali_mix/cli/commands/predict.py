@@ -151,7 +151,7 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
 
 
 def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
-    """Return the config from `load_evaluated`; if `shown`, print the file of the run whose values it uses."""
+    """Return the config from `load_evaluated`. If it uses values of a run and `shown` is True, print the run's file."""
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
@@ -166,7 +166,7 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def report_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
-    """Print to stderr which files could not be read; return the exit status, 1 if there are any."""
+    """Print the files that could not be read to stderr. Return the exit status: 1 if there are any, else 0."""
     status = 0
     for path, reason in unreadable:
         print(printable(f"dali-mix {command}: skipped {path}: {reason}"), file=sys.stderr)
