@@ -116,7 +116,7 @@ class Listing:
         for name in self.classes:
             if any("\ud800" <= character <= "\udfff" for character in name):
                 raise ValueError(f"{self.tree.root}: the class name {printable(name)!r} is not UTF-8 text; rename it")
-        if len(self.names) != len(self.labels):  # of a user's layout, also where an error left out a label
+        if len(self.names) != len(self.labels):  # possible in a user's layout, or if a mistake left out a label
             counts = f"{len(self.names)} names and {len(self.labels)} labels"
             raise ValueError(f"layout {self.source} lists {counts}; correct its function")
 
@@ -139,7 +139,7 @@ Layout = Callable[[Path, str, Options], Listing]
 
 
 def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
-    """Merge several reports into one, keeping all notices."""
+    """Merge several reports into one. Notices are joined; of other values with the same key, the last is used."""
     joined: dict[str, Any] = {}
     notices: list[str] = []
     for report in reports:
@@ -173,7 +173,7 @@ def decode_lines(data: bytes, where: str) -> list[str]:
 
 
 def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
-    """Yield ("FILE: line N", line) for each non-blank line of UTF-8 text; the first is for messages."""
+    """Yield ("FILE: line N", line) for each non-blank line of UTF-8 text; the first item is for messages."""
     for number, line in enumerate(decode_lines(data, where), start=1):
         if line.strip():
             yield f"{where}: line {number}", line
@@ -246,9 +246,9 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
 
 
 def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
-    """Yield the tree of `root`, then the tree of the archive in `root` that matches each of the regexes `patterns`.
+    """Yield the tree of `root`, then for each regex in `patterns` the tree of the archive in `root` that it matches.
 
-    Patterns are searched in the lowercase file names; a pattern without a match is skipped.
+    Patterns are searched in the lowercase file names. A pattern without a match is skipped.
 
     Raise ValueError if several archives match one pattern.
     """

@@ -73,7 +73,7 @@ class Mistakes:
         return len(self._first) < SHOWN
 
     def each(self, read: Callable[..., T], items: Iterable[tuple[object, ...]]) -> list[T]:
-        """Return the results of `read(*item)`, without the items for which it raises a mistake."""
+        """Return the result of `read(*item)` for each item, without the items for which it raises a mistake."""
         found = []
         for item in items:
             with self:

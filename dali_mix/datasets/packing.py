@@ -215,7 +215,7 @@ def pack(
 
 
 def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return class names as a tuple. Raise ValueError for no names, or one that is empty, a duplicate or no string."""
+    """Return class names as a tuple. Raise ValueError if there are none, or one is empty, a duplicate or no string."""
     if classes is None:
         return None
     names = tuple(classes) if isinstance(classes, Iterable) else ()
@@ -225,7 +225,7 @@ def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _check_layout(layout: str, root: _Path | None, classes: Any, options: dict[str, Any]) -> None:
-    """Raise ValueError for a missing option, or one the layout does not use; layouts of other packages may use any."""
+    """Raise ValueError for a missing option, or one the layout does not use. Layouts of other packages may use any."""
     if root is None and layout not in _ROOTLESS:
         raise ValueError(f"layout {layout} needs --root")
     if root is not None and layout in _ROOTLESS:

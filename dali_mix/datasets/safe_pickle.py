@@ -81,11 +81,11 @@ class _Machine:
 
 
 def load_plain(data: bytes, where: str) -> Any:
-    """Return the object in the pickle `data`.
+    """Return the object in the pickle `data`, which may contain plain data and numpy arrays.
 
-    Arrays are numpy arrays, strings of Python 2 are str (latin-1), and bytes of Python 3 are bytes.
+    Strings of Python 2 are returned as str (decoded as latin-1), bytes of Python 3 as bytes.
 
-    Raise ValueError, prefixed by `where`, for a damaged pickle, or one with calls other than those of numpy arrays.
+    Raise ValueError, prefixed by `where`, for a damaged pickle, or one with calls or opcodes that such data never need.
     """
     machine = _Machine()
     try:
@@ -228,8 +228,8 @@ def as_text(value: Any) -> str:
 def _plain(value: Any, done: dict[int, Any]) -> Any:
     """Replace placeholders with their arrays.
 
-    `done` has the results by id of the original, so shared objects stay shared. Raise ValueError for names and dtypes
-    that are not part of an array, and for arrays without data.
+    `done` maps the id of each original to its result, so that shared objects stay shared. Raise ValueError for names
+    and dtypes that are not part of an array, and for arrays without data.
     """
     if id(value) in done:
         return done[id(value)]

@@ -71,7 +71,10 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 
 
 def _head(names: list[str]) -> list[str]:
-    """Return the stripped header. If `path` is missing but, e.g., PATH occurs once, PATH and ID are lowercased."""
+    """Return the column names without surrounding spaces.
+
+    If there is no `path`, but exactly one such name in another case (PATH), it and ID are lowercased.
+    """
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:
         return names

@@ -45,7 +45,7 @@ def digits(root: Path | None, split: str, options: Options) -> Listing:
 
 
 def held_out_rows(labels: np.ndarray, split: str) -> np.ndarray:
-    """Return the indices of `labels` (N,) in `split`: "train" or "all"; any other name means the held-out rest."""
+    """Return the indices of the `labels` (N,) in `split`: "train", "all", or any other name for the held-out scans."""
     if split == "all":
         return np.arange(len(labels))
     random = np.random.Generator(np.random.Philox(_SPLIT_KEY))
