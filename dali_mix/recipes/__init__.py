@@ -1,3 +1,3 @@
-"""Recipes: plain Python configs of published experiments, and some to start from. `dali-mix recipes` lists them."""
+"""Recipes: plain Python configs of published experiments and starting points, as listed by `dali-mix recipes`."""
 
 __all__: list[str] = []  # recipes are passed to `dali_mix.train` by name
