@@ -1,4 +1,4 @@
-"""Digest of source files. It distinguishes commits that have the same version number."""
+"""Compute a digest of source files, which distinguishes commits with the same version number."""
 
 from __future__ import annotations
 

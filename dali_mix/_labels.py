@@ -27,7 +27,7 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     """Return the boxes (n, 6) float32 of a detection label in mxnet's layout.
 
     The layout is header width A, object width B (5 to 64), A - 2 floats, then n × B floats: class, x1, y1, x2, y2,
-    difficult, …. A missing difficult counts as 0. Raise ValueError, prefixed by `where`, for any other layout.
+    difficult, …. If `difficult` is missing, it is 0. Raise ValueError, prefixed by `where`, for any other layout.
     """
     wrong = f"{where}: not a detection label"
     if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
@@ -59,8 +59,8 @@ def label_of(objects: np.ndarray) -> np.ndarray:
 def check_boxes(label: np.ndarray, num_classes: int) -> None:
     """Raise ValueError unless `label` is a detection label (2 + 6n,) of valid objects.
 
-    An object is valid if its numbers are finite, its class is an integer from 0 to `num_classes` - 1, x1 < x2 and
-    y1 < y2 are in 0..1, and difficult is 0 or 1.
+    An object is valid if its numbers are finite, its class is an integer from 0 to `num_classes` - 1, its corners are
+    in 0..1 with x1 < x2 and y1 < y2, and `difficult` is 0 or 1.
     """
     for number, (kind, x1, y1, x2, y2, difficult) in enumerate(objects_of(label).tolist(), start=1):
         if not np.isfinite([kind, x1, y1, x2, y2, difficult]).all():

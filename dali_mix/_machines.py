@@ -20,7 +20,7 @@ Progress = Callable[[int], object]
 
 
 class Machines(Protocol):
-    """Machines that share a file system with this one."""
+    """A group of machines that share a file system with this one."""
 
     def map(
         self,

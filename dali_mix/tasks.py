@@ -54,7 +54,7 @@ class Task(ABC):
 
     @abstractmethod
     def width(self, num_classes: int) -> int:
-        """Return the number of floats per label, 0 if it varies."""
+        """Return the number of floats per label, or 0 if it varies."""
 
     def scalar(self, label: Any) -> float:
         """Return the value stored for a label in the table of records: its class, or NaN if it has no single class."""
@@ -73,7 +73,7 @@ class Task(ABC):
         return str(target)
 
     def count(self, targets: Any) -> str:
-        """Return the number of labels in a batch's targets as text, such as "12 boxes", or "" if it is not counted."""
+        """Return the number of labels in a batch's targets as text, such as "12 boxes", or "" if that is not useful."""
         return ""
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:
@@ -211,7 +211,7 @@ class MultiLabel(Task):
 
 
 class Detection(Task):
-    """Boxes. An object is class, x1, y1, x2, y2 (0 to 1) and difficult (0 or 1)."""
+    """Boxes. An object has a class, corners x1, y1, x2, y2 (0 to 1) and a flag `difficult` (0 or 1)."""
 
     name = "detection"
     boxes = True

@@ -51,7 +51,7 @@ class Findings:
 
 
 def switch_dali(cuda: str) -> str:
-    """Return the command that removes all DALI builds for CUDA 12 and 13 and installs the build `cuda` ("120", …)."""
+    """Return the command that removes DALI's builds for CUDA 12 and 13 and installs the one for `cuda`, e.g. "120"."""
     return f'pip uninstall -y {SHARED} && pip install "{DALI}{cuda}{dali_floor()}"'
 
 

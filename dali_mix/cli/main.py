@@ -158,7 +158,7 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
 def _own_line(error: Exception) -> tuple[str, bool]:
     """Return " (FILE, line N)" of the innermost user code in the traceback, or "" if there is none.
 
-    Also return True if the error was raised there, or in other packages it called, but not in dali_mix.
+    Also return True if the error was raised in that code, or in other packages that it called, but not in dali_mix.
     """
     root = Path(__file__).parents[2]
     ours, others = (f"{root}/dali_mix/", f"{root}/pipelines/"), sysconfig.get_path("stdlib")

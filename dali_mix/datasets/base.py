@@ -68,7 +68,7 @@ class Options:
             choice("exif", self.exif, CHOICES)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the names in `classes_file`, None if it is not set. Raise the errors of `read_names`."""
+        """Return the names in `classes_file`, or None if it is not set. Raise the errors of `read_names`."""
         return read_names(self.classes_file) if isinstance(self.classes_file, Path) else self.classes_file
 
 
@@ -139,7 +139,7 @@ Layout = Callable[[Path, str, Options], Listing]
 
 
 def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
-    """Merge several reports into one. Notices are joined; of other values with the same key, the last is used."""
+    """Merge several reports into one. All notices are kept; for any other key, the last report that has it is used."""
     joined: dict[str, Any] = {}
     notices: list[str] = []
     for report in reports:

@@ -125,7 +125,7 @@ def _counted(suffixes: Counter[str]) -> str:
 
 
 def _another_layout(tree: Tree) -> str:
-    """Return advice, beginning with "; ", to use a layout with boxes if the tree has files of one; else ""."""
+    """Return advice, beginning with "; ", to use a layout with boxes if the tree has such annotations; else ""."""
     names = list(tree.walk())
     for layout, files in _ANNOTATIONS.items():
         if found := next(filter(files.search, names), None):

@@ -144,8 +144,9 @@ def pack_listing(
 ) -> SetInfo:
     """Pack `listing` as the set `prefix` and return the set's manifest.
 
-    `progress` is called with the number of images done since the last call. `machines`: other machines, on which each
-    shard is packed as a separate job with `options.workers` threads (None: one); the resulting bytes are the same.
+    `progress` is called with the number of images done since the last call. `machines` are other machines. If they are
+    set, they pack each shard as a separate job with `options.workers` threads (None: one). The resulting bytes are the
+    same.
 
     Nothing is published if an exception is raised.
 

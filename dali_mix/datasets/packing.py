@@ -246,7 +246,7 @@ def _download(layout: str, root: _Path | None) -> None:
 
     kind = CIFAR10 if layout == "cifar10" else CIFAR100
     try:
-        # Only the archive, checked by its md5: torchvision's own class would unpickle it.
+        # Download only the archive and check its md5. torchvision's dataset class would also unpickle it.
         download_url(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
     except (RuntimeError, OSError) as error:
         raise OSError(f"{root}: download of {layout} failed: {error}; try again, or fetch {kind.url} by hand") from None

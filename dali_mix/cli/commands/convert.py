@@ -109,8 +109,8 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
     """Return the model that `state` belongs to, recognized from the shapes of its tensors.
 
-    Raise ValueError if no model is recognized, or if its keys differ from those of `state`. In these cases, return None
-    instead if `sure` (`state` is from a dali_mix run) is set and `model`, the model's name, is empty.
+    Raise ValueError if no model is recognized, or if its keys differ from those of `state`. If `sure` is True (`state`
+    is from a dali_mix run) and the name `model` is empty, return None instead.
     """
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters

@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for the recipe, the checkpoint, and which weights and values to use."""
+    """Add the arguments that choose the recipe, changes to its values, the checkpoint and its weights."""
     add_recipe(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a weight file")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights")
@@ -151,7 +151,7 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
 
 
 def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
-    """Return the config from `load_evaluated`. If it uses values of a run and `shown` is True, print the run's file."""
+    """Return the config from `load_evaluated`. If `shown`, print which file of a run its values come from, if any."""
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)

@@ -1,4 +1,4 @@
-"""`dali-mix train RECIPE --work-dir D`: train or resume; under torchrun, every rank runs it."""
+"""`dali-mix train RECIPE --work-dir D`: train or resume a run. Under torchrun, every rank runs this command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layout `coco`: COCO 2014 and 2017, and any set in the same layout: multi-label targets or boxes.
+"""Layout `coco`: multi-label targets or boxes from COCO 2014 and 2017, or from any set in the same format.
 
 The files are organized in one of two ways:
 
@@ -178,7 +178,10 @@ def _is_side(value: Any) -> bool:
 
 
 def _parent(content: Any, where: str) -> int | None:
-    """Return the index of a Roboflow export's category 0 if it is a parent of others without annotations, else None."""
+    """Return the index of a Roboflow export's category 0 if it is only the parent of others, else None.
+
+    Such a category is the supercategory of another one and has no annotations.
+    """
     entries = entries_of(content, "categories", where)
     parents = [
         index

@@ -20,7 +20,7 @@ _INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # names that pandas gives t
 
 
 def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], list[str]]:
-    """Return the rows of a CSV list, and notices on columns ignored because they are a pandas index.
+    """Return the rows of a CSV list, and notices on columns that are ignored because they are a pandas index.
 
     Columns with neither name nor content are ignored too. A line with the wrong number of fields, or an invalid id, is
     added to `mistakes`. Raise ValueError naming the line for text that is not UTF-8, invalid quoting, a missing `path`
@@ -73,7 +73,7 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 def _head(names: list[str]) -> list[str]:
     """Return the column names without surrounding spaces.
 
-    If there is no `path`, but exactly one such name in another case (PATH), it and ID are lowercased.
+    If no column is called `path`, but exactly one is in another case (PATH), that name and ID are lowercased.
     """
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:

@@ -52,7 +52,7 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return the labels as indices of `names`, and `names`.
+    """Return the labels as indices into `names`, and `names`.
 
     If all `classes` are wnids in `names`, labels are matched by name. Otherwise they are unchanged, and ValueError is
     raised if there are fewer names than classes, or if the classes are wnids and there are more names than classes.

@@ -150,7 +150,7 @@ def _fitted(
 
 
 def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:
-    """Add each path that is listed with different labels to the mistakes. Equal labels are allowed: two records."""
+    """Add each path that is listed with different labels to the mistakes. With equal labels, it becomes two records."""
     for index, before in doubles(names):
         one, other = labels[before], labels[index]
         if one is not None and other is not None and not np.array_equal(one, other):
@@ -238,7 +238,7 @@ _SUFFIXES = (*_READERS, ".csv")
 
 
 def _named(row: Row, tree: Tree) -> tuple[Row, str]:
-    """Return the row with its file name; surrounding spaces are stripped unless a file with them exists."""
+    """Return the row and its file name. Surrounding spaces are stripped, unless a file whose name has them exists."""
     written = check_name(row.path, tree.root, row.where)
     stripped = check_name(row.path.strip(), tree.root, row.where)
     return row, written if written != stripped and tree.exists(written) else stripped

@@ -1,4 +1,4 @@
-"""Layout `voc`: PASCAL VOC's devkit, and any set in the same layout: multi-label targets or boxes.
+"""Layout `voc`: multi-label targets or boxes from PASCAL VOC's devkit, or from any set in the same format.
 
 The files are organized in one of these ways:
 
@@ -77,7 +77,7 @@ class _Image(NamedTuple):
 
 
 def voc(root: Path, split: str, options: Options) -> Listing:
-    """List split "train", "val", "trainval" or "test" (any list in ImageSets/Main).
+    """List split "train", "val", "trainval", "test" or any other list in ImageSets/Main.
 
     `--task` is multilabel (default) or detection. All years in `--years` are listed; without this option, the set must
     have only one year. A set without lists is one split of any name, or two with `--val-share`.

@@ -44,8 +44,9 @@ _NOTICES = {
 def yolo(root: Path, split: str, options: Options) -> Listing:
     """List split "train", "val" (or "valid") or "test" of the set described by data.yaml or obj.data in the root.
 
-    `--classes FILE` overrides the class names in these files and makes them optional: without them, images are looked
-    up in images/SPLIT, SPLIT/images or SPLIT. Images without a label file, or with an empty one, have no boxes.
+    `--classes FILE` overrides the class names in these files and makes the files optional. Without the files, images
+    are looked up in images/SPLIT, SPLIT/images or SPLIT. Images without a label file, or with an empty one, have no
+    boxes.
 
     Raise FileNotFoundError or ValueError naming file and line if anything is missing, malformed or out of range.
     """
