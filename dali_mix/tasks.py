@@ -73,7 +73,7 @@ class Task(ABC):
         return str(target)
 
     def count(self, targets: Any) -> str:
-        """Return the number of labels in a batch's targets as text, such as "12 boxes", or "" if that is not useful."""
+        """Return the number of labels in a batch's targets as text, such as "12 boxes", or "" if each image has one."""
         return ""
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:

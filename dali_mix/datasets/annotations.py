@@ -47,8 +47,8 @@ def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
 
     In COCO's files, the fields that layouts do not need take most of the memory.
 
-    Raise FileNotFoundError, or ValueError for invalid JSON (with its position), JSON that does not fit into memory, or
-    (without `unused`) a duplicate key in an object.
+    Raise FileNotFoundError if the file is missing. Raise ValueError for invalid JSON (with its position), JSON that
+    does not fit into memory, or (without `unused`) a duplicate key in an object.
     """
     where = tree.where(name)
     data = tree.read_needed(name)
@@ -167,7 +167,8 @@ def _is_box(value: Any, least: float) -> bool:
 def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
     """Read a YAML file of `key: value` lines. All scalars are returned as strings.
 
-    Raise FileNotFoundError, or ValueError for invalid YAML (with its line) or content that is not a mapping.
+    Raise FileNotFoundError if the file is missing, ValueError for invalid YAML (with its line) or content that is not a
+    mapping.
     """
     where = tree.where(name)
     text = "\n".join(decode_lines(tree.read_needed(name), where))
@@ -196,8 +197,8 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
     """Read an XML file whose root element is `root`.
 
-    Raise FileNotFoundError, or ValueError for malformed XML (with its position), a different root element, or a
-    DOCTYPE. Entities are therefore never expanded.
+    Raise FileNotFoundError if the file is missing. Raise ValueError for malformed XML (with its position), a different
+    root element, or a DOCTYPE. Since a DOCTYPE is refused, entities are never expanded.
     """
     where = tree.where(name)
     data = tree.read(name)

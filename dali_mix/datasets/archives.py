@@ -230,7 +230,9 @@ def check_slices(path: Path) -> None:
 
 
 def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:
-    """Return the tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file. `follow_links`: see `FolderTree`.
+    """Return the tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file.
+
+    `follow_links` is for folders only (see `FolderTree`).
 
     Raise FileNotFoundError if `root` does not exist. Raise ValueError for a damaged archive, another kind of file, or
     an archive with `follow_links`.

@@ -185,7 +185,8 @@ def listed_paths(
     """Read a list of files, one path per line; return path → "FILE: line N" for messages.
 
     With `last_part`, only the last component of each path is used. A path that is outside `base` or a duplicate is
-    added to `mistakes`. Raise FileNotFoundError, or ValueError for an empty list unless `may_be_empty`.
+    added to `mistakes`. Raise FileNotFoundError if the list is missing, ValueError if it is empty, unless
+    `may_be_empty`.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):

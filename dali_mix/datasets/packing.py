@@ -1,4 +1,4 @@
-"""`pack`: pack one split of a dataset in a known layout. Also used by `dali-mix pack`."""
+"""Pack one split of a dataset in a known layout, for `dali_mix.pack` and the command `dali-mix pack`."""
 
 from __future__ import annotations
 

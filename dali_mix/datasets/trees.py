@@ -1,7 +1,7 @@
 """Sources of a dataset's files: a folder, an archive (`archives`) or memory.
 
-Files are read by relative name. A name that points outside the root (by `..`, an absolute path or, unless links may be
-followed, a symbolic link) is rejected, and so are decompression bombs.
+Files are read by relative name. Names that are absolute or contain `..` are rejected, and so are symbolic links to
+files outside the root, unless links may be followed. Decompression bombs are rejected too.
 
 More than 300 lines: the sources, and the checks that keep every name inside the root.
 """

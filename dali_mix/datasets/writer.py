@@ -1,4 +1,4 @@
-"""`Writer`: write a set image by image from Python, in constant memory.
+"""Write a set image by image from Python, in constant memory (`Writer`).
 
 More than 300 lines: one class, and the conversion of the kinds of images and labels it accepts.
 """

@@ -1,3 +1,6 @@
-"""Recipes: plain Python configs of published experiments and starting points, as listed by `dali-mix recipes`."""
+"""Recipes: plain Python configs that reproduce published experiments or serve as starting points.
+
+`dali-mix recipes` lists them.
+"""
 
 __all__: list[str] = []  # recipes are passed to `dali_mix.train` by name

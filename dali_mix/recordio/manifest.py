@@ -261,7 +261,7 @@ def table_bytes(table: np.ndarray) -> bytes:
 def open_table(path: Path, count: int) -> np.memmap:
     """Return the memory-mapped, read-only table (count,) of RECORD_DTYPE.
 
-    Raise FileNotFoundError, or ValueError for a file that is not a table of `count` records.
+    Raise FileNotFoundError if it is missing, ValueError for a file that is not a table of `count` records.
     """
     header = table_header(count)
     expected = len(header) + count * RECORD_DTYPE.itemsize

@@ -124,7 +124,7 @@ class Publication:
     def publish(self, names: list[str], *, remove_old: bool = True) -> None:
         """Rename the partial files of `names` to their final names, in order; the last one is the manifest.
 
-        `remove_old`: also remove files of an older set of this prefix that the new set does not have. If a rename
+        With `remove_old`, also remove files of an older set of this prefix that the new set does not have. If a rename
         fails, raise OSError and restore the older set (on file systems with hard links).
         """
         for name in names:

@@ -1,4 +1,4 @@
-"""Write a set: records in order into .rec files, then index, table and manifest, published atomically."""
+"""Write the records of a set to .rec files, in order, then its index, table and manifest, and publish it atomically."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Layout `digits`: scikit-learn's bundled scans of handwritten digits, for the recipe `quickstart`; works offline.
+"""Layout `digits`: the scans of handwritten digits that come with scikit-learn, for the recipe `quickstart`.
 
-There are 1,797 real scans of 8x8 pixels in 17 grey levels, which are enlarged to 32x32 RGB. Split "train" has about 80%
-of them and "val" the rest, stratified by class.
+It needs no download. There are 1,797 real scans of 8x8 pixels in 17 grey levels, which are enlarged to 32x32 RGB. Split
+"train" has about 80% of them and "val" the rest, stratified by class.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Layout `list`: any other dataset, from a file that lists images and labels. The file's suffix determines its format.
 
-- .lst, im2rec's: `id<TAB>label…<TAB>path`
+- .lst (im2rec's format): `id<TAB>label…<TAB>path`
 - .txt, .tsv: `path<TAB>label…`
-- .csv: a header with the column `path`, optionally `id`, and label columns, see `csv_list`
-- .json (a list of objects), .jsonl (one per line): {"path": …, "label": class, name or list, "id": …};
-  detection: {"path": …, "boxes": [[class, x1, y1, x2, y2(, difficult)], …]}
+- .csv: a header with the column `path`, optionally `id`, and label columns (see `csv_list`)
+- .json (a list of objects), .jsonl (one object per line): {"path": …, "label": class, name or list, "id": …}, or, for
+  detection, {"path": …, "boxes": [[class, x1, y1, x2, y2(, difficult)], …]}
 
 A label is a class index, a class name, or, for `--task multilabel`, K numbers 1, 0, -1. Detection labels are boxes as
 above, or floats in mxnet's layout; their coordinates are relative to width and height (0..1). Every row is checked

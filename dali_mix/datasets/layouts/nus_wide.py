@@ -82,7 +82,10 @@ def _concepts(tree: Tree, base: str) -> tuple[str, ...]:
 
 
 def _truth(tree: Tree, name: str, count: int) -> np.ndarray:
-    """Return the labels (count,) bool of one concept. Raise FileNotFoundError, or ValueError for a malformed file."""
+    """Return the labels (count,) bool of one concept.
+
+    Raise FileNotFoundError if the file is missing, ValueError if it is malformed.
+    """
     tokens = tree.read_needed(name).split()
     where = tree.where(name)
     if not set(tokens) <= {b"0", b"1"}:

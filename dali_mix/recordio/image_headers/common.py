@@ -35,7 +35,7 @@ class ImageHeader(NamedTuple):
 
 
 class Exif(NamedTuple):
-    """Content of an EXIF block: an orientation from 1 to 8, or 0 for none. `odd`: why readers may disagree, or ""."""
+    """Content of an EXIF block: its orientation (1 to 8, or 0 for none), and why readers may disagree on it, or ""."""
 
     orientation: int = 0
     odd: str = ""
