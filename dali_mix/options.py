@@ -95,7 +95,7 @@ def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
 
 
 def check_keys(name: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError, prefixed by `name`, for the first key in `given` that is not in `known`."""
+    """Raise ValueError for the first key in `given` that is not in `known`. The message begins with `name`."""
     known = sorted(known)
     for key in given:
         if key not in known:

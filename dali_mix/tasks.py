@@ -274,7 +274,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, MULTILABE
 
 
 def trainable() -> dict[str, Task]:
-    """Return the tasks that a model can be trained on, by name."""
+    """Return the tasks, by name, for which a model can be trained."""
     return {name: task for name, task in TASKS.items() if task.metrics}
 
 

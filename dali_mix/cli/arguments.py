@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, extra
 
     def _unknown_options(self, words: Iterable[str]) -> list[str]:
-        """Return the words before "--" that look like options but are not options of this parser, without "=VALUE"."""
+        """Return the words before "--" that look like options but are unknown to this parser; "=VALUE" is removed."""
         names = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
         return [name for name in names if re.match(r"--?[A-Za-z]", name) and name not in self._option_string_actions]
 

@@ -84,7 +84,10 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def entries_of(content: Any, key: str, where: str) -> list[Any]:
-    """Return the list in field `key` of a JSON object. Raise ValueError, prefixed by `where`, if there is no list."""
+    """Return the list in field `key` of a JSON object.
+
+    If there is no list, raise ValueError with a message that begins with `where`.
+    """
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise ValueError(f"{where}: no list {key!r} in it; is it the right file?")

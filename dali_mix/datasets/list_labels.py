@@ -36,7 +36,7 @@ class Row:
 
 
 def read_id(text: str, where: str) -> int:
-    """Parse a record id. Raise ValueError, prefixed by `where`, unless it is in 0..2^64 - 1."""
+    """Parse a record id. Unless it is in 0..2^64 - 1, raise ValueError with a message that begins with `where`."""
     value = text.strip()
     if not (value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 20 and int(value[-20:]) < 1 << 64):
         raise ValueError(f"{where}: id {text!r:.60} is not an integer from 0 to 2^64 - 1")

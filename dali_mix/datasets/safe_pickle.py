@@ -86,7 +86,8 @@ def load_plain(data: bytes, where: str) -> Any:
 
     Strings of Python 2 are returned as str (decoded as latin-1), bytes of Python 3 as bytes.
 
-    Raise ValueError, prefixed by `where`, for a damaged pickle, or one with calls or opcodes that such data never need.
+    Raise ValueError for a damaged pickle, or one with calls or opcodes that such data never need. The message begins
+    with `where`.
     """
     machine = _Machine()
     try:

@@ -123,7 +123,8 @@ def suffix_of(name: str) -> str:
 def check_name(name: str, root: str, where: str = "") -> str:
     """Return `name` with forward slashes and without "." components.
 
-    Raise ValueError, prefixed by `where`, if it is empty or absolute, or contains ".." or a null byte.
+    Raise ValueError, with a message that begins with `where`, if it is empty or absolute, or contains ".." or a null
+    byte.
     """
     tidy = name.replace("\\", "/")
     parts = PurePosixPath(tidy).parts

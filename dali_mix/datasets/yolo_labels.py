@@ -85,7 +85,7 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
 def _treated(
     box: Box, size: Callable[[], tuple[int, int]], where: str, options: Options, counts: Counter[str]
 ) -> Box | None:
-    """Return a box after `treat_boxes` has handled it if it is bad, or None if it is dropped."""
+    """Pass a box to `treat_boxes` if it is bad. Return the box, which may be clipped, or None if it is dropped."""
     boxes = np.array([box])
     turned = box[0] > box[2] or box[1] > box[3]
     height = width = 0

@@ -236,7 +236,7 @@ class SetWriter(RecordWriter):
 
 
 def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
-    """Raise ValueError, prefixed by `where` and followed by `advice`, if two records have the same id."""
+    """Raise ValueError if two records have the same id. The message begins with `where` and ends with `advice`."""
     ordered = np.sort(ids)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if twice.size:
