@@ -123,9 +123,10 @@ def pack(
     each: Callable[[int, int], object] | None = None,
     note: Callable[[str], object] | None = None,
 ) -> SetInfo:
-    """Pack one split of a dataset, as `dali-mix pack LAYOUT` does; the keywords are its options.
+    """Pack one split of a dataset, like the command `dali-mix pack LAYOUT`. The keywords are the command's options.
 
-    If an exception is raised, no incomplete set is left behind.
+    `dali-mix pack --help` describes those that are not listed here. If an exception is raised, no incomplete set is
+    left behind.
 
     Args:
         layout: how the files are organized: "imagefolder", "coco", "voc", …; see docs/packing.md.

@@ -166,7 +166,7 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def report_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
-    """Print the files that could not be read to stderr. Return the exit status: 1 if there are any, else 0."""
+    """List unreadable files on stderr, with the reasons. Return the exit status: 1 if there are any, else 0."""
     status = 0
     for path, reason in unreadable:
         print(printable(f"dali-mix {command}: skipped {path}: {reason}"), file=sys.stderr)

@@ -1,4 +1,7 @@
-"""Layout `tiny-imagenet`: train/wnid/images/*, val/images/*, val/val_annotations.txt, wnids.txt; a folder or .zip."""
+"""Layout `tiny-imagenet`: tiny-ImageNet as published, in a folder or an archive.
+
+It contains wnids.txt, train/WNID/images/*, val/images/* and val/val_annotations.txt.
+"""
 
 from __future__ import annotations
 
