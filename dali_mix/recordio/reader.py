@@ -215,7 +215,7 @@ def check_names(prefix: Path, info: SetInfo) -> None:
 
 
 def check_size(path: Path, size: int, advice: str = "copy it again, or pack the set again") -> None:
-    """Raise FileNotFoundError or ValueError, ending with `advice`, unless the file `path` has `size` bytes."""
+    """Raise FileNotFoundError or ValueError unless the file has `size` bytes. The message ends with `advice`."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:

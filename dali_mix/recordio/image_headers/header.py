@@ -23,8 +23,8 @@ __all__ = ["ImageHeader", "read_image_header"]
 def read_image_header(data: bytes | memoryview, *, plain: bool = True) -> ImageHeader:
     """Return the header of an encoded image; `data` is the complete file.
 
-    Pixels are not decoded. The segments or chunks before the pixels and the checksums of a PNG are checked, and that
-    the file is not truncated: a JPEG must have an EOI marker, a PNG an IEND chunk, and a WebP, BMP or PNM at least the
+    Pixels are not decoded. The segments or chunks before the pixels, and the checksums of a PNG, must be valid. The
+    file must not be truncated: a JPEG needs an EOI marker, a PNG an IEND chunk, and a WebP, BMP or PNM at least the
     size implied by its header.
 
     Raise ValueError for an unknown or unsupported format, or a damaged or truncated file. With `plain`, also raise it
