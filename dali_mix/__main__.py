@@ -1,4 +1,4 @@
-"""Run the command `dali-mix` for `python -m dali_mix` and `torchrun … -m dali_mix`."""
+"""Run the `dali-mix` command for `python -m dali_mix` and `torchrun … -m dali_mix`."""
 
 import sys
 

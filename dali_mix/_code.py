@@ -1,4 +1,4 @@
-"""Digest of source files, which distinguishes commits that have the same version number."""
+"""Compute a digest of source files, which distinguishes commits with the same version number."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 @cache
 def code_digest(*names: str) -> str:
-    """Return "sha256 " and the first 16 hex digits of the SHA-256 of the sources of the packages and modules `names`.
+    """Return a digest of the source files of the packages and modules `names`.
 
-    The files are read only at the first call with these names. The digest does not depend on the installation path, on
-    line endings, or on files that cannot be imported, such as editors' lock files.
+    The digest is "sha256 " and the first 16 hex digits of the SHA-256. It is cached, so files are read only once for
+    the same names. It does not depend on the installation path, on line endings, or on files that cannot be imported,
+    such as editors' lock files.
     """
     digest = hashlib.sha256()
     for module in names:

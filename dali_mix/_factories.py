@@ -1,4 +1,4 @@
-"""Load classes and functions of other packages, by entry point or as "module:attribute"; list their parameters."""
+"""Load classes and functions of other packages, by entry point or as "module:attribute", and list their parameters."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
 
     The origin is a text for messages: `what`, the name, and the module and attribute that define the object.
 
-    Raise ValueError if it cannot be imported, or if no package registers `name`. The message for an unknown name lists
-    the registered names, `ours` and `others`.
+    Raise ValueError if the object cannot be imported, or if no package registers `name`. The message for an unknown
+    name lists the registered names, `ours` and `others`.
     """
     offered = {point.name: point for point in entry_points(group=group)}
     if name not in offered:
@@ -60,7 +60,7 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
-    """Return the named parameters of a class or function; for a class with **kwargs, also those of its base classes."""
+    """Return the named parameters of a class or function. For a class with **kwargs, include those of base classes."""
     found: dict[str, inspect.Parameter] = {}
     for part in factory.__mro__[:-1] if isinstance(factory, type) else (factory,):
         if isinstance(part, type) and "__init__" not in vars(part):
@@ -73,9 +73,10 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 
 
 def import_from(folder: Path, kinds: list[str]) -> None:
-    """Make the modules in `folder` importable for "module:attribute" strings, after all installed ones.
+    """Append `folder` to `sys.path`, so that the "module:attribute" strings `kinds` can name modules in it.
 
-    Raise ValueError if a named module is in `folder` but Python finds, or has loaded, another module of that name.
+    Raise ValueError if a module named in `kinds` is in `folder`, but Python finds, or has loaded, another module of
+    that name.
     """
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

@@ -1,8 +1,8 @@
 """Rewrite messages so that they name keywords of Python functions instead of command-line options.
 
 Functions shared by commands and the Python API write their messages with options (`--skip-bad`). While a command runs
-(`naming_options`), messages are unchanged. In a function called from Python, options become keywords (skip_bad=True):
-in errors by `naming_keywords`, in log messages by `in_keywords`.
+(`naming_options`), messages are unchanged. If such a function is called from Python, options become keywords
+(skip_bad=True): `naming_keywords` replaces them in errors, `in_keywords` in log messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Option -> keyword, where the names differ.
 _RENAMED = {"out": "prefix", "cluster": "machines", "class_file": "classes", "cfg_options": "options"}
-# Parameters of the running function that `keywords` wraps, empty without one; None while a command runs.
+# Parameters of the running function that `keywords` wraps; empty if none runs, None while a command runs.
 _known: ContextVar[Mapping[str, inspect.Parameter] | None] = ContextVar("_known", default=MappingProxyType({}))
 
 

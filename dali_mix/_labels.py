@@ -27,7 +27,8 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     """Return the boxes (n, 6) float32 of a detection label in mxnet's layout.
 
     The layout is header width A, object width B (5 to 64), A - 2 floats, then n × B floats: class, x1, y1, x2, y2,
-    difficult, …. A missing difficult counts as 0. Raise ValueError, prefixed by `where`, for any other layout.
+    difficult, …. If `difficult` is missing, it is 0. Raise ValueError for any other layout, with a message that begins
+    with `where`.
     """
     wrong = f"{where}: not a detection label"
     if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
@@ -43,7 +44,7 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
 
 
 def objects_of(label: np.ndarray) -> np.ndarray:
-    """Return the objects (n, 6) of a detection label (2 + 6n,), a view. Raise ValueError for any other layout."""
+    """Return a view of the objects (n, 6) in a detection label (2 + 6n,). Raise ValueError for any other layout."""
     widths = [HEADER_WIDTH, OBJECT_WIDTH]
     if label.ndim != 1 or list(label[:2]) != widths or (label.size - HEADER_WIDTH) % OBJECT_WIDTH:
         found = f"this one has {label.size} and begins with {label[:2].tolist()}"
@@ -59,8 +60,8 @@ def label_of(objects: np.ndarray) -> np.ndarray:
 def check_boxes(label: np.ndarray, num_classes: int) -> None:
     """Raise ValueError unless `label` is a detection label (2 + 6n,) of valid objects.
 
-    An object is valid if its numbers are finite, its class is an integer from 0 to `num_classes` - 1, x1 < x2 and
-    y1 < y2 are in 0..1, and difficult is 0 or 1.
+    An object is valid if its numbers are finite, its class is an integer from 0 to `num_classes` - 1, its corners are
+    in 0..1 with x1 < x2 and y1 < y2, and `difficult` is 0 or 1.
     """
     for number, (kind, x1, y1, x2, y2, difficult) in enumerate(objects_of(label).tolist(), start=1):
         if not np.isfinite([kind, x1, y1, x2, y2, difficult]).all():
@@ -75,12 +76,12 @@ def check_boxes(label: np.ndarray, num_classes: int) -> None:
 
 
 def count_targets(labels: np.ndarray) -> np.ndarray:
-    """Count the 1, 0 and -1 entries per class of multi-label targets (N, K): (3, K) int64."""
+    """Return the number of 1, 0 and -1 entries per class in multi-label targets (N, K), as (3, K) int64."""
     return np.stack([(labels == value).sum(axis=0) for value in (1, 0, -1)])
 
 
 def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Return a report on target counts (3, K): "targets", the totals, and "notices" if a class has -1 but no 0."""
+    """Return a report on target counts (3, K): their totals as "targets", and "notices" if a class has -1 but no 0."""
     positive, negative, ignored = counts.sum(axis=1).tolist()
     targets = {"1 (positive)": positive, "0 (negative)": negative, "-1 (ignored)": ignored}
     report: dict[str, Any] = {"targets": targets}
@@ -97,8 +98,8 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
 def leaving(boxes: np.ndarray, height: Any, width: Any) -> np.ndarray:
     """Return a mask (n,) bool of boxes (n, 4) that exceed their image by more than one pixel and more than 1%.
 
-    Boxes are x1, y1, x2, y2 in 0..1. `height` and `width` are those of one image for all boxes, or (n,); a box for
-    which they are NaN (unknown) is never marked.
+    Boxes are x1, y1, x2, y2 in 0..1. `height` and `width` are in pixels: two numbers if all boxes belong to one image,
+    else arrays (n,). A box whose height and width are NaN (unknown) is never marked.
     """
     reach = np.maximum(0.01, 1 / np.stack([width, height, width, height], axis=-1)) + 1e-6
     return np.asarray(np.any((boxes < -reach) | (boxes > 1 + reach), axis=-1))

@@ -20,7 +20,7 @@ Progress = Callable[[int], object]
 
 
 class Machines(Protocol):
-    """Machines that share a file system with this one."""
+    """A group of machines that share a file system with this one."""
 
     def map(
         self,
@@ -32,16 +32,23 @@ class Machines(Protocol):
     ) -> Generator[Any]:
         """Yield `work(*arguments(n), report)` for n from 0 to `count` - 1, in order.
 
-        Raise the error of the lowest n that fails. Work lost with a process or machine is repeated, so it may run
-        twice, even concurrently. `work` calls `report` with the amount done since its last call; `progress` is called
-        here with such amounts. Raise ValueError if a machine cannot access the files or folders in `sees` (path → its
-        name in the message). Relative paths are resolved against this process's current folder on every machine.
+        If a process or machine is lost, its work is repeated. The same work may therefore run twice, even
+        concurrently. On every machine, relative paths are resolved against this process's current folder.
+
+        Raise the error of the lowest n that fails. Raise ValueError if a machine cannot access a path in `sees`.
+
+        Args:
+            work: a function that calls `report` with the amount done since the last call.
+            count: number of calls of `work`.
+            arguments: returns the arguments of call n.
+            sees: files and folders that every machine must be able to access: path → its name in the message.
+            progress: called in this process with the amounts that `work` reports.
         """
         ...
 
 
 def pixel_versions() -> dict[str, str]:
-    """Return the versions of the packages and the digests of our modules that determine the bytes of records, by name.
+    """Return name → version of the packages, and name → digest of our modules, that determine the bytes of records.
 
     Packages that are not installed are omitted.
     """
@@ -55,10 +62,10 @@ def pixel_versions() -> dict[str, str]:
 
 
 def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], list[str]]:
-    """Return this machine's name, `pixel_versions()` and the names of the paths in `sees` that do not exist on it.
+    """Return this machine's name, `pixel_versions()`, and the names of the paths in `sees` that do not exist here.
 
-    First make `folder` the current folder, against which relative paths are resolved. If that fails, only `folder` is
-    returned as missing.
+    Relative paths are resolved against `folder`, which becomes the current folder first. If that fails, `folder` is the
+    only name returned as missing.
     """
     try:
         os.chdir(folder)

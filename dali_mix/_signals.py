@@ -22,7 +22,7 @@ from typing import Any
 def handled(
     handler: Callable[[int, FrameType | None], Any] | signal.Handlers, *numbers: signal.Signals
 ) -> Iterator[None]:
-    """Handle signals with `handler` in the block. Do nothing outside the main thread, where Python cannot."""
+    """Handle signals with `handler` in the block. Do nothing outside the main thread, where Python forbids it."""
     main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers if main_thread}
     try:

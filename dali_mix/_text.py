@@ -38,24 +38,24 @@ def composed(text: str) -> str:
 
 
 def differ_in_form(ours: str, others: str) -> str:
-    """Return a note, beginning with "; ", for two names that differ in Unicode normalization only; else ""."""
+    """Return a note, beginning with "; ", if two names differ only in Unicode normalization; else ""."""
     if ours == others or composed(ours) != composed(others):
         return ""
     return f"; these differ in Unicode normalization (NFC, NFD) only: {ours!a} and {others!a}"
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """Return "1 `one`", or the count with thousands separators, followed by `many`."""
+    """Return "1 `one`" if `count` is 1, else `count` with thousands separators, followed by `many`."""
     return f"{count:,} {one if count == 1 else many}"
 
 
 def first_of(names: Sequence[str]) -> str:
-    """Return the first 6 names for a message, with "…" if there are more."""
+    """Return the first 6 names for a message, separated by commas, with "…" if there are more."""
     return ", ".join(names[:6]) + ", …" * (len(names) > 6)
 
 
 def worded(error: Exception) -> str:
-    """Return an error's message; for an OSError, the file comes first and the advice last."""
+    """Return an error's message. For an OSError on a file, it begins with the file's name and may end with advice."""
     if not (isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike)) and error.strerror):
         return str(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]

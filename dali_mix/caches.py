@@ -60,6 +60,6 @@ def for_triton() -> None:
 
 
 def _divert(variable: str, usual: Iterable[Path]) -> None:
-    """Set `variable` to a folder in `fallback()` if a usual folder cannot be written, and `variable` is not set."""
+    """Set the environment variable to a folder in `fallback()`, unless it is set or all usual folders are writable."""
     if variable not in os.environ and not all(map(writable, usual)) and (folder := fallback()) is not None:
         os.environ[variable] = str(folder / variable.lower())

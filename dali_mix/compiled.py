@@ -1,7 +1,7 @@
 """Functions compiled by numba and cached on disk.
 
-The cache is next to their file, in the user's cache folder, or in `caches.fallback()`. numba's cache detects changes
-only in the file that defines a function, so a compiled function may only call functions of its own file.
+The cache is next to the source file, in the user's cache folder, or in `caches.fallback()`. It detects changes only in
+the file that defines a function, so a compiled function may only call functions of its own file.
 """
 
 from __future__ import annotations

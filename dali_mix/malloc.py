@@ -13,8 +13,9 @@ def keep_freed_memory() -> bool:
     """Make glibc's malloc keep freed memory instead of returning it to the system; return True on success.
 
     A training step frees its activations and allocates the same sizes again; the packer does the same with images. By
-    default the memory is returned to the kernel, which zeroes every page: about a sixth of a small network's step time
-    on a CPU. Tensors of 1 GiB and more (32 MiB on older versions) are still returned.
+    default, the memory is returned to the kernel and every page is zeroed when it is allocated again. This takes about
+    a sixth of a small network's step time on a CPU. Tensors of 1 GiB and more (32 MiB on older versions) are still
+    returned.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

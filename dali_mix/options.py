@@ -31,7 +31,7 @@ def _plain(name: str) -> str:
 
 
 def is_finite(value: Any) -> bool:
-    """Return True for a finite number that fits a float64 (10**400 does not)."""
+    """Return True for a finite number that fits in a float64 (10**400 does not)."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
@@ -66,7 +66,7 @@ def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
 
 
 def set_whole(options: Any, name: str, low: int, high: int = _LONGEST, *, optional: bool = False) -> None:
-    """Check field `name` of a frozen dataclass like `whole`, and store it as an int. If `optional`, it may be None."""
+    """Check field `name` of a frozen dataclass with `whole`, and store it as an int. If `optional`, it may be None."""
     value = getattr(options, name)
     if not (optional and value is None):
         object.__setattr__(options, name, whole(name, value, low, high))
@@ -95,7 +95,7 @@ def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
 
 
 def check_keys(name: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError, prefixed by `name`, for the first key in `given` that is not in `known`."""
+    """Raise ValueError for the first key in `given` that is not in `known`. The message begins with `name`."""
     known = sorted(known)
     for key in given:
         if key not in known:

@@ -1,8 +1,8 @@
-"""Tasks: everything that depends on the kind of labels of a set. No other code compares task names.
+"""Tasks: all code that depends on the kind of labels in a set. No other code compares task names.
 
 A task is a subclass of `Task` with an entry in `TASKS`. Files store its name; `TASKS[name]` is the object.
 
-More than 300 lines: the interface and its three tasks, so that everything a task decides is in one file.
+More than 300 lines: the interface and the three tasks, so that everything that a task decides is in one file.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Task(ABC):
 
     @abstractmethod
     def width(self, num_classes: int) -> int:
-        """Return the number of floats per label, 0 if it varies."""
+        """Return the number of floats per label, or 0 if it varies."""
 
     def scalar(self, label: Any) -> float:
-        """Return a label's value in the table of records: the class, or NaN if the task has no single class."""
+        """Return the value stored for a label in the table of records: its class, or NaN if it has no single class."""
         return math.nan
 
     @abstractmethod
@@ -69,15 +69,15 @@ class Task(ABC):
         return {}
 
     def describe(self, target: Any, classes: Sequence[str]) -> str:
-        """Describe one item of the result of `targets` as text."""
+        """Return a text that describes one target, an item of the result of `targets`."""
         return str(target)
 
     def count(self, targets: Any) -> str:
-        """Return the number of labels in a batch's targets as text, such as "12 boxes", or "" if it is not counted."""
+        """Return the number of labels in a batch's targets as text, such as "12 boxes", or "" if each image has one."""
         return ""
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:
-        """Return the indices of the labels that are not empty: with a positive class, or with a box."""
+        """Return the indices of the labels that are not empty: those with a class, a positive class or a box."""
         return list(range(len(labels)))
 
     def fits(self, labels: Sequence[np.ndarray]) -> bool:
@@ -211,7 +211,7 @@ class MultiLabel(Task):
 
 
 class Detection(Task):
-    """Boxes. An object is class, x1, y1, x2, y2 (0 to 1) and difficult (0 or 1)."""
+    """Boxes. An object has a class, corners x1, y1, x2, y2 (0 to 1) and a flag `difficult` (0 or 1)."""
 
     name = "detection"
     boxes = True
@@ -274,7 +274,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, MULTILABE
 
 
 def trainable() -> dict[str, Task]:
-    """Return the tasks that a model can be trained on, by name."""
+    """Return the tasks, by name, for which a model can be trained."""
     return {name: task for name, task in TASKS.items() if task.metrics}
 
 
@@ -286,7 +286,10 @@ def get(name: str) -> Task:
 
 
 def guess(labels: Sequence[np.ndarray], where: Callable[[int], str]) -> Task:
-    """Return the task that stored labels fit. Raise ValueError if they fit none; `where(row)` names a row's record."""
+    """Return the task that stored labels fit.
+
+    Raise ValueError if they fit none. In the message, `where(row)` names the record of a row.
+    """
     for task in TASKS.values():
         if task.fits(labels):
             return task
@@ -304,7 +307,7 @@ def guess(labels: Sequence[np.ndarray], where: Callable[[int], str]) -> Task:
 
 
 def _kind(label: np.ndarray) -> tuple[str, int] | None:
-    """Return the name of the task that fits a stored label, and its size (0 for boxes); None if no task fits."""
+    """Return the name of the task that a stored label fits, and the label's size (0 for boxes), or None."""
     task = next((task for task in TASKS.values() if task.fits([label])), None)
     return None if task is None else (task.name, 0 if task.boxes else label.size)
 
@@ -315,7 +318,7 @@ def _shown(label: np.ndarray) -> str:
 
 
 def _counted(kinds: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the count of each class in `kinds` (N,) floats, (K,) int64. Values outside 0..K-1 are ignored."""
+    """Count each class in `kinds` (N,): return (K,) int64. Values outside 0..K-1 are ignored."""
     return np.bincount(kinds[(kinds >= 0) & (kinds < num_classes)].astype(np.int64), minlength=num_classes)
 
 

@@ -1,3 +1,3 @@
-"""The command `dali-mix`: one module per subcommand."""
+"""The `dali-mix` command; each subcommand is a module of `commands`."""
 
 __all__: list[str] = []  # a program, not a library

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, extra
 
     def _unknown_options(self, words: Iterable[str]) -> list[str]:
-        """Return the words before "--" that look like options, without values, but are not options of this parser."""
+        """Return the words before "--" that look like options but are unknown to this parser; "=VALUE" is removed."""
         names = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
         return [name for name in names if re.match(r"--?[A-Za-z]", name) and name not in self._option_string_actions]
 
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{value!r} is unknown{hint}; choose from {', '.join(names)}")
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2, printing the message with suggestions for unknown options, in one line."""
+        """Print the message with suggestions for unknown options, in one line, and exit with status 2."""
         for name in self._unknown:
             if hint := did_you_mean(name, self._option_string_actions):
                 message += f"; {name} is unknown{hint}"

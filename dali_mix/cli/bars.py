@@ -1,4 +1,4 @@
-"""Progress bars on stderr, shown only if it is a terminal; lines printed meanwhile appear above the bar."""
+"""Progress bars on stderr, shown only if stderr is a terminal. Lines printed with `Bar.line` appear above the bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--cluster ADDRESS`: the machines of a pool, for packing and verifying."""
+"""The option `--cluster ADDRESS`, which packs or verifies on the machines of a pool."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_cluster(add: Callable[..., object], what: str) -> None:
 def with_cluster(command: str, args: argparse.Namespace, work: Callable[[Machines | None], int]) -> int:
     """Call `work` with the machines of --cluster, or None without the option, and return its exit status.
 
-    Return 1 if the pool ends while `work` runs. Raise ValueError like `service.connect`.
+    Return 1 if the pool ends while `work` runs. Raise the errors of `service.connect`.
     """
     if args.cluster is None:
         return work(None)

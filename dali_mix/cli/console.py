@@ -36,9 +36,9 @@ class _Sink(io.FileIO):
 def install() -> None:
     """Replace the process's own `sys.stdout` and `sys.stderr` with streams whose writes never raise OSError.
 
-    Standard descriptors (0, 1, 2) that are closed (`2>&-`) are opened on /dev/null, so no other file gets their number.
-    Characters missing from the console's encoding are written as backslash escapes. Streams that other code has
-    replaced are kept.
+    Standard descriptors (0, 1, 2) that are closed (`2>&-`) are opened on /dev/null, so that no file opened later gets
+    their number. Characters missing from the console's encoding are written as backslash escapes. Streams that other
+    code has replaced are kept.
     """
     for number in range(3):
         try:

@@ -1,4 +1,4 @@
-"""Exit statuses of `dali-mix`: 0 done; 1 error, explained by a message; 2 wrong usage; others below."""
+"""Exit statuses of `dali-mix`. 0: success. 1: an error, explained by a message. 2: wrong usage. Others: see below."""
 
 LOST = 3  # ended only because another rank has; lower than 75, since srun returns the highest status of its tasks
 PREEMPTED = 75  # stopped by SIGTERM after saving a checkpoint, or before the first step

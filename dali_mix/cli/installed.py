@@ -15,14 +15,14 @@ from dali_mix import caches
 
 DALI = "nvidia-dali-cuda"
 BUILDS = ("110", "120", "130")
-# Every build of DALI and every codec that a build loads. Builds for CUDA 12 and 13 share folders and files, so
-# `pip uninstall` of one breaks the other: all are removed before one is installed.
+# The builds of DALI for CUDA 12 and 13, and the codecs that they load. The two builds share folders and files, so
+# uninstalling one breaks the other. Therefore all of these are removed before one build is installed.
 SHARED = (
     "nvidia-dali-cuda120 nvidia-nvimgcodec-cu12 nvidia-nvjpeg-cu12 nvidia-nvjpeg2k-cu12 nvidia-nvtiff-cu12 "
     "nvidia-libnvcomp-cu12 nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg nvidia-nvjpeg2k-cu13 "
     "nvidia-nvtiff-cu13 nvidia-libnvcomp-cu13"
 )
-# Import names that differ from the distribution's, and other distributions of the same module.
+# MODULES: import names that differ from the distribution's name. ALSO: other distributions that provide the module.
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 ALSO = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")}
 
@@ -51,7 +51,7 @@ class Findings:
 
 
 def switch_dali(cuda: str) -> str:
-    """Return the command that replaces all builds of DALI with the one for CUDA 12 ("120") or 13 ("130")."""
+    """Return the command that removes DALI's builds for CUDA 12 and 13 and installs the one for `cuda`, e.g. "120"."""
     return f'pip uninstall -y {SHARED} && pip install "{DALI}{cuda}{dali_floor()}"'
 
 
@@ -161,7 +161,7 @@ def check_dali(findings: Findings) -> None:
 def codecs(cuda: str) -> list[str]:
     """Return the problems with the libraries that DALI's build for `cuda` loads.
 
-    They may be missing, outdated, or for another CUDA version.
+    A library may be missing, outdated, or for another CUDA version.
     """
     wrong = []
     for need in (need for need in requirements(f"{DALI}{cuda}") if need.name.startswith("nvidia-")):

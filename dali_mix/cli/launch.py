@@ -1,7 +1,7 @@
 """Launcher for `scripts/train_dist.sh`: one process per rank on this machine, one message and one exit status.
 
-`python -m dali_mix.cli.launch --nproc N -- train RECIPE …`; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT come from
-the environment.
+Usage: `python -m dali_mix.cli.launch --nproc N -- train RECIPE …`. NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT are
+read from the environment.
 
     launcher  starts the ranks, each in a separate session, so that Ctrl-C reaches only the launcher;
               forwards SIGTERM and SIGINT; after the first failure sends SIGTERM, then SIGKILL after a grace period
@@ -121,10 +121,11 @@ class _Ranks:
             self._processes[number].send_signal(self.asked)
 
     def wait(self) -> dict[int, int]:
-        """Wait until all ranks have ended. Return rank → exit status of those that failed first.
+        """Wait until all ranks have ended. Return rank → exit status of the ranks that failed first.
 
-        After the first failure the others get SIGTERM, and SIGKILL after a grace period. If the first to end have saved
-        (status 75), the others get only SIGKILL, after a longer grace period.
+        A nonzero status is a failure. After the first failure, the other ranks get SIGTERM, then SIGKILL after a grace
+        period. If all ranks that failed first have saved (status 75), the others get only SIGKILL, after a longer grace
+        period.
         """
         first: dict[int, int] = {}
         deadline = None
@@ -160,7 +161,7 @@ def outcome(
     Args:
         reports: rank → how it ended, for the ranks that were able to write it.
         ended: rank → nonzero exit status (negative for a signal) of the ranks that ended first.
-        asked: the signal this launcher received.
+        asked: the first signal this launcher received, or None.
         command: the name of the subcommand, for messages and the status after SIGTERM.
     """
     for number, code in sorted(ended.items()):

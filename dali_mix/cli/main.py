@@ -4,7 +4,8 @@ A subcommand is a module of `dali_mix.cli.commands` with `configure(parser)`, wh
 `run(args) -> int`, which returns the exit status. A module is imported only when its command is run, so that
 `dali-mix --help` is fast.
 
-`exit_status` lists the exit statuses. With DALI_MIX_DEBUG=1 in the environment errors are printed with their traceback.
+`exit_status` lists the exit statuses. If DALI_MIX_DEBUG=1 is set in the environment, errors are printed with their
+traceback.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
 
 
 def _decided(ends: bool) -> None:
-    """Ignore SIGTERM from now on if the process is about to end (`ends`), so that its exit status is kept."""
+    """If `ends` (the process is about to end), ignore SIGTERM from now on, so that it cannot change the exit status."""
     if ends:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -124,7 +125,7 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
         interrupts.append(number)
         specs = [getattr(sys.modules.get(name), "__spec__", None) for name in ("torch", "nvidia.dali")]
         if any(getattr(spec, "_initializing", False) for spec in specs):
-            # An exception that reaches their C++ code aborts the process ("terminate called after throwing …").
+            # An exception that reaches the C++ code of torch or DALI aborts the process ("terminate called after …").
             tell(f"dali-mix {args.command}: interrupted")
             os._exit(INTERRUPTED)
         raise KeyboardInterrupt
@@ -157,7 +158,7 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
 def _own_line(error: Exception) -> tuple[str, bool]:
     """Return " (FILE, line N)" of the innermost user code in the traceback, or "" if there is none.
 
-    Also return True if the error was raised there, or in other packages it called, but not in dali_mix.
+    Also return True if the error was raised in that code, or in other packages that it called, but not in dali_mix.
     """
     root = Path(__file__).parents[2]
     ours, others = (f"{root}/dali_mix/", f"{root}/pipelines/"), sysconfig.get_path("stdlib")

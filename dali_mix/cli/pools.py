@@ -16,7 +16,7 @@ def add_service(parser: argparse.ArgumentParser) -> None:
 
 
 def set_service(args: argparse.Namespace) -> None:
-    """Append --service to `args.cfg_options` as the recipe value `service`."""
+    """If --service is set, append it to `args.cfg_options` as the recipe value `service`."""
     if args.service is not None:
         args.cfg_options.append(f"service={args.service}")
 

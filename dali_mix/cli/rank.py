@@ -21,7 +21,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Ended(NamedTuple):
-    """How a rank ended: its exit status, see `cli.exit_status`, and its error message or ""."""
+    """How a rank ended: its exit status (see `cli.exit_status`) and its error messages, or "" if there are none."""
 
     status: int
     message: str

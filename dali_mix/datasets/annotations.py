@@ -47,8 +47,8 @@ def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
 
     In COCO's files, the fields that layouts do not need take most of the memory.
 
-    Raise FileNotFoundError, or ValueError for invalid JSON (with its position), JSON that does not fit into memory, or
-    (without `unused`) a duplicate key in an object.
+    Raise FileNotFoundError if the file is missing. Raise ValueError for invalid JSON (with its position), JSON that
+    does not fit into memory, or (without `unused`) a duplicate key in an object.
     """
     where = tree.where(name)
     data = tree.read_needed(name)
@@ -84,7 +84,10 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def entries_of(content: Any, key: str, where: str) -> list[Any]:
-    """Return the list `key` of a JSON object. Raise ValueError, prefixed by `where`, if it has none."""
+    """Return the list in field `key` of a JSON object.
+
+    If there is no list, raise ValueError with a message that begins with `where`.
+    """
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise ValueError(f"{where}: no list {key!r} in it; is it the right file?")
@@ -118,7 +121,7 @@ def column(
 
 
 def check_unique_field(values: list[Any], key: str, where: str, mistakes: Mistakes, advice: str = "remove one") -> None:
-    """Add each entry whose field `key` has the value of an earlier one to `mistakes`."""
+    """Add an error to `mistakes` for each entry whose field `key` has the same value as that of an earlier entry."""
     for again, before in doubles(values):
         earlier = f"{where.rpartition(' ')[2]}[{before}]"
         what = f"field {key!r} is {values[again]!r}, as in {earlier} already"
@@ -167,7 +170,8 @@ def _is_box(value: Any, least: float) -> bool:
 def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
     """Read a YAML file of `key: value` lines. All scalars are returned as strings.
 
-    Raise FileNotFoundError, or ValueError for invalid YAML (with its line) or content that is not a mapping.
+    Raise FileNotFoundError if the file is missing, ValueError for invalid YAML (with its line) or content that is not a
+    mapping.
     """
     where = tree.where(name)
     text = "\n".join(decode_lines(tree.read_needed(name), where))
@@ -196,8 +200,8 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
     """Read an XML file whose root element is `root`.
 
-    Raise FileNotFoundError, or ValueError for malformed XML (with its position), a different root element, or a
-    DOCTYPE. Entities are therefore never expanded.
+    Raise FileNotFoundError if the file is missing. Raise ValueError for malformed XML (with its position), a different
+    root element, or a DOCTYPE. Since a DOCTYPE is refused, entities are never expanded.
     """
     where = tree.where(name)
     data = tree.read(name)
@@ -216,9 +220,9 @@ def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
 
 
 def xml_number(element: ElementTree.Element, path: str, where: str, missing: float | None = None) -> float:
-    """Return the number in the child element `path`, or `missing` (if set) without such a child.
+    """Return the number in the child element `path`, or `missing` (if set) if there is no such child.
 
-    Raise ValueError naming the field unless it is a finite number.
+    Raise ValueError naming the field if there is no finite number to return.
     """
     text = element.findtext(path)
     if text is None and missing is not None:
@@ -237,9 +241,13 @@ def treat_boxes(
 ) -> np.ndarray:
     """Handle boxes marked in `bad` (n,) bool according to `--bad-boxes`; return a mask (n,) bool of boxes to keep.
 
-    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. "error": drop each bad box and add the message `wrong(row)` to the
-    mistakes. "clip": clip it to the image, in place, and drop it if no area remains. "drop": drop it. With "clip" and
-    "drop", `counts` is updated.
+    The option has three values:
+
+    - "error": drop each bad box and add the message `wrong(row)` to the mistakes.
+    - "clip": clip each bad box to the image, in place, and drop it if no area remains.
+    - "drop": drop each bad box.
+
+    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. With "clip" and "drop", `counts` is updated.
     """
     rows = np.flatnonzero(bad)
     if options.bad_boxes == "error":
@@ -259,7 +267,7 @@ def treat_boxes(
 
 
 def report_bad_boxes(counts: Counter[str]) -> dict[str, Any]:
-    """Return a report, with a notice, of the boxes that `treat_boxes` clipped or dropped."""
+    """Return a report, with notices, that counts the boxes `treat_boxes` clipped or dropped; {} if there are none."""
     found = {name: counts[name] for name in ("bad_boxes_clipped", "bad_boxes_dropped") if counts[name]}
     texts = {
         "bad_boxes_clipped": ("box that left its image was clipped", "boxes that left their image were clipped"),
@@ -291,7 +299,10 @@ def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
 
 
 def without_repeats(listing: Listing) -> Listing:
-    """Return the listing without boxes that equal an earlier box of their image and class; a notice counts them."""
+    """Return the listing without repeated objects, whose class, box and `difficult` equal those of an earlier object.
+
+    Only objects of the same image are compared. A notice counts the repeated ones.
+    """
     if not TASKS[listing.task].boxes:
         return listing
     labels, repeats = list(listing.labels), 0
@@ -310,10 +321,10 @@ def without_repeats(listing: Listing) -> Listing:
 
 
 def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
-    """Return the listing without duplicate boxes, and without unlabelled images unless these are kept.
+    """Return the listing without repeated objects, and without unlabelled images unless these are kept.
 
-    `--unlabelled` decides whether unlabelled images are kept; if it is not set, `keep` does. An image is unlabelled if
-    it has no positive class (multi-label) or no object (detection). Raise ValueError if no image is left.
+    The option `--unlabelled` decides whether unlabelled images are kept; if it is not set, `keep` decides. An image is
+    unlabelled if it has no positive class (multi-label) or no object (detection). Raise ValueError if no image is left.
     """
     listing = without_repeats(listing)
     if options.unlabelled is not None:
@@ -331,7 +342,7 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
 
 
 def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:
-    """Return a report, with a notice if `count` differs from the published size of the split."""
+    """Return a report with a notice if `count` differs from `published`, the published size of the split; else {}."""
     if published is None or count == published:
         return {}
     return {"notices": [f"{what} has {count:,} {unit} here, {published:,} as published: is it a subset?"]}

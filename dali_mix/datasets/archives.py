@@ -58,7 +58,10 @@ class _ArchiveTree(Tree):
         return tidy
 
     def _found(self, name: str) -> str:
-        """Return the stored name of file `name`, in any Unicode normalization. Raise FileNotFoundError if missing."""
+        """Return the name of a file as stored; `name` may differ from it in Unicode normalization.
+
+        Raise FileNotFoundError if the archive has no such file.
+        """
         found = name if name in self._known else self._alike_one(name)
         if found is None:
             raise FileNotFoundError(f"{self.where(name)}: not in the archive")
@@ -124,7 +127,10 @@ class ZipTree(_ArchiveTree):
 
 
 def _stated_count(path: Path) -> int:
-    """Return the member count (modulo 2^16) in a zip file's end record, which zipfile ignores; 0xFFFF if absent."""
+    """Return the number of members, modulo 2^16, that a zip file states in its end record; 0xFFFF if it states none.
+
+    Python's zipfile ignores this number.
+    """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
         tail = file.read()
@@ -215,7 +221,7 @@ def _reason(error: Exception) -> str:
 
 
 def check_slices(path: Path) -> None:
-    """Raise ValueError for a .tar, compressed or not: several machines cannot each read a part of it."""
+    """Raise ValueError for a .tar, compressed or not, since several machines cannot each read a part of it."""
     if path.is_file() and path.name.lower().endswith(ARCHIVES) and path.suffix.lower() != ".zip":
         raise ValueError(
             f"{path}: a tar file is read from its beginning to its end, so several machines cannot share the work:"
@@ -224,7 +230,9 @@ def check_slices(path: Path) -> None:
 
 
 def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:
-    """Return the tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file. `follow_links`: see `FolderTree`.
+    """Return the tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file.
+
+    `follow_links` is for folders only (see `FolderTree`).
 
     Raise FileNotFoundError if `root` does not exist. Raise ValueError for a damaged archive, another kind of file, or
     an archive with `follow_links`.

@@ -68,7 +68,7 @@ class Options:
             choice("exif", self.exif, CHOICES)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the names in `classes_file`, None if it is not set. Raise the errors of `read_names`."""
+        """Return the names in `classes_file`, or None if it is not set. Raise the errors of `read_names`."""
         return read_names(self.classes_file) if isinstance(self.classes_file, Path) else self.classes_file
 
 
@@ -116,7 +116,7 @@ class Listing:
         for name in self.classes:
             if any("\ud800" <= character <= "\udfff" for character in name):
                 raise ValueError(f"{self.tree.root}: the class name {printable(name)!r} is not UTF-8 text; rename it")
-        if len(self.names) != len(self.labels):  # of a user's layout, also where an error left out a label
+        if len(self.names) != len(self.labels):  # possible in a user's layout, or if a mistake left out a label
             counts = f"{len(self.names)} names and {len(self.labels)} labels"
             raise ValueError(f"layout {self.source} lists {counts}; correct its function")
 
@@ -139,7 +139,7 @@ Layout = Callable[[Path, str, Options], Listing]
 
 
 def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
-    """Merge several reports into one, keeping all notices."""
+    """Merge several reports into one. All notices are kept; for any other key, the last report that has it is used."""
     joined: dict[str, Any] = {}
     notices: list[str] = []
     for report in reports:
@@ -173,7 +173,7 @@ def decode_lines(data: bytes, where: str) -> list[str]:
 
 
 def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
-    """Yield ("FILE: line N", line) for each non-blank line of UTF-8 text; the first is for messages."""
+    """Yield ("FILE: line N", line) for each non-blank line of UTF-8 text; the first item is for messages."""
     for number, line in enumerate(decode_lines(data, where), start=1):
         if line.strip():
             yield f"{where}: line {number}", line
@@ -185,7 +185,8 @@ def listed_paths(
     """Read a list of files, one path per line; return path → "FILE: line N" for messages.
 
     With `last_part`, only the last component of each path is used. A path that is outside `base` or a duplicate is
-    added to `mistakes`. Raise FileNotFoundError, or ValueError for an empty list unless `may_be_empty`.
+    added to `mistakes`. Raise FileNotFoundError if the list is missing, ValueError if it is empty, unless
+    `may_be_empty`.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):
@@ -246,9 +247,9 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
 
 
 def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
-    """Yield the tree of `root`, then the tree of the archive in `root` that matches each of the regexes `patterns`.
+    """Yield the tree of `root`, then for each regex in `patterns` the tree of the archive in `root` that it matches.
 
-    Patterns are searched in the lowercase file names; a pattern without a match is skipped.
+    Patterns are searched in the lowercase file names. A pattern without a match is skipped.
 
     Raise ValueError if several archives match one pattern.
     """

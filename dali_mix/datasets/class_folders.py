@@ -87,7 +87,7 @@ def class_folders(
 
 
 def _doubts(tree: Tree, where: str, folders: list[str]) -> list[str]:
-    """Return a list with a notice on a single class, or on numeric names that are not in numeric order; else empty."""
+    """Return a list with a notice if there is only one class, or if numeric names are not in numeric order; else []."""
     if len(folders) == 1:
         advice = f"if it is not a class, correct --root or --split{_another_layout(tree)}"
         return [f"{where}: there is only one class, {folders[0]!r}; {advice}"]
@@ -125,7 +125,7 @@ def _counted(suffixes: Counter[str]) -> str:
 
 
 def _another_layout(tree: Tree) -> str:
-    """Return advice, beginning with "; ", if files below the root are those of a layout with boxes; else ""."""
+    """Return advice, beginning with "; ", to use a layout with boxes if the tree has such annotations; else ""."""
     names = list(tree.walk())
     for layout, files in _ANNOTATIONS.items():
         if found := next(filter(files.search, names), None):
@@ -139,12 +139,13 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
     It is the folder named after the split, or the root if the tree has no split folders. A single outer folder, as in
     many archives, is skipped.
 
-    Folders named after splits count as classes if there are other folders with images next to them, unless at least two
-    of the folders named after splits hold class folders, or `split` is a custom name and a folder has it.
-    `split_folders` "yes" or "no" overrides this.
+    If there are other folders with images next to folders named after splits, all of them count as classes, except in
+    two cases: at least two of the folders named after splits contain class folders, or `split` is a custom name and a
+    folder has this name. `split_folders` "yes" or "no" overrides this rule.
 
-    Raise ValueError if other splits exist but not this one, if `split_folders` is "yes" and there is no folder of this
-    split, or if `split` looks like a mistyped split name and there are no split folders.
+    Raise ValueError if other splits exist but not this one, or if `split_folders` is "yes" and there is no folder of
+    this split. If there are no split folders, also raise ValueError if `split` looks like a mistyped split name, unless
+    `split_folders` is "no".
     """
     base = ""
     while True:
@@ -204,7 +205,10 @@ def _unwrapped(tree: Tree, base: str, split: str) -> str:
 
 
 def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
-    """Return a notice if the folders look like splits: all have the same subfolders, or one is NAME/NAME/CLASS."""
+    """Return a list with a notice if the folders look like splits; else [].
+
+    They do if all have the same subfolders, or if one has the structure NAME/NAME/CLASS.
+    """
     for name in folders:
         doubled = _join(base, f"{name}/{name}")
         if tree.exists(doubled) and _unwrapped(tree, _join(base, name), name) != _join(base, name):

@@ -36,7 +36,7 @@ class Row:
 
 
 def read_id(text: str, where: str) -> int:
-    """Parse a record id. Raise ValueError, prefixed by `where`, unless it is in 0..2^64 - 1."""
+    """Parse a record id. Unless it is in 0..2^64 - 1, raise ValueError with a message that begins with `where`."""
     value = text.strip()
     if not (value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 20 and int(value[-20:]) < 1 << 64):
         raise ValueError(f"{where}: id {text!r:.60} is not an integer from 0 to 2^64 - 1")
@@ -123,7 +123,7 @@ def _class_text(row: Row) -> str:
 def _class_number(text: str, where: str, numbered: bool) -> int:
     """Return the class index in `text`.
 
-    Raise ValueError if it is invalid, or if `numbered` (most labels are class indices) is False.
+    Raise ValueError if it is invalid, or if `numbered` is False (most labels are class names, not indices).
     """
     if not numbered:
         raise ValueError(f"{where}: label {text!r:.60} is a number, most are names; correct it, or pass --classes FILE")
@@ -185,7 +185,7 @@ def _detection(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistake
 
 
 def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice for each class whose name may mean a missing label."""
+    """Return a notice for each class whose name may stand for a missing label, such as "nan"."""
     return [
         f"{labels.count(number):,} labels {name!r} read as a class of this name; leave these lines out if they have no"
         " label"
@@ -195,9 +195,9 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return one notice if numbered classes have no images or boxes; else an empty list.
+    """Return a list with one notice if numbered classes have no images or boxes; else an empty list.
 
-    The labels may then start at 1, or not be indices.
+    In that case, labels may start at 1, or may not be indices.
     """
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
@@ -215,10 +215,10 @@ def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return one notice if class names are combinations of others, such as "cat|dog"; else an empty list.
+    """Return a list with one notice if class names are combinations of others, such as "cat|dog"; else an empty list.
 
-    A name with "|", ";" or "," is a combination if any of its parts is a class, and a name of several words if all of
-    its words are classes. Its images may have several labels.
+    A name with "|", ";" or "," is a combination if any of its parts is a class. A name of several words is one if all
+    its words are classes. Images of such a class may have several labels.
     """
     known = frozenset(classes)
     joined = [
@@ -235,7 +235,7 @@ def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
     ]
 
 
-# Task -> a function that converts rows to labels and classes, and functions that return notices without --classes.
+# Task -> a function that converts rows to labels and classes, and functions that return notices if --classes is unset.
 LABELS: dict[Task, tuple[Callable[..., tuple[Labels, tuple[str, ...]]], tuple[Callable[..., list[str]], ...]]] = {
     CLASSIFICATION: (_classes, (_missing_values, _joined_names, _empty_numbers)),
     MULTILABEL: (_multilabel, ()),

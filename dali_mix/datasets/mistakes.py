@@ -36,7 +36,7 @@ class Mistakes:
 
     @contextmanager
     def together(self, images: bool) -> Iterator[None]:
-        """Collect mistakes until the end of the block, then raise them. `images`: `settle` also adds missing images."""
+        """Collect mistakes in the block and raise them at its end. If `images`, `settle` also adds missing images."""
         self._collecting, self._images = True, images
         try:
             yield
@@ -73,7 +73,7 @@ class Mistakes:
         return len(self._first) < SHOWN
 
     def each(self, read: Callable[..., T], items: Iterable[tuple[object, ...]]) -> list[T]:
-        """Return the results of `read(*item)`, without the items for which it raises a mistake."""
+        """Return the result of `read(*item)` for each item, without the items for which it raises a mistake."""
         found = []
         for item in items:
             with self:
@@ -111,7 +111,7 @@ def also(count: int, what: str) -> str:
 
 
 def unusable(error: Exception, where: str, place: str | None) -> Exception:
-    """Return the error for the unusable image `where`; `place`: the file and line that list it."""
+    """Return the error for the unusable image `where`; `place` is the file and line that list it."""
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     listed = "" if place is None else f", listed at {place}"
     return kind(f"{beginning(str(error), where)}{listed} (--skip-bad leaves such images out)")

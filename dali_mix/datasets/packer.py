@@ -75,7 +75,7 @@ class PackOptions:
         transform: how images are stored.
         shuffle: seed of the order; None keeps the order of the listing.
         shards: number of .rec files.
-        workers: number of threads; None: one per core, or with other machines one per shard.
+        workers: number of threads; None: one per core or, if other machines pack the shards, one per shard.
         skip_bad: skip images that cannot be read and list them in the manifest.
         force: replace an existing set.
         exif: what boxes refer to: the rotated image ("apply") or the stored pixels ("ignore"); None: "apply".
@@ -116,7 +116,7 @@ class _Done:
     targets: np.ndarray | int = 0  # (3, K), see `count_targets`; multi-label sets only
 
     def add(self, other: _Done) -> None:
-        """Add the counts of `other`."""
+        """Add the results of `other`, except its blocks."""
         self.images += other.images
         self.skipped += other.skipped
         self.counts += other.counts
@@ -144,12 +144,17 @@ def pack_listing(
 ) -> SetInfo:
     """Pack `listing` as the set `prefix` and return the set's manifest.
 
-    `progress` is called with the number of images done since the last call. `machines`: other machines, on which each
-    shard is packed as a separate job with `options.workers` threads (None: one); the resulting bytes are the same.
+    `progress` is called with the number of images done since the last call. `machines` are other machines. If they are
+    set, they pack each shard as a separate job with `options.workers` threads (None: one). The resulting bytes are the
+    same.
 
-    Raise ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
-    listed in the manifest's report instead), FileExistsError if the set exists, OSError if it cannot be written.
-    In all of these cases nothing is published.
+    Nothing is published if an exception is raised.
+
+    Raises:
+        ValueError, FileNotFoundError: an invalid image, named in the message. With `skip_bad`, images that cannot be
+            read are listed in the manifest's report instead.
+        FileExistsError: the set exists, and `force` is not set.
+        OSError: the set cannot be written.
     """
     count = len(listing.names)
     task = tasks.get(listing.task)
@@ -282,8 +287,8 @@ def _in_turn(
     A job runs `make`, then `place` on its result, then the functions that `place` returns. `place` runs in job order.
     Only a few jobs are in flight, so memory use stays small.
     """
-    # No executor: Ctrl-C inside a future's Python code leaves its lock held, and shutting down the pool deadlocks. A
-    # SimpleQueue is one C call.
+    # Not an executor: Ctrl-C inside a future's Python code leaves the future's lock held, and shutting down the pool
+    # deadlocks. Each operation of a SimpleQueue is a single call of C code.
     todo: SimpleQueue[tuple[tuple[Any, ...], _Turn, _Turn, SimpleQueue[_Done | BaseException]] | None] = SimpleQueue()
     pending: deque[SimpleQueue[_Done | BaseException]] = deque()
     turn: _Turn = SimpleQueue()
@@ -397,7 +402,7 @@ def _turned(label: Label, orientation: int) -> np.ndarray:
 
 
 def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOptions) -> None:
-    """Raise ValueError unless the image has the size `annotated` (height, width), resized by `options.transform`."""
+    """Raise ValueError unless the image has the size (height, width) that `options.transform` makes of `annotated`."""
     if header.orientation >= 5 and options.exif == "ignore":
         annotated = annotated[::-1]
     height, width = options.transform.size(*annotated)

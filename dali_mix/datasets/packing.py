@@ -1,4 +1,4 @@
-"""`pack`: pack one split of a dataset in a known layout. Also used by `dali-mix pack`."""
+"""Pack one split of a dataset in a known layout, for `dali_mix.pack` and the command `dali-mix pack`."""
 
 from __future__ import annotations
 
@@ -123,9 +123,10 @@ def pack(
     each: Callable[[int, int], object] | None = None,
     note: Callable[[str], object] | None = None,
 ) -> SetInfo:
-    """Pack one split of a dataset, as `dali-mix pack LAYOUT` does; the keywords are its options.
+    """Pack one split of a dataset, like the command `dali-mix pack LAYOUT`. The keywords are the command's options.
 
-    If an exception is raised, no incomplete set is left behind.
+    `dali-mix pack --help` describes those that are not listed here. If an exception is raised, no incomplete set is
+    left behind.
 
     Args:
         layout: how the files are organized: "imagefolder", "coco", "voc", …; see docs/packing.md.
@@ -215,7 +216,7 @@ def pack(
 
 
 def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return class names as a tuple. Raise ValueError for no names, or one that is empty, a duplicate or no string."""
+    """Return class names as a tuple. Raise ValueError if there are none, or one is empty, a duplicate or no string."""
     if classes is None:
         return None
     names = tuple(classes) if isinstance(classes, Iterable) else ()
@@ -225,7 +226,7 @@ def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _check_layout(layout: str, root: _Path | None, classes: Any, options: dict[str, Any]) -> None:
-    """Raise ValueError for a missing option, or one the layout does not use; layouts of other packages may use any."""
+    """Raise ValueError for a missing option, or one the layout does not use. Layouts of other packages may use any."""
     if root is None and layout not in _ROOTLESS:
         raise ValueError(f"layout {layout} needs --root")
     if root is not None and layout in _ROOTLESS:
@@ -246,7 +247,7 @@ def _download(layout: str, root: _Path | None) -> None:
 
     kind = CIFAR10 if layout == "cifar10" else CIFAR100
     try:
-        # Only the archive, checked by its md5: torchvision's own class would unpickle it.
+        # Download only the archive and check its md5. torchvision's dataset class would also unpickle it.
         download_url(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
     except (RuntimeError, OSError) as error:
         raise OSError(f"{root}: download of {layout} failed: {error}; try again, or fetch {kind.url} by hand") from None

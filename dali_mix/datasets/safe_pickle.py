@@ -7,10 +7,11 @@ A pickle is a program for a stack machine:
     q h               the memo: store the top item under a number, push it again
     c … R b           GLOBAL pushes a name, REDUCE calls it with a tuple, BUILD sets the state of the result
 
-`pickle.load` looks up and calls whatever the file names. Here names are only compared: the few calls that encode numpy
-arrays and bytes create placeholders (`_DType`, `_Array`) or bytes; every other call or opcode is a ValueError.
-Invariant: stack and memo hold only plain data and our placeholders, and the result only plain data and arrays, never an
-object chosen by the file.
+`pickle.load` looks up and calls whatever the file names. Here, names are only compared. The few calls that encode numpy
+arrays and bytes create placeholders (`_DType`, `_Array`) or bytes. Every other call or opcode raises ValueError.
+
+Invariant: stack and memo hold only plain data and our placeholders. The result holds only plain data and arrays, never
+an object chosen by the file.
 
 An `Unpickler` with an allow-list runs nothing either, but 9 bytes (LONG_BINPUT) make it allocate 4 GB: see
 docs/decisions.md.
@@ -68,7 +69,7 @@ class _Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def pop(self, count: int | None) -> list[Any]:
-        """Remove and return the topmost `count` items, or with None those above the last mark.
+        """Remove and return the topmost `count` items, or all items above the last mark if `count` is None.
 
         Raise IndexError if there are fewer items, or no mark.
         """
@@ -81,11 +82,12 @@ class _Machine:
 
 
 def load_plain(data: bytes, where: str) -> Any:
-    """Return the object in the pickle `data`.
+    """Return the object in the pickle `data`, which may contain plain data and numpy arrays.
 
-    Arrays are numpy arrays, strings of Python 2 are str (latin-1), and bytes of Python 3 are bytes.
+    Strings of Python 2 are returned as str (decoded as latin-1), bytes of Python 3 as bytes.
 
-    Raise ValueError, prefixed by `where`, for a damaged pickle, or one with calls other than those of numpy arrays.
+    Raise ValueError for a damaged pickle, or one with calls or opcodes that such data never need. The message begins
+    with `where`.
     """
     machine = _Machine()
     try:
@@ -228,8 +230,8 @@ def as_text(value: Any) -> str:
 def _plain(value: Any, done: dict[int, Any]) -> Any:
     """Replace placeholders with their arrays.
 
-    `done` has the results by id of the original, so shared objects stay shared. Raise ValueError for names and dtypes
-    that are not part of an array, and for arrays without data.
+    `done` maps the id of each original to its result, so that shared objects stay shared. Raise ValueError for names
+    and dtypes that are not part of an array, and for arrays without data.
     """
     if id(value) in done:
         return done[id(value)]

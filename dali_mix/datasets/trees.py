@@ -1,7 +1,7 @@
 """Sources of a dataset's files: a folder, an archive (`archives`) or memory.
 
-Files are read by relative name. A name that points outside the root (by `..`, an absolute path or, unless links may be
-followed, a symbolic link) is rejected, and so are decompression bombs.
+Files are read by relative name. Names that are absolute or contain `..` are rejected, and so are symbolic links to
+files outside the root, unless links may be followed. Decompression bombs are rejected too.
 
 More than 300 lines: the sources, and the checks that keep every name inside the root.
 """
@@ -51,7 +51,7 @@ class Tree(ABC):
             raise FileNotFoundError(f"{error}; fetch it, or correct --root") from None
 
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
-        """Return the content of a file, read directly into the buffer that `room(size)` returns if possible."""
+        """Return the content of a file. If possible, it is read directly into the buffer that `room(size)` returns."""
         return self.read(name)
 
     def opening(self) -> tuple[Path, bool]:
@@ -66,7 +66,7 @@ class Tree(ABC):
         return False
 
     def missing(self, names: Sequence[str]) -> list[int]:
-        """Return the indices of `names` that match no file in any Unicode normalization."""
+        """Return the indices of the `names` that no file has, ignoring differences in Unicode normalization."""
         return []
 
     def folders(self, name: str = "") -> list[str]:
@@ -78,7 +78,7 @@ class Tree(ABC):
         return iter(())
 
     def count_left_out(self) -> dict[str, int]:
-        """Count, by category, the files and folders seen so far that are not data."""
+        """Return category → number of the files and folders seen so far that are not data."""
         return dict(sorted(Counter(self.left_out.values()).items()))
 
     def images(self, name: str = "") -> list[str]:
@@ -115,7 +115,7 @@ def is_image(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """Return a file's lowercase suffix with its dot; "" without one."""
+    """Return a file's lowercase suffix with its dot, or "" if it has none."""
     _, dot, suffix = name.rpartition("/")[2].rpartition(".")
     return (dot + suffix).lower() if dot else ""
 
@@ -123,7 +123,8 @@ def suffix_of(name: str) -> str:
 def check_name(name: str, root: str, where: str = "") -> str:
     """Return `name` with forward slashes and without "." components.
 
-    Raise ValueError, prefixed by `where`, if it is empty or absolute, or contains ".." or a null byte.
+    Raise ValueError, with a message that begins with `where`, if it is empty or absolute, or contains ".." or a null
+    byte.
     """
     tidy = name.replace("\\", "/")
     parts = PurePosixPath(tidy).parts
@@ -283,7 +284,7 @@ class FolderTree(Tree):
             self._check_real(entry.path)
 
     def _check_folder(self, name: str) -> None:
-        """Check, once per folder, that the folder of `name` is inside the root. `read_into` checks links to files."""
+        """Check that the folder of `name` is inside the root, once per folder. `read_into` checks links to files."""
         folder = name.rpartition("/")[0]
         if folder not in self._checked_folders:
             check_name(name, self.root)

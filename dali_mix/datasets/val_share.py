@@ -1,9 +1,9 @@
 """Divide one folder or list into splits "train" and "val" by the hash of each image's name.
 
-In each class (multi-label and detection: in the set), images are ordered by the sha256 of their name. The fraction
-`--val-share` that comes first is "val". The splits are therefore disjoint and complete, equal on every machine, and for
-classification stratified by class. If files are added, pack both splits again: a few older files near the boundary in
-their class change their split.
+The images of each class (for multi-label and detection: of the set) are ordered by the sha256 of their names. The
+fraction `--val-share` that comes first is "val". The two splits are therefore disjoint, contain all images and are the
+same on every machine. For classification, they are stratified by class. If files are added, pack both splits again: a
+few older files near the boundary may change their split.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dali_mix.datasets.base import Listing, Options
 
 
 def shared_split(options: Options, split: str) -> str:
-    """Return the split to read from disk: with `--val-share`, "train" for both "train" and "val".
+    """Return the split to read from disk: `split`, or "train" for both "train" and "val" with `--val-share`.
 
     Raise ValueError for other splits with `--val-share`, and for a share that is not between 0 and 1.
     """

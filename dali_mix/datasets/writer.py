@@ -1,4 +1,4 @@
-"""`Writer`: write a set image by image from Python, in constant memory.
+"""Write a set image by image from Python, in constant memory (`Writer`).
 
 More than 300 lines: one class, and the conversion of the kinds of images and labels it accepts.
 """
@@ -36,8 +36,8 @@ class Writer:
             writer.write(image, label)
 
     Leaving the block publishes the set. If it is left by an exception, nothing is published and an existing set is
-    unchanged. By default files and encoded bytes are stored unchanged unless decoders disagree on them, and pixels as
-    PNG; the options work as in `dali-mix pack`.
+    unchanged. By default, files and encoded bytes are stored unchanged unless decoders disagree on them, and pixels are
+    stored as PNG. The options work as in `dali-mix pack`.
 
     Args:
         prefix: prefix of the set; PREFIX.rec, .idx, .npy and .json are written.
@@ -115,12 +115,13 @@ class Writer:
 
         Args:
             dataset: a dataset with `len()` and `dataset[index]`.
+            prefix: prefix of the set, as for `Writer`.
             classes: class names, by default `dataset.classes`.
             each: called as each(done, total) with numbers of images.
             options: keyword arguments of `Writer`.
 
         Raises:
-            ValueError: not such a dataset, or no class names; and the errors of `Writer`.
+            ValueError: `dataset` is not such a dataset, or there are no class names. Also the errors of `Writer`.
         """
         if isinstance(dataset, (str, os.PathLike)):
             raise ValueError(
@@ -176,9 +177,9 @@ class Writer:
             image: a file path; encoded bytes; a PIL image; or uint8 pixels in RGB, as a numpy array (H, W, 3),
                 (H, W, 1) or (H, W), or as a torch tensor (3, H, W) or (1, H, W).
             label: classification: the index or the name of a class. Multi-label: the names of the positive classes,
-                or 1, 0 or -1 (ignore) for each class. Detection: a dict in torchvision's format, `boxes` (n, 4) x1, y1,
-                x2, y2 in pixels after EXIF rotation, `labels` (n,), numbers from 0 or names, and optionally `difficult`
-                or `iscrowd` (n,).
+                or 1, 0 or -1 (ignore) for each class. Detection: a dict in torchvision's format. `boxes` (n, 4) are x1,
+                y1, x2, y2 in pixels after EXIF rotation; `labels` (n,) are indices from 0 or names; `difficult` or
+                `iscrowd` (n,) is optional.
             id: a unique record id; by default the index of the record.
 
         Raises:

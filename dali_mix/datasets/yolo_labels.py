@@ -32,8 +32,9 @@ def read_boxes(
     `counts` is updated with the numbers of polygons, lines with keypoints, duplicate lines, boxes without area, and bad
     boxes clipped or dropped.
 
-    A box that exceeds the image, of height and width `size()`, by more than one pixel and more than 1%, or has a
-    negative side, is handled by `treat_boxes`. Any other error is added to `options.mistakes`, with file and line.
+    `treat_boxes` handles boxes with a negative side, and boxes that exceed the image by more than one pixel and more
+    than 1%; `size()` returns the image's height and width. Any other error is added to `options.mistakes`, with file
+    and line.
     """
     rows: dict[tuple[float, ...], None] = {}
     for spot, line in numbered_lines(data, where):
@@ -84,7 +85,7 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
 def _treated(
     box: Box, size: Callable[[], tuple[int, int]], where: str, options: Options, counts: Counter[str]
 ) -> Box | None:
-    """Return a box after `treat_boxes`, or None if it is dropped."""
+    """Pass a box to `treat_boxes` if it is bad. Return the box, which may be clipped, or None if it is dropped."""
     boxes = np.array([box])
     turned = box[0] > box[2] or box[1] > box[3]
     height = width = 0

@@ -1,6 +1,6 @@
 """Turn .rec files written by mxnet, im2rec or other tools into a set.
 
-A table, a manifest and, if missing, an index are added.
+This adds a table, a manifest and, if it is missing, an index.
 """
 
 from __future__ import annotations
@@ -60,14 +60,15 @@ def adopt(
     Return the manifest. The .rec files are never modified.
 
     Args:
-        prefix: prefix of the set, in the folder of the .rec files; by default that of a single .rec file.
-        task: name of the task; None: determined from the labels. Labels with flag 0 or one float are classes, a fixed
-            number of values 1, 0, -1 is multi-label, and mxnet's box layout is detection. With "classification" the
-            class is the first float of each label, as in insightface's sets.
+        prefix: prefix of the set, in the folder of the .rec files; by default the path of a single .rec file without
+            its suffix.
+        task: name of the task; None: determined from the labels. Labels with flag 0 or one float mean classification, a
+            fixed number of values 1, 0 and -1 means multi-label, and mxnet's box layout means detection. With
+            "classification", the class is the first float of each label, as in insightface's sets.
         classes: class names; None: use the class indices as names.
         reindex: replace an existing index. If the set has a manifest and `force` is not set, the records are not
-            scanned: only an .idx that does not match the manifest is rewritten, if necessary with its entry in the
-            manifest. In this case `recs` may also be the prefix.
+            scanned. Only an .idx that does not match the manifest is rewritten, if necessary together with its entry in
+            the manifest. In this case, `recs` may also be the prefix.
         renumber: use row numbers as ids, for files whose ids are not unique.
         skip_bad: skip records whose header or image cannot be read; the manifest's report lists them.
         force: replace an existing set.
@@ -181,7 +182,7 @@ class _Scan:
         return f"{self._paths[part]}: record {number}"
 
     def label_width(self, task: Task) -> int:
-        """Return the number of floats per label; 0 if it varies, and for boxes."""
+        """Return the number of floats per label, or 0 for boxes or if the number varies."""
         widths = {label.size for label in self.labels}
         return widths.pop() if len(widths) == 1 and not task.boxes else 0
 
@@ -213,7 +214,7 @@ def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
 
 
 def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:
-    """Return the content of the existing index. Raise ValueError unless its offsets are those of the records."""
+    """Return the content of an existing index. Raise ValueError unless its offsets are those of the records."""
     sizes = [part.size for part in parts]
     advice = "--reindex replaces it, or keep it for the program that wrote it and choose another name with --out PREFIX"
     offsets = read_index(path, sum(sizes), advice)
@@ -228,7 +229,9 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     The new index equals the original byte for byte, unless the set was adopted with the index of another program. The
     keys and order of such an index are stored nowhere else, so the new index has the records' ids in file order, and
     the manifest is updated.
-    Raise ValueError if `paths` are not those of the set, or if a new index would come from a changed table.
+
+    Raise ValueError if `paths` are not those of the set, or if an index that differs from the original would have to be
+    made from a changed table.
     """
     manifest = manifest_path(base)
     info = read_info(manifest)

@@ -4,7 +4,8 @@
     | frame head | IRHeader | label floats | image, 0 | frame head …
                             ^ reserved by `room`, so that a file is read directly to its final position
 
-A thread that hashes or writes image by image needs the GIL for every image; with blocks, once per up to 16 images.
+A thread that hashes or writes single images needs the GIL for each of them. With blocks, it needs the GIL once for up
+to 16 images.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """RecordIO's framing: how payloads are stored in a .rec file, as mxnet 1.9.1 writes and reads it.
 
-A frame is `uint32 MAGIC`, `uint32 (cflag << 29 | length)`, the payload, zeros up to a multiple of four bytes;
-little-endian. A payload that contains MAGIC at a multiple of four from its start is split there: the magic is
-dropped, and the pieces become separate frames with cflag 1 (first), 2 (middle) and 3 (last). An unsplit payload has
-cflag 0.
+A frame consists of `uint32 MAGIC`, `uint32 (cflag << 29 | length)`, the payload, and zeros up to a multiple of four
+bytes. Integers are little-endian. A payload that contains MAGIC at an offset that is a multiple of four is split there:
+the magic is dropped, and the pieces become separate frames with cflag 1 (first), 2 (middle) and 3 (last). An unsplit
+payload has cflag 0.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_record(buffer: memoryview, offset: int) -> tuple[memoryview, Record]:
     """Return the payload of the record at `offset`, and its `Record`.
 
     The payload is a view of `buffer`, or a joined copy if the record is split. Raise ValueError if no valid record
-    starts at `offset`, for example with a wrong magic, beyond the end, or with pieces out of order.
+    starts at `offset`: for example if the magic is wrong, `offset` is past the end, or pieces are out of order.
     """
     first, cflag, end = _read_frame(buffer, offset)
     if cflag == WHOLE:

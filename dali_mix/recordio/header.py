@@ -1,4 +1,4 @@
-"""Payloads: mxnet's IRHeader, then the label's floats, then the encoded image."""
+"""Pack and unpack payloads, which consist of mxnet's IRHeader, the label's floats and the encoded image."""
 
 from __future__ import annotations
 
@@ -26,11 +26,17 @@ class Unpacked(NamedTuple):
 
 
 def pack_header(label: Label, record_id: int) -> bytes:
-    """Return the bytes before the image: 24, and four for each float of a label that is a sequence (flag = its length).
+    """Return the bytes of a payload before the image.
 
-    Raise ValueError for an id that is not an unsigned 64-bit integer, a label that is NaN or infinite, a sequence that
-    is empty or has more than 2^20 floats, a class that is negative, fractional or above 2^24, and a header that
-    contains RecordIO's magic, which DALI's reader rejects.
+    These are the header of 24 bytes and, if `label` is a sequence (flag = its length), four bytes for each float.
+
+    Raise ValueError for:
+
+    - an id that is not an unsigned 64-bit integer
+    - a label that is NaN or infinite
+    - a sequence that is empty, is not one-dimensional or has more than 2^20 floats
+    - a class that is negative, fractional or above 2^24
+    - a result that contains RecordIO's magic at a multiple of four bytes, which DALI's reader rejects
     """
     if not 0 <= record_id < 1 << 64:
         raise ValueError(f"id {record_id} does not fit an unsigned 64-bit number; ids count from 0")
@@ -56,7 +62,7 @@ def pack_header(label: Label, record_id: int) -> bytes:
 
 
 def pack_record(label: Label, record_id: int, encoded: bytes) -> bytes:
-    """Return the payload of an image, its label and its id. Raise ValueError like `pack_header`.
+    """Return the payload of an image, its label and its id. Raise the errors of `pack_header`.
 
     `label` is a class (flag 0) or a sequence of floats (flag = its length).
     """

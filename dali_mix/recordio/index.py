@@ -1,4 +1,4 @@
-"""The .idx file: one `id\\toffset` per line. It is read strictly, since DALI silently stops at a malformed line."""
+"""Read and write .idx files, one `id\\toffset` per line. Reading is strict: DALI silently stops at a malformed line."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The manifest is written last; without it the set does not exist.
 
-Neither file can execute code: the JSON is read by the standard library, and the .npy must have exactly the header our
-writer produces for this number of records.
+Neither file can execute code: the JSON is read by the standard library, and the .npy must have exactly the header that
+our writer produces for this number of records.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class SetInfo:
     Attributes:
         task: name of the task.
         classes: class names, in the order of the class indices.
-        label_width: floats per label: K for multi-label; 0 if the number varies, and for detection; else 1, or more in
-            an adopted set whose labels only begin with the class.
+        label_width: floats per label. Multi-label: K. Detection, and labels of different lengths: 0. Otherwise 1, or
+            more in an adopted set whose labels continue after the class.
         count: number of records.
         parts: the .rec files.
         index, table: the .idx and the .npy file.
-        source, split: where the records come from, such as the layout, and the name of the split.
+        source, split: the origin of the records, such as the name of the layout, and the name of the split.
         options: the options of packing.
         report: what packing skipped, clipped or re-encoded.
         version: version of the format.
@@ -157,7 +157,8 @@ def manifest_path(prefix: Path) -> Path:
 def read_info(path: Path) -> SetInfo:
     """Read and check PREFIX.json.
 
-    Raise FileNotFoundError if it does not exist, ValueError if it is not a manifest, has an invalid field or changed.
+    Raise FileNotFoundError if it does not exist. Raise ValueError if it is not a manifest of this format version, has
+    an invalid field, or was changed after it was written.
     """
     try:
         text = path.read_bytes()
@@ -198,7 +199,7 @@ def _records(manifest: Path) -> list[Path]:
 
 
 def again(manifest: Path) -> str:
-    """Return advice for a lost or damaged manifest or table, for the end of a message."""
+    """Return advice on replacing a lost or damaged manifest or table, for the end of a message."""
     recs = _records(manifest)
     if not recs:
         return "pack the set again"
@@ -260,7 +261,7 @@ def table_bytes(table: np.ndarray) -> bytes:
 def open_table(path: Path, count: int) -> np.memmap:
     """Return the memory-mapped, read-only table (count,) of RECORD_DTYPE.
 
-    Raise FileNotFoundError, or ValueError for a file that is not a table of `count` records.
+    Raise FileNotFoundError if it is missing, ValueError for a file that is not a table of `count` records.
     """
     header = table_header(count)
     expected = len(header) + count * RECORD_DTYPE.itemsize

@@ -16,7 +16,8 @@ class Part:
     """A .rec file being written.
 
     `place` assigns each piece its offset and hashes it, in file order; `store` writes it, in any thread and order. The
-    file is closed after `end` once the last piece is stored, since a set may have more files than can be open.
+    file is closed as soon as `end` has been called and all pieces are stored, since a set may have more files than a
+    process may have open.
     """
 
     def __init__(self, path: Path) -> None:

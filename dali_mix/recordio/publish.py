@@ -1,4 +1,4 @@
-"""Publish the files of a set atomically: the set exists once its manifest does, which is renamed last.
+"""Publish the files of a set atomically. The manifest is renamed last; the set exists once its manifest does.
 
     .PREFIX.lock         locked while the set is written; the lock ends with its process
     .NAME.partial        the new files while they are written
@@ -6,11 +6,20 @@
     .PREFIX.publishing   the journal, written before the first rename: {"new": names, "old": names to be removed}
     .NAME.kept           hard links to an older set's files, to undo renames that fail
 
-Publishing: write the journal, remove the old manifest, rename the new files with their manifest last, remove what only
-the old set had, remove the journal. Invariant: with a manifest the set is complete; without one, the journal lists the
-files under final names. The next packer for the prefix can therefore remove what a killed one left: partial files, and
-files of the journal without a partial file, which have been renamed. Remains of an older set that was being replaced
-are recorded as abandoned until a new set replaces them, so that `force` is not needed again.
+Publishing has five steps:
+
+1. Write the journal.
+2. Remove the old manifest.
+3. Rename the new files, their manifest last.
+4. Remove the files that only the old set had.
+5. Remove the journal.
+
+Invariant: if there is a manifest, the set is complete; otherwise the journal lists the files that have final names. The
+next packer for the prefix can therefore remove what a killed packer left: partial files, and new files in the journal
+that have no partial file, since these were renamed.
+
+Remains of an older set that was being replaced are recorded as abandoned until a new set replaces them, so that `force`
+is not needed again.
 """
 
 from __future__ import annotations
@@ -40,9 +49,11 @@ class Publication:
             files.write(…)
             files.publish(…)
 
-    Raise ValueError if `prefix` is a folder, OSError if its parent folder cannot be created or another packer is
-    writing the set. `check_free` raises FileExistsError for an existing set. Leaving the block without `publish`
-    removes all partial files and leaves an existing set unchanged.
+    Leaving the block without `publish` removes all partial files and leaves an existing set unchanged.
+
+    Raise ValueError if `prefix` is a folder. On entering the block, raise OSError if the parent folder cannot be
+    created or written to, or if another packer is writing the set. `check_free` raises FileExistsError for an existing
+    set.
     """
 
     def __init__(self, prefix: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -83,8 +94,8 @@ class Publication:
     def check_free(self, names: list[str]) -> None:
         """Raise FileExistsError if one of `names` is a folder, or an existing file that may not be replaced.
 
-        With `force`, all files may be replaced. The remains of an older set that a killed packer was replacing may
-        always be replaced.
+        With `force`, every file may be replaced. Without it, only the remains of an older set that a killed packer was
+        replacing may be replaced.
         """
         for name in names:
             if (self.folder / name).is_dir():
@@ -113,7 +124,7 @@ class Publication:
     def publish(self, names: list[str], *, remove_old: bool = True) -> None:
         """Rename the partial files of `names` to their final names, in order; the last one is the manifest.
 
-        `remove_old`: also remove files of an older set of this prefix that the new set does not have. If a rename
+        With `remove_old`, also remove files of an older set of this prefix that the new set does not have. If a rename
         fails, raise OSError and restore the older set (on file systems with hard links).
         """
         for name in names:
@@ -159,7 +170,7 @@ class Publication:
         return kept
 
     def _put_back(self, names: list[str], kept: list[str]) -> None:
-        """Undo a failed publication: restore the files in `kept`, the manifest last, and remove new ones."""
+        """Undo a failed publication: restore the files in `kept`, the manifest last, and remove new files."""
         for name in names:
             if name in kept:
                 self._kept(name).replace(self.folder / name)
@@ -169,7 +180,7 @@ class Publication:
             self._journal.unlink(missing_ok=True)
 
     def _old_names(self) -> set[str]:
-        """Return the names of the old set's files except its manifest; there may be more shards than in the new set."""
+        """Return the names of the old set's files except its manifest. It may have more shards than the new set."""
         try:
             info = read_info(manifest_path(self.prefix))
         except (OSError, ValueError):
@@ -242,8 +253,8 @@ class Publication:
 
 
 def new_try(partial: Path) -> Path:
-    """Return a path for one attempt to write the file `partial`, unique across machines.
+    """Return a path, unique across machines, for one attempt to write the file `partial`.
 
-    `Publication` removes such files on entering and on leaving its block.
+    `Publication` removes such files when its block is entered and when it is left.
     """
     return partial.with_name(f"{partial.stem}.{secrets.token_hex(4)}{partial.suffix}")

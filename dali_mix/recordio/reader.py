@@ -32,12 +32,12 @@ class RecordSet:
     """A packed set opened for reading: `PREFIX.json`, `.npy`, `.idx` and its .rec files.
 
     Rows are record numbers, 0 to len - 1, in file order. `payload` and `encoded` return read-only views of the mapped
-    file, or of a joined copy if the record is split. A set can be pickled (a worker maps the files itself) and used
-    after a fork.
+    file, or of a joined copy if the record is split. A `RecordSet` can be used after a fork, and it can be pickled: the
+    other process opens the files again.
 
     Opening makes only cheap checks: all files exist and have the sizes in the manifest, and an index of up to 8 MiB has
-    the sha256 in the manifest. `dali_mix.recordio.verify` checks every byte. Opening raises FileNotFoundError or
-    ValueError, naming the file and what to do.
+    the sha256 in the manifest. If a check fails, FileNotFoundError or ValueError names the file and says what to do.
+    `dali_mix.recordio.verify` checks every byte.
 
     Attributes:
         prefix: prefix of the set.
@@ -94,7 +94,7 @@ class RecordSet:
 
     @property
     def taller(self) -> np.ndarray:
-        """Return (count,) bool, True for images taller than wide."""
+        """Return a mask (count,) bool of the images that are taller than wide."""
         return np.asarray(self.table["height"]) > self.table["width"]
 
     def where(self, row: int) -> str:
@@ -134,10 +134,10 @@ class RecordSet:
 
     @functools.cached_property
     def unencoded(self) -> bool:
-        """Return True if all images are binary PNMs, except for sets of 8-bit grey images.
+        """Return True if all images are binary PNMs and the first one is not an 8-bit grey image.
 
-        For 8-bit grey images a decoder is faster than `pixels`, which repeats each value three times. A set counts as
-        such if the payload of its first record has fewer than two bytes per pixel.
+        For 8-bit grey images, a decoder is faster than `pixels`, which repeats each value three times. An image counts
+        as 8-bit grey if the payload of its record has fewer than two bytes per pixel.
         """
         if not len(self) or self.table["encoding"][0] != _PNM:
             return False  # without reading the rest of the table
@@ -147,9 +147,10 @@ class RecordSet:
         return bool((self.table["encoding"] == _PNM).all())
 
     def pixels(self, row: int) -> np.ndarray:
-        """Return an image of a set of PNMs, (H, W, 3) uint8 RGB; a view of `encoded` unless it is grey or has 16 bits.
+        """Return the pixels of an image that is stored as PNM, (H, W, 3) uint8 RGB.
 
-        Raise the errors of `encoded`, and ValueError if the image is not a PNM of the size in the table.
+        They are a view of `encoded` unless the image is grey or has 16 bits. Raise the errors of `encoded`, and
+        ValueError if the image is not a PNM of the size in the table.
         """
         encoded, entry = self.encoded(row), self.table[row]
         height, width = int(entry["height"]), int(entry["width"])
@@ -179,9 +180,12 @@ class RecordSet:
     def labels(self, rows: np.ndarray) -> Any:
         """Return the labels of `rows` (B,), in a format that depends on the task.
 
-        classification: (B,) int64. multilabel: (B, K) float32 in {1, 0, -1 = ignore}. detection: a list of B arrays (n,
-        6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult. Raise ValueError for a class out of
-        range (classification), or a label of another length or layout; other values are not checked.
+        - classification: (B,) int64
+        - multilabel: (B, K) float32 of 1, 0 and -1 (ignore)
+        - detection: a list of B arrays (n, 6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult
+
+        Raise ValueError for a class that is out of range (classification), or a label of a different length or layout.
+        Other values are not checked.
         """
         return self.task.targets(self, np.asarray(rows, dtype=np.int64))
 
@@ -211,7 +215,7 @@ def check_names(prefix: Path, info: SetInfo) -> None:
 
 
 def check_size(path: Path, size: int, advice: str = "copy it again, or pack the set again") -> None:
-    """Raise FileNotFoundError or ValueError, ending with `advice`, unless the file `path` has `size` bytes."""
+    """Raise FileNotFoundError or ValueError unless the file has `size` bytes. The message ends with `advice`."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:
@@ -222,14 +226,14 @@ def check_size(path: Path, size: int, advice: str = "copy it again, or pack the 
 
 
 def map_file(path: Path) -> memoryview:
-    """Memory-map a file read-only and return its bytes. No file descriptor stays open. Raise OSError on failure."""
+    """Memory-map a file read-only and return a view of it. No file descriptor stays open. Raise OSError on failure."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             return memoryview(b"")
         # A set may have more shards than a process may have open files, and mmap.mmap duplicates the descriptor and
         # keeps it for as long as the mapping (trackfd=False needs Python 3.13). Therefore reserve the addresses with
-        # an anonymous mapping, which needs no descriptor and unmaps them when freed, and map the file over it.
+        # an anonymous mapping, which needs no descriptor, and map the file over it. Freeing the mapping unmaps both.
         reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
         address = np.frombuffer(reserved, np.uint8).ctypes.data
         if _MMAP(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file.fileno(), 0) != address:

@@ -1,4 +1,4 @@
-"""Summary of a set, for `dali-mix inspect` and the end of packing."""
+"""Summarize a set, for `dali-mix inspect` and at the end of packing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN = 20  # entries of a dict in a line
 
 
 def summarize(records: RecordSet) -> dict[str, Any]:
-    """Return a dict of statistics of a set, as JSON values: records, bytes, encodings, heights, widths, report, …"""
+    """Return statistics of a set as a dict of JSON values: records, bytes, encodings, height, width, report, …"""
     info, table = records.info, records.table
     heights, widths = table["height"], table["width"]
     kinds, counts = np.unique(table["encoding"], return_counts=True)
@@ -46,7 +46,7 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 def lines(figures: dict[str, Any]) -> list[str]:
     """Format the result of `summarize` as text lines.
 
-    A list is shown as its length, a long dict is shortened, and split records are omitted if there are none.
+    A list is shown as its length, and a long dict is shortened. Split records are omitted if there are none.
     """
 
     def shown(value: Any) -> str:

@@ -46,14 +46,20 @@ def verify_set(
     progress: Progress | None = None,
     machines: Machines | None = None,
 ) -> Generator[str]:
-    """Yield one message for each problem of the set `prefix`. It names the file and record, and says what to do.
+    """Yield a message for each problem of the set `prefix`. A message names the file and record, and says what to do.
 
-    Checks: size and sha256 of all files; the index line by line; each record's framing, crc32, header and label; and
-    that its image is complete according to its header, with the dimensions in the table. If the table changed, records
-    are not checked one by one.
+    These are checked:
+
+    - the size and sha256 of all files
+    - each line of the index
+    - the framing, crc32, header and label of each record
+    - that each image is complete according to its header, and has the dimensions in the table
+
+    If the table changed, single records are not checked.
 
     Args:
-        decode: a function to also decode every image: encoded (n,) uint8 → height, width; raises ValueError on failure.
+        decode: a function that decodes an image, to check every image: encoded (n,) uint8 → height, width. It raises
+            ValueError if the image cannot be decoded.
         progress: called with the number of records done since the last call.
         machines: machines that check the .rec files, one at a time each; this machine checks index and table.
     """
@@ -209,7 +215,7 @@ def _passed_over(info: SetInfo) -> list[dict[str, int]]:
 def _record_problem(
     payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
 ) -> str:
-    """Return the problem of a record with advice, or "". Bytes changed since packing are reported as one problem."""
+    """Return the problem of a record, with advice, or "". If its bytes changed, that is reported as the problem."""
     found = _differs(payload, record, entry, info, decode)
     crc = zlib.crc32(payload)
     if crc == entry["crc32"]:

@@ -1,4 +1,4 @@
-"""Write a set: records in order into .rec files, then index, table and manifest, published atomically."""
+"""Write the records of a set to .rec files, in order, then its index, table and manifest, and publish it atomically."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RecordWriter:
                 part.close()
 
     def write(self, block: Block) -> None:
-        """Append the records of `block`; their positions among the expected `total` must increase from call to call.
+        """Append the records of `block`. Their positions among the expected `total` must increase from call to call.
 
         The writer takes ownership of the block; `spare_block` returns it for reuse.
         """
@@ -67,8 +67,8 @@ class RecordWriter:
     def place(self, block: Block) -> Callable[[], None]:
         """Do the part of `write` that must run in order: assign offsets to the records and hash them.
 
-        Return a function that writes the records. Call it once, in any thread, before `end`; it may run concurrently
-        with other such functions and with `place`.
+        Return a function that writes the records. Call this function once, in any thread, before `end`. It may run
+        concurrently with other such functions and with `place`.
         """
         view, start = block.view(), 0
         pieces: list[tuple[Part, memoryview, int]] = []
@@ -102,7 +102,7 @@ class RecordWriter:
         return entry.position * len(self._paths) // self._total if len(self._paths) > 1 else 0
 
     def spare_block(self) -> Block:
-        """Return an empty block, if possible the one used last, which the CPU may still have cached. Thread-safe."""
+        """Return an empty block, if possible the last one used, which may still be in the CPU's cache. Thread-safe."""
         try:
             return self._spare.pop()
         except IndexError:
@@ -129,9 +129,9 @@ class SetWriter(RecordWriter):
 
     Leaving the `with` block before `finish` publishes nothing.
 
-    `total`: the expected number of records, which determines the boundaries of shards; None if it is unknown, for one
-    shard only. Raise ValueError for an invalid number of `shards`, FileExistsError on entering the block if the set
-    exists and `force` is not set.
+    `total` is the expected number of records, which determines the boundaries of shards. It may be None (unknown) for a
+    single shard. Raise ValueError for an invalid number of `shards`, and on entering the block FileExistsError if the
+    set exists and `force` is not set.
     """
 
     def __init__(
@@ -179,9 +179,9 @@ class SetWriter(RecordWriter):
         return self._paths[shard]
 
     def mark_folder(self) -> Path:
-        """Create a file by which other machines can tell that they see this folder; return its path.
+        """Create a file whose presence shows other machines that they see this folder, and return its path.
 
-        It is removed with the partial files.
+        The file is removed with the partial files.
         """
         path = new_try(self._files.partial(self._tail[-1]))
         with write_errors(path):
@@ -236,7 +236,7 @@ class SetWriter(RecordWriter):
 
 
 def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
-    """Raise ValueError, prefixed by `where` and followed by `advice`, if two records have the same id."""
+    """Raise ValueError if two records have the same id. The message begins with `where` and ends with `advice`."""
     ordered = np.sort(ids)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if twice.size:
@@ -274,8 +274,8 @@ def write_set(
 ) -> SetInfo:
     """Write `samples` (`Sample`, or tuples of its first fields, such as (encoded, label)) as the set `prefix`.
 
-    Return the set's manifest. For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise
-    ValueError naming an invalid sample, FileExistsError if the set exists and `force` is not set.
+    Return the set's manifest. Use it for tests and small sets in memory; `dali_mix.datasets` packs folders in parallel.
+    Raise ValueError naming an invalid sample, FileExistsError if the set exists and `force` is not set.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
     total = len(listed)

@@ -86,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
-    """Return the state dict of IN, and True if it is a checkpoint of a dali_mix run.
+    """Return the state dict of IN, and whether IN is a checkpoint of a dali_mix run.
 
-    Raise FileNotFoundError if IN does not exist, ValueError if it is not such a checkpoint and --ema is set.
+    Raise FileNotFoundError if IN does not exist. Raise ValueError if --ema is set and IN is not such a checkpoint.
     """
     from dali_mix.engine.checkpoint.files import is_checkpoint
     from dali_mix.engine.checkpoint.trained import open_trained
@@ -113,8 +113,8 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
     """Return the model that `state` belongs to, recognized from the shapes of its tensors.
 
-    If no model is recognized, or its keys differ from those of `state`, return None if `sure` (the keys are those of
-    our own models) and `model` is empty, else raise ValueError.
+    Raise ValueError if no model is recognized, or if its keys differ from those of `state`. If `sure` is True (`state`
+    is from a dali_mix run) and the name `model` is empty, return None instead.
     """
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters

@@ -89,7 +89,7 @@ def check_disk(findings: Findings) -> None:
 
 
 def check_shared_memory(findings: Findings) -> None:
-    """Report too little shared memory for a worker pool, if Ray is installed (Docker's default is 64 MB)."""
+    """If Ray is installed, report whether /dev/shm is small for a worker pool (Docker's default is 64 MB)."""
     if importlib.util.find_spec("ray") is not None and (free := shutil.disk_usage("/dev/shm").free) < LOW_SHARED:
         text = (
             f"{free >> 20} MB free in /dev/shm: little for `dali-mix serve`; in a container, docker run --shm-size=4g"

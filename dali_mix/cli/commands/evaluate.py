@@ -1,4 +1,4 @@
-"""`dali-mix evaluate RECIPE CHECKPOINT`: evaluate each record of the val_set once, with the run's recipe values."""
+"""`dali-mix evaluate RECIPE CHECKPOINT`: evaluate each record of `val_set` once, with the run's recipe values."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 DEFAULT, WITH_BOXES = "resizemix,cutmix,mixup,cutout", "boxresizemix,boxsplicemix"
-_OWN = re.compile(r"[\w.]+:\w+(:|$)")  # module:name; a bundled name is followed by option=value
+_OWN = re.compile(r"[\w.]+:\w+(:|$)")  # module:name; not a bundled name, whose colon precedes option=value
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

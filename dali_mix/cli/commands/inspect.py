@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a summary of the set, or one record, whose encoded image --save writes to a file.
+    """Print a summary of the set, or one record. With --save, also write the record's encoded image to a file.
 
     Raise ValueError for --save without --record, or a record that does not exist.
     """

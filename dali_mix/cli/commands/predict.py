@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for the recipe, the checkpoint, and which weights and values to use."""
+    """Add the arguments that choose the recipe, changes to its values, the checkpoint and its weights."""
     add_recipe(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a weight file")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights")
@@ -151,7 +151,7 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
 
 
 def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
-    """Return the config from `load_evaluated`; if `shown`, print the file of the run whose values it uses."""
+    """Return the config from `load_evaluated`. If `shown` and its values are those of a run, print the run's file."""
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
@@ -166,7 +166,7 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def report_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
-    """Print to stderr which files could not be read; return the exit status, 1 if there are any."""
+    """List unreadable files on stderr, with the reasons. Return the exit status: 1 if there are any, else 0."""
     status = 0
     for path, reason in unreadable:
         print(printable(f"dali-mix {command}: skipped {path}: {reason}"), file=sys.stderr)

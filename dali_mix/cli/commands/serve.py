@@ -1,4 +1,4 @@
-"""`dali-mix serve`: run a pool of decoding workers, add this machine to one, or show its status."""
+"""`dali-mix serve`: run a pool of decoding workers, add this machine to a pool, or show the status of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dali-mix train RECIPE --work-dir D`: train or resume; under torchrun, every rank runs it."""
+"""`dali-mix train RECIPE --work-dir D`: train or resume a run. Under torchrun, every rank runs this command."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM, unless `process_group.StopSignal` does, by ending the process with status 75.
+    """End the process with status 75. This handles SIGTERM whenever `process_group.StopSignal` does not.
 
-    It ends at once: libraries that are being imported could swallow or replace an exception.
+    The process ends immediately instead of raising an exception, since libraries that are being imported could swallow
+    or replace the exception.
     """
-    # The launcher (see `cli.rank`) prints it once for its ranks.
+    # The launcher (see `cli.rank`) prints this message once for all its ranks.
     if "DALI_MIX_RANKS" not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
         with suppress(OSError):
             os.write(2, f"dali-mix train: {NOTHING_TO_SAVE}\n".encode())

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the problems to stderr, up to --limit per set; return the exit status, 1 if there are any."""
+    """Print the problems to stderr, up to --limit per set. Return the exit status: 1 if there are any, else 0."""
     return with_cluster("verify", args, partial(_verify, args))
 
 

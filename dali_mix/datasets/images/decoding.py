@@ -2,9 +2,11 @@
 
 The values of a 16-bit image may differ from DALI's by 1.
 
-A plain image (see `read_image_header`) of up to three channels is decoded by OpenCV, which DALI uses on a CPU, or by
-PIL where PIL is stricter; any other image by PIL alone, from the parts of the file that determine its pixels. The
-orientation comes from the header reader: no decoder rotates an image or reads its metadata, except PIL for a TIFF.
+OpenCV, which DALI uses on a CPU, decodes plain images (see `read_image_header`) of up to three channels. PIL decodes
+all other images. For a strict check, PIL also decodes plain ones, since it detects more damage.
+
+The orientation is taken from the header reader. No decoder rotates an image or reads its metadata, with one exception:
+PIL rotates a TIFF.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a pr
 
 
 def needs_conversion(data: bytes | memoryview) -> bool:
-    """Return True for an image that PIL decodes, but DALI does not, or not to the correct pixels.
+    """Return True for an image that PIL decodes, but that DALI does not decode, or not to the correct pixels.
 
     Raise ValueError for a damaged header of a binary PNM.
     """
@@ -73,13 +75,13 @@ def has_alpha(data: bytes) -> bool:
 def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, strict: bool = False) -> np.ndarray:
     """Decode an image to (H, W, 3) uint8 BGR, rotated by EXIF.
 
-    Alpha is dropped, as in DALI. 16 bits are reduced to the upper 8, where DALI rounds. Raise ValueError for an image
-    that cannot be decoded, or whose size differs from its header's.
+    Alpha is dropped, as in DALI. 16-bit values are reduced to their upper 8 bits, whereas DALI rounds them. Raise
+    ValueError for an image that cannot be decoded, or whose size differs from that in its header.
 
     Args:
-        height: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 scale if the result is at least that high. The size of
-            the result is not checked then. With `strict`, it has no effect.
-        strict: also raise for damage that OpenCV ignores.
+        height: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 scale if the result is at least `height` pixels high. The
+            size of the result is then not checked. Ignored with `strict`.
+        strict: also raise ValueError for damage that OpenCV ignores.
     """
     if strict:
         {"jpeg": _check_scans, "png": check_pixels}.get(header.encoding, bytes)(data)
@@ -99,8 +101,8 @@ def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, s
 def decoded_size(encoded: bytes | memoryview | np.ndarray) -> tuple[int, int]:
     """Decode a plain image strictly; return its height and width after rotation.
 
-    Raise ValueError if it cannot be decoded, or is a JPEG with a marker that is invalid within scan data (which
-    decoders ignore).
+    Raise ValueError if it cannot be decoded, or for damage to a JPEG that decoders ignore: a marker that is invalid
+    within scan data, or scan data that ends before the image is complete.
     """
     data = bytes(encoded)
     height, width = decode_bgr(data, read_image_header(data), strict=True).shape[:2]
@@ -122,10 +124,10 @@ def _check_scans(data: bytes) -> None:
 
 
 def _check_end(data: bytes, end: int) -> None:
-    """Raise ValueError if the scan data ends (at `end`) before the image is complete: decoders leave the rest grey.
+    """Raise ValueError if the scan data, which ends at `end`, is incomplete. Decoders leave the missing part grey.
 
-    Decoders skip extra bytes before the end marker, but use them as pixel data if the image is incomplete. `_FILLER`
-    inserted there therefore changes the pixels only of an incomplete image.
+    Decoders skip extra bytes before the end marker, but use them as pixel data if the image is incomplete. Inserting
+    `_FILLER` there therefore changes the pixels only if the image is incomplete.
     """
     if _small(data) != _small(data[:end] + _FILLER + data[end:]):
         raise ValueError("cannot be decoded: its image data ends before the image is complete; fetch the file again")

@@ -1,11 +1,11 @@
-"""Boxes on images with an EXIF orientation: annotation tools use either the rotated image or the stored pixels."""
+"""Rotate boxes and crops by EXIF orientation, since tools annotate either the rotated image or the stored pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 
 CHOICES = ("apply", "ignore")
-# Orientations that flip x, and those that flip y. From 5, x and y are swapped first.
+# Orientations that flip x, and orientations that flip y. From 5 on, x and y are swapped first.
 _MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
 
 

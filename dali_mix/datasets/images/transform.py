@@ -1,8 +1,13 @@
 """Convert images for storage: unchanged by default, optionally resized or re-encoded.
 
-To be resized, a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 that is not below the target height. An
-image of at least twice the target size is halved by area averaging, as often as needed. Then it is smoothed by a small
-Gaussian against aliasing, and sampled bilinearly. docs/decisions.md compares it with PIL's antialiased resize.
+An image is resized in these steps:
+
+1. A JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 whose result is at least as high as the target.
+2. While the image has at least twice the target's height and width, it is halved by area averaging.
+3. A small Gaussian smooths the image against aliasing.
+4. Bilinear sampling produces the target size.
+
+docs/decisions.md compares the result with PIL's antialiased resize.
 """
 
 from __future__ import annotations
@@ -58,13 +63,16 @@ class Transform:
         """Convert an encoded image; return the bytes to store, their header, and the reason for re-encoding.
 
         The bytes are `data` itself if nothing changes. The header keeps the file's orientation, even if the stored
-        pixels are already rotated. The reason is "" if the image is not re-encoded, else why decoders may disagree on
-        it or, if they agree, `AS_ASKED`. An image on which they may disagree is stored losslessly as PNG, unless the
-        options re-encode it anyway.
+        pixels are already rotated.
+
+        The reason is "" if the image is not re-encoded. Otherwise it says why decoders may disagree on the image, or is
+        `AS_ASKED` if they agree. An image on which they may disagree is stored losslessly as PNG, unless the options
+        re-encode it anyway.
 
         `crop` is the part to store: x, y, width, height in pixels, before EXIF rotation if `stored`. It is encoded as
-        JPEG if `encoding` is "keep". Raise ValueError for truncated or non-image data, an image of more than
-        `max_pixels`, or an empty crop.
+        JPEG if `encoding` is "keep".
+
+        Raise ValueError for truncated or non-image data, an image of more than `max_pixels`, or an empty crop.
         """
         converted = self.encoding != "keep" and needs_conversion(data)
         header = converted_header(data) if converted else read_image_header(data, plain=False)
@@ -115,7 +123,7 @@ def encode(image_rgb: np.ndarray, encoding: str, quality: int = 95) -> bytes:
 
 
 def _cut(image_bgr: np.ndarray, crop: Box) -> np.ndarray:
-    """Return the part `crop` (x, y, width, height) of (H, W, 3), rounded. Raise ValueError if it is empty."""
+    """Return the part `crop` (x, y, width, height) of an image, rounded to pixels. Raise ValueError if it is empty."""
     left, top, right, bottom = (max(0, round(side)) for side in (*crop[:2], crop[0] + crop[2], crop[1] + crop[3]))
     cut = image_bgr[top:bottom, left:right]
     if not cut.size:

@@ -1,12 +1,17 @@
-"""Layout `coco`: COCO 2014 and 2017, and any set in the same layout: multi-label targets or boxes.
+"""Layout `coco`: multi-label targets or boxes from COCO 2014 and 2017, or from any set in the same format.
 
-annotations/instances_SPLIT.json and the folder SPLIT/ (train2014, val2017, …; also below images/, or images/ itself),
-or Roboflow's SPLIT/_annotations.coco.json with the images in the same folder. Classes are the categories in the order
-of their ids, counted from 0 without gaps, or the names of `--classes FILE`. Multi-label: a class is 1 if it has an
-annotation, including crowds. Detection: a crowd's box is marked difficult, so that training and evaluation ignore it; a
-box without area (the published files have a few) is left out and counted in the report.
+The files are organized in one of two ways:
 
-More than 300 lines: where the files are and what the JSON contains are interpreted together.
+- annotations/instances_SPLIT.json, with the images in SPLIT/ (train2014, val2017, …), images/SPLIT/ or images/
+- Roboflow's export: SPLIT/_annotations.coco.json, with the images in the same folder
+
+Classes are the categories in the order of their ids, numbered from 0 without gaps, or the names of `--classes FILE`.
+
+- Multi-label: a class is 1 if it has an annotation, including crowds.
+- Detection: the box of a crowd is marked difficult, so that training and evaluation ignore it. Boxes without area (the
+  published files have a few) are left out and counted in the report.
+
+More than 300 lines: the locations of the files and the content of the JSON are interpreted together.
 """
 
 from __future__ import annotations
@@ -52,10 +57,11 @@ _ROBOFLOW = "_annotations.coco.json"
 
 
 def coco(root: Path, split: str, options: Options) -> Listing:
-    """List split "train2014", "val2017", …; or "train" with `--years 2014`, or if only one year exists.
+    """List split "train2014", "val2017", ….
 
-    The splits of a Roboflow export are its folders. `--task multilabel` (default) drops images without annotations,
-    detection keeps them as negatives; `--unlabelled` overrides both. Record ids are COCO's image ids.
+    The year may be left out ("train") with `--years 2014`, or if only one year exists. The splits of a Roboflow export
+    are its folders. `--task multilabel` (default) drops images without annotations, detection keeps them as negatives;
+    `--unlabelled` overrides both. Record ids are COCO's image ids.
 
     Raise FileNotFoundError or ValueError naming file, entry and field if anything is missing, malformed or
     contradictory.
@@ -160,7 +166,7 @@ def _name(folder: str, file: str, where: str) -> str:
 def _sizes(images: list[Any], where: str, mistakes: Mistakes) -> list[tuple[int, int]]:
     """Return the (height, width) of each image; an invalid side is added to `mistakes` and returned as 0.
 
-    Boxes need the size. Some tools write 64.0, others nothing or -1.
+    Boxes are scaled by the size. Some tools write 64.0, which is valid; others write nothing or -1, which is not.
     """
     expected = "a number of pixels (--task multilabel needs none)"
     sides = [column(images, side, _is_side, expected, where, mistakes) for side in ("height", "width")]
@@ -172,7 +178,10 @@ def _is_side(value: Any) -> bool:
 
 
 def _parent(content: Any, where: str) -> int | None:
-    """Return the index of a Roboflow export's category 0 if it is a parent without annotations, else None."""
+    """Return the index of a Roboflow export's category 0 if it is only the parent of others, else None.
+
+    Such a category is the supercategory of another one and has no annotations.
+    """
     entries = entries_of(content, "categories", where)
     parents = [
         index
@@ -196,7 +205,7 @@ def _classes(
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
     """Return the names and ids of the categories, sorted by id, without index `parent`, and a list of notices.
 
-    Raise ValueError if there are no categories. Invalid or duplicate ids and names are mistakes, which are raised too.
+    Raise ValueError if there are no categories, and the mistakes found: invalid or duplicate ids and names.
     """
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"
@@ -271,7 +280,7 @@ def _relative(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return x1, y1, x2, y2 of all boxes (N, 4), in 0..1, and a mask of those that `treat_boxes` keeps.
 
-    A row is NaN if its box, image or size is a mistake. If the stated size of an image differs from its real one, that
+    A row is NaN if its box, image or size is a mistake. If the stated size of an image differs from its real size, this
     is reported once, not for each box.
     """
     limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last row is index -1
@@ -303,7 +312,7 @@ def _relative(
 
 
 def _other_size(tree: Tree, name: str, stated: tuple[float, float], options: Options) -> str:
-    """Return the text "WxH, but NAME is WxH" if the stated size (height, width) differs from the real one, else ""."""
+    """Return "WxH, but NAME is WxH" if the stated size (height, width) differs from the image's real size, else ""."""
     with suppress(FileNotFoundError, ValueError):  # reported elsewhere
         real = image_size(tree, name, options.exif == "ignore")
         if stated != real:
@@ -313,7 +322,7 @@ def _other_size(tree: Tree, name: str, stated: tuple[float, float], options: Opt
 
 
 def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
-    """Return a hint if a box could be x1, y1, x2, y2 instead of x, y, width, height."""
+    """Return a hint if a box could be x1, y1, x2, y2 instead of x, y, width, height; else ""."""
     fits = (box[:2] < box[2:]).all() and (box >= 0).all() and (box <= limits + np.maximum(1, 0.01 * limits)).all()
     return ": if these are x1, y1, x2, y2, make the last two a width and a height" if fits else ""
 

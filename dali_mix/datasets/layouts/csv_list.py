@@ -20,7 +20,7 @@ _INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # names that pandas gives t
 
 
 def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], list[str]]:
-    """Return the rows of a CSV list, and notices on columns ignored because they are a pandas index.
+    """Return the rows of a CSV list, and notices on columns that are ignored because they are a pandas index.
 
     Columns with neither name nor content are ignored too. A line with the wrong number of fields, or an invalid id, is
     added to `mistakes`. Raise ValueError naming the line for text that is not UTF-8, invalid quoting, a missing `path`
@@ -71,7 +71,10 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 
 
 def _head(names: list[str]) -> list[str]:
-    """Return the stripped header. If `path` is missing but, e.g., PATH occurs once, PATH and ID are lowercased."""
+    """Return the column names without surrounding spaces.
+
+    If no column is called `path`, but exactly one is in another case (PATH), that name and ID are lowercased.
+    """
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:
         return names

@@ -1,8 +1,8 @@
 """Layout `digit-scenes`: several of scikit-learn's scanned digits on one canvas, for multi-label targets and boxes.
 
-An offline dataset for these two tasks. A scene is 96x128 pixels: one to five light digits of 20 to 40 pixels, which
-do not overlap, on a plain dark background with some noise. Split "val" uses different scans from "train":
-those that layout `digits` holds out. A scene depends only on (seed, split, index); `root` is not read.
+It needs no download. A scene is 96 pixels high and 128 wide. It shows one to five light digits of 20 to 40 pixels,
+which do not overlap, on a plain dark background with some noise. Split "val" uses different scans from "train": those
+that layout `digits` holds out. A scene depends only on (seed, split, index); `root` is not read.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _draw(random: np.random.Generator, rows: np.ndarray) -> list[Digit]:
 
 
 def render(scene: list[Digit], scans: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return the pixels of a scene, (96, 128, 3) uint8 RGB; `scans` (N, 8, 8) float32 in 0..1."""
+    """Return the pixels of a scene, (96, 128, 3) uint8 RGB; `scans` are (N, 8, 8) float32 in 0..1."""
     image = random.integers(0, 60, 3) + random.normal(0, 5, (HEIGHT, WIDTH, 3))
     for digit in scene:
         ink = cv2.resize(scans[digit.scan], (digit.side, digit.side), interpolation=cv2.INTER_LINEAR)[:, :, None]

@@ -1,7 +1,7 @@
-"""Layout `digits`: scikit-learn's bundled scans of handwritten digits, for the recipe `quickstart`; works offline.
+"""Layout `digits`: the scans of handwritten digits that come with scikit-learn, for the recipe `quickstart`.
 
-1,797 real scans of 8x8 pixels in 17 grey levels, enlarged to 32x32 RGB. Split "train" (about 80%) and "val" (the
-rest), stratified by class.
+It needs no download. There are 1,797 real scans of 8x8 pixels in 17 grey levels, which are enlarged to 32x32 RGB. Split
+"train" has about 80% of them and "val" the rest, stratified by class.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def digits(root: Path | None, split: str, options: Options) -> Listing:
 
 
 def held_out_rows(labels: np.ndarray, split: str) -> np.ndarray:
-    """Return the indices of `labels` (N,) in `split`: "train" or "all"; any other name means the held-out rest."""
+    """Return the indices of the `labels` (N,) in `split`: "train", "all", or any other name for the held-out scans."""
     if split == "all":
         return np.arange(len(labels))
     random = np.random.Generator(np.random.Philox(_SPLIT_KEY))

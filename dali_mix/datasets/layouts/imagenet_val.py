@@ -1,8 +1,9 @@
 """Layout `imagenet-val`: ImageNet's flat validation folder as downloaded, with a list of labels.
 
-Labels are indices into the sorted wnids, as for the training folders. The official ground-truth file uses ILSVRC2012_ID
-instead, a different order, so it needs the development kit's meta.mat for translation. Kaggle's LOC_val_solution.csv
-and lists of `file wnid` or `file label` (an index into the sorted wnids) need nothing else.
+Labels are indices into the sorted wnids, as for the training folders. The official ground-truth file numbers the
+classes by ILSVRC2012_ID instead, which is a different order, so the development kit's meta.mat is needed to translate
+it. Kaggle's LOC_val_solution.csv and lists of `file wnid` or `file label` (an index into the sorted wnids) need no
+other file.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return the labels as indices of `names`, and `names`.
+    """Return the labels as indices into `names`, and `names`.
 
-    If all `classes` are wnids in `names`, labels are matched by name, else they are unchanged. Raise ValueError if they
-    are not matched by name and there are fewer names than classes, or with wnids also if there are more.
+    If all `classes` are wnids in `names`, labels are matched by name. Otherwise they are unchanged, and ValueError is
+    raised if there are fewer names than classes, or if the classes are wnids and there are more names than classes.
     """
     wnids = not classes[0].isdigit()
     if wnids and set(classes) <= set(names):
@@ -87,7 +88,7 @@ def _find(tree: Tree, *names: str) -> str | None:
 def _by_position(
     tree: Tree, images: list[str], where: str, lines: list[str], mistakes: Mistakes
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels and classes from a list with one wnid or ILSVRC2012_ID per image, in sorted order.
+    """Return labels and classes from a list with one wnid or ILSVRC2012_ID per image, in the images' sorted order.
 
     Raise ValueError for a list of a different length or format.
     """
@@ -173,7 +174,7 @@ def _wnids_by_id(tree: Tree) -> dict[int, str]:
         ) from None
 
 
-# In a separate process, because scipy's reader can crash on a damaged file. scipy comes with scikit-learn.
+# Runs in a separate process, since scipy's reader can crash on a damaged file. scipy is installed with scikit-learn.
 _READ_META = """
 import io, json, sys
 from scipy.io import loadmat

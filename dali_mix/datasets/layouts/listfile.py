@@ -1,13 +1,14 @@
-"""Layout `list`: any other dataset, from a file that lists images and labels. Its suffix determines the format.
+"""Layout `list`: any other dataset, from a file that lists images and labels. The file's suffix determines its format.
 
-- .lst, im2rec's: `id<TAB>label…<TAB>path`
+- .lst (im2rec's format): `id<TAB>label…<TAB>path`
 - .txt, .tsv: `path<TAB>label…`
-- .csv: a header with the column `path`, optionally `id`, and label columns, see `csv_list`
-- .json (a list of objects), .jsonl (one per line): {"path": …, "label": class, name or list, "id": …};
-  detection: {"path": …, "boxes": [[class, x1, y1, x2, y2(, difficult)], …]}
+- .csv: a header with the column `path`, optionally `id`, and label columns (see `csv_list`)
+- .json (a list of objects), .jsonl (one object per line): {"path": …, "label": class, name or list, "id": …}, or, for
+  detection, {"path": …, "boxes": [[class, x1, y1, x2, y2(, difficult)], …]}
 
-A label is a class index, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
-mxnet's layout, or boxes, relative to width and height (0..1). Every row is checked before anything is packed.
+A label is a class index, a class name, or, for `--task multilabel`, K numbers 1, 0, -1. Detection labels are boxes as
+above, or floats in mxnet's layout; their coordinates are relative to width and height (0..1). Every row is checked
+before anything is packed.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ from dali_mix.tasks import Task
 
 
 def list_file(root: Path, split: str, options: Options) -> Listing:
-    """List the images named in `--list FILE`, relative to the root.
+    """List the images in the file `--list`, whose paths are relative to the root.
 
-    The default is the only one of SPLIT.lst, .txt, .tsv, .csv, .json and .jsonl in the root.
+    Without `--list`, the root must contain exactly one of SPLIT.lst, .txt, .tsv, .csv, .json and .jsonl.
 
     Raise FileNotFoundError if there is no list. Raise ValueError naming file and line for a malformed row, a path
     outside the root, a label that is not finite, out of range or of different length, a duplicate id, or a path with
@@ -96,7 +97,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
 def _checked(
     row: Row, label: Label, name: str, tree: Tree, task: Task, num_classes: int, options: Options, counts: Counter[str]
 ) -> Label:
-    """Check a label and return it. For a task with boxes, `treat_boxes` first handles the bad ones.
+    """Check a label and return it. For a task with boxes, `treat_boxes` handles the bad ones first.
 
     Raise ValueError naming the row if the label is invalid.
     """
@@ -149,7 +150,7 @@ def _fitted(
 
 
 def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:
-    """Add each path listed with two different labels to the mistakes. One with equal labels becomes two records."""
+    """Add each path that is listed with different labels to the mistakes. With equal labels, it becomes two records."""
     for index, before in doubles(names):
         one, other = labels[before], labels[index]
         if one is not None and other is not None and not np.array_equal(one, other):
@@ -237,7 +238,7 @@ _SUFFIXES = (*_READERS, ".csv")
 
 
 def _named(row: Row, tree: Tree) -> tuple[Row, str]:
-    """Return the row with its file name; surrounding spaces are stripped unless a file with them exists."""
+    """Return the row and its file name. Surrounding spaces are stripped, unless a file whose name has them exists."""
     written = check_name(row.path, tree.root, row.where)
     stripped = check_name(row.path.strip(), tree.root, row.where)
     return row, written if written != stripped and tree.exists(written) else stripped

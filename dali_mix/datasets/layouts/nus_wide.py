@@ -1,8 +1,12 @@
 """Layout `nus-wide`: NUS-WIDE's lists, its 81 concepts as multi-label targets, and the photos below Flickr/.
 
-ImageList/{Imagelist,TrainImagelist,TestImagelist}.txt (with backslashes in the paths),
-Groundtruth/AllLabels/Labels_CONCEPT.txt (0 or 1 per line, in the order of Imagelist.txt) and Concepts81.txt, which is
-in the root or in ConceptsList/. Photos without any positive concept are dropped, unless `--unlabelled keep` is set.
+These files are read:
+
+- ImageList/Imagelist.txt, TrainImagelist.txt and TestImagelist.txt, with backslashes in the paths
+- Groundtruth/AllLabels/Labels_CONCEPT.txt: 0 or 1 per line, in the order of Imagelist.txt
+- Concepts81.txt, in the root or in ConceptsList/
+
+Photos without any positive concept are dropped, unless `--unlabelled keep` is set.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from dali_mix.datasets.trees import Tree
 from dali_mix.tasks import MULTILABEL
 
 _LISTS = {"train": "TrainImagelist.txt", "test": "TestImagelist.txt"}
-# Listed photos, labelled or not: github.com/NExTplusplus/NUS-WIDE, the publishers' own page.
+# Number of listed photos, labelled or not, from the publishers' page: github.com/NExTplusplus/NUS-WIDE.
 PUBLISHED = {"train": 161_789, "test": 107_859}
 NUS_CONCEPTS = 81
 
@@ -78,7 +82,10 @@ def _concepts(tree: Tree, base: str) -> tuple[str, ...]:
 
 
 def _truth(tree: Tree, name: str, count: int) -> np.ndarray:
-    """Return the labels (count,) bool of one concept. Raise FileNotFoundError, or ValueError for a malformed file."""
+    """Return the labels (count,) bool of one concept.
+
+    Raise FileNotFoundError if the file is missing, ValueError if it is malformed.
+    """
     tokens = tree.read_needed(name).split()
     where = tree.where(name)
     if not set(tokens) <= {b"0", b"1"}:

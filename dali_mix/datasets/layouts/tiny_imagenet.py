@@ -1,4 +1,7 @@
-"""Layout `tiny-imagenet`: train/wnid/images/*, val/images/*, val/val_annotations.txt, wnids.txt; a folder or .zip."""
+"""Layout `tiny-imagenet`: tiny-ImageNet as published, in a folder or an archive.
+
+It contains wnids.txt, train/WNID/images/*, val/images/* and val/val_annotations.txt.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from dali_mix.datasets.trees import Tree
 def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
     """List split "train" or "val" ("test" has no labels); labels are indices into the sorted wnids of wnids.txt.
 
-    Raise FileNotFoundError, or ValueError for any other split or with `--classes`.
+    Raise ValueError for any other split or with `--classes`, FileNotFoundError if a file is missing.
     """
     if split not in ("train", "val"):
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")
@@ -45,7 +48,7 @@ def _base(tree: Tree) -> str | None:
 def _annotated(
     tree: Tree, folder: str, classes: tuple[str, ...], mistakes: Mistakes
 ) -> tuple[list[str], list[int], list[str]]:
-    """Return the images, their labels, and the lines that list them. Malformed and duplicate lines are mistakes."""
+    """Return the images, their labels, and "FILE: line N" of each. Malformed and duplicate lines are mistakes."""
     where = tree.where(f"{folder}/val_annotations.txt")
     number_of = {wnid: number for number, wnid in enumerate(classes)}
     found: dict[str, tuple[int, str]] = {}

@@ -1,8 +1,12 @@
 """Layout `vg500`: Visual Genome's 500 most frequent categories as multi-label targets, with SSGRL's splits.
 
-VG_100K/ and VG_100K_2/ (or one of them with all images), ssgrl_partition/{train,test}_list_500.txt with one file name
-per line, and vg_category_500_labels_index.json, {file name: [category numbers]}, in the root or next to the lists
-(SSGRL, arXiv 1908.07325). The categories have numbers only, so the classes are "0" to "499" unless `--classes` is set.
+The root contains:
+
+- VG_100K/ and VG_100K_2/, or one of them with all images
+- ssgrl_partition/{train,test}_list_500.txt, with one file name per line (SSGRL, arXiv 1908.07325)
+- vg_category_500_labels_index.json, {file name: [category numbers]}, which may also be next to the lists
+
+The categories have numbers but no names, so the classes are "0" to "499" unless `--classes` is set.
 """
 
 from __future__ import annotations

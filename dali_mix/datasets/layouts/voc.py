@@ -1,15 +1,21 @@
-"""Layout `voc`: PASCAL VOC's devkit, and any set in the same layout: multi-label targets or boxes.
+"""Layout `voc`: multi-label targets or boxes from PASCAL VOC's devkit, or from any set in the same format.
 
-VOCdevkit/VOC<year>/ with Annotations/ID.xml, ImageSets/Main/SPLIT.txt and JPEGImages/ID.jpg. Several years are packed
-into one set (`--years 2007,2012`). A Roboflow export has SPLIT/ID.jpg and SPLIT/ID.xml; a CVAT export is the folder of
-one year with a labelmap.txt. Without lists, Annotations/ with JPEGImages/, annotations/ with images/ (Kaggle), or
-a folder of ID.jpg and ID.xml is one split.
+The files are organized in one of these ways:
 
-Multi-label targets: 1 if a class has an object that is not difficult; if all its objects are difficult, 0 in a training
-split and -1 (ignore) in others. VOC's corners are 1-based and inclusive: a box that spans a row of 500 pixels is 1 to
-500, here 0 to 1. CVAT writes 0 to 500.
+- the devkit: VOCdevkit/VOC<year>/ with Annotations/ID.xml, ImageSets/Main/SPLIT.txt and JPEGImages/ID.jpg. Several
+  years are packed into one set (`--years 2007,2012`)
+- a Roboflow export: SPLIT/ID.jpg and SPLIT/ID.xml
+- a CVAT export: the folder of one year, with a labelmap.txt
+- a single split without lists: Annotations/ with JPEGImages/, annotations/ with images/ (Kaggle), or one folder with
+  ID.jpg and ID.xml
 
-More than 300 lines: folder layout and XML content are interpreted together.
+A multi-label target is 1 if the class has an object that is not difficult. If all its objects are difficult, the target
+is 0 in a training split and -1 (ignore) in others.
+
+Corners in VOC's files are 1-based and inclusive: a box that spans all 500 pixels of a row has x from 1 to 500, which is
+stored as 0.0 to 1.0. CVAT writes 0 to 500 for such a box.
+
+More than 300 lines: the folders and the content of the XML are interpreted together.
 """
 
 from __future__ import annotations
@@ -71,14 +77,14 @@ class _Image(NamedTuple):
 
 
 def voc(root: Path, split: str, options: Options) -> Listing:
-    """List split "train", "val", "trainval" or "test" (any list in ImageSets/Main).
+    """List split "train", "val", "trainval", "test" or any other list in ImageSets/Main.
 
-    `--task` is multilabel (default) or detection. All years of `--years` are listed; without it, the set may have only
-    one. A set without lists is one split of any name, or two with `--val-share`.
+    `--task` is multilabel (default) or detection. All years in `--years` are listed; without this option, the set must
+    have only one year. A set without lists is one split of any name, or two with `--val-share`.
 
-    Classes are the standard 20, or those of labelmap.txt in a CVAT export. `--classes FILE` overrides them, and
-    `--classes auto` collects the names in all annotations of these years, sorted, so that every split has the same
-    classes; auto is the default for a Roboflow export and for a set without lists.
+    Classes are the standard 20, or those of labelmap.txt in a CVAT export, unless `--classes FILE` is set. With
+    `--classes auto`, they are the sorted names in all annotations of these years, so that every split has the same
+    classes. This is the default for a Roboflow export and for a set without lists.
 
     Raise FileNotFoundError or ValueError naming file and object if anything is missing, malformed or of an unknown
     class.
@@ -170,7 +176,7 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _exported(tree: Tree) -> list[str]:
-    """Return the splits of a Roboflow export: folders that hold annotations; none for a devkit."""
+    """Return the splits of a Roboflow export, which are the folders with annotations; empty for a devkit."""
     folders = tree.folders()
     if any(name in ("VOCdevkit", "Annotations") or (name[:3] == "VOC" and name[3:].isdigit()) for name in folders):
         return []
@@ -263,7 +269,7 @@ def _images(tree: Tree, base: str, split: str, mistakes: Mistakes) -> list[_Imag
 
 
 def _mapped_classes(tree: Tree, bases: list[str]) -> tuple[str, ...]:
-    """Return the classes of CVAT's labelmap.txt, `name:color:parts:actions` lines; none without it."""
+    """Return the classes in CVAT's labelmap.txt, lines of `name:color:parts:actions`; empty without that file."""
     maps = [base + _LABEL_MAP for base in bases if tree.exists(base + _LABEL_MAP)]
     lines = [line for name in maps for _, line in numbered_lines(tree.read(name), tree.where(name))]
     names = [line.partition(":")[0].strip() for line in lines if not line.startswith("#")]

@@ -1,9 +1,10 @@
 """Layout `wider`: WIDER-Attribute, one record per person, cropped to the person's box, with 14 attributes.
 
-Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE. Attribute values 1 and -1
-(negative) become targets 1 and 0. Value 0 (unspecified) becomes target 0 in a training split and -1 (ignore) in others.
-A crop is encoded once, as JPEG (`--quality`, default 95) or as set by `--encoding`; its box is rounded to pixels and
-clipped to the image.
+The root contains Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE.
+
+Attribute values 1 and -1 (negative) become targets 1 and 0. Value 0 (unspecified) becomes target 0 in a training split
+and -1 (ignore) in others. A crop is encoded once, as JPEG (`--quality`, default 95) or as set by `--encoding`. Its box
+is rounded to pixels and clipped to the image.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ from dali_mix.datasets.trees import check_name
 from dali_mix.tasks import MULTILABEL
 
 _FILES = {"train": "trainval", "val": "trainval", "trainval": "trainval", "test": "test"}
-# Persons: mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html counts 57,524 in total.
+# Number of persons; mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html states 57,524 in total.
 PUBLISHED = {"trainval": 28_345, "test": 29_179}
 ATTRIBUTES = 14
 
 
 def wider(root: Path, split: str, options: Options) -> Listing:
-    """List split "trainval", "test", or "train" or "val" (the images of trainval below Image/train or Image/val).
+    """List split "trainval", "test", "train" or "val".
+
+    Splits "train" and "val" are the images of trainval that are below Image/train and Image/val.
 
     Raise FileNotFoundError or ValueError naming file, image and person if anything is missing or malformed.
     """

@@ -4,9 +4,11 @@
     images/train/a.jpg            train/images/a.jpg (Roboflow)         obj_train_data/a.jpg (CVAT YOLO 1.1, obj.data)
     labels/train/a.txt            train/labels/a.txt                    obj_train_data/a.txt
 
-A line is `class cx cy w h`, in 0..1 of width and height, or a class and the points of a polygon, which becomes its
-bounding box. Paths in these files often come from another machine (`../train/images`, `/content/data/…`,
-`data/train.txt`), so the longest trailing part of each path that exists below the root is used.
+A line of a label file is `class cx cy w h`, in 0..1 of width and height, or a class and the points of a polygon. A
+polygon is replaced by its bounding box.
+
+Paths in data.yaml, obj.data and lists often come from another machine (`../train/images`, `/content/data/…`,
+`data/train.txt`). Of each path, the longest trailing part that exists below the root is used.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ _NOTICES = {
 def yolo(root: Path, split: str, options: Options) -> Listing:
     """List split "train", "val" (or "valid") or "test" of the set described by data.yaml or obj.data in the root.
 
-    `--classes FILE` overrides the class names in these files and makes them optional: without them, images are looked
-    up in images/SPLIT, SPLIT/images or SPLIT. Images without a label file, or with an empty one, have no boxes.
+    `--classes FILE` overrides the class names in these files and makes the files optional. Without the files, images
+    are looked up in images/SPLIT, SPLIT/images or SPLIT. Images without a label file, or with an empty one, have no
+    boxes.
 
     Raise FileNotFoundError or ValueError naming file and line if anything is missing, malformed or out of range.
     """
@@ -122,7 +125,8 @@ def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
 def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
     """Return the class names in data.yaml or, for darknet, in the file that obj.data refers to.
 
-    Raise FileNotFoundError, or ValueError if there are none, one is a duplicate, or their number is not the stated one.
+    Raise FileNotFoundError if that file is missing. Raise ValueError if there are no names, if one is a duplicate, or
+    if their number differs from the stated one.
     """
     where = tree.where(file)
     names: Any = config.get("names")
@@ -152,9 +156,10 @@ def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
 def _images(
     tree: Tree, file: str, config: dict[str, Any], split: str, folders: list[str], mistakes: Mistakes
 ) -> dict[str, str]:
-    """Return image → the folder, or the file and line, that lists it; append the folders searched to `folders`.
+    """Return image → the folder, or the file and line, that lists it. Append the folders searched to `folders`.
 
-    Raise FileNotFoundError if the split or one of its paths does not exist, ValueError if it is not a path or a list.
+    Raise FileNotFoundError if the split or one of its paths does not exist. Raise ValueError if the split's entry in
+    the config is neither a path nor a list of paths.
     """
     keys = _ALIASES.get(split, (split,))
     if file:

@@ -4,10 +4,11 @@ Command:  dali-mix pack coco --root coco --split train2017 --task detection --ou
           dali-mix pack coco --root coco --split val2017 --task detection --out data/coco_val_boxes
           scripts/train_dist.sh detection/coco_frcnn_r50_fpn 8 --work-dir work_dirs/coco_frcnn
 Hardware: 8 GPUs of 16 GB
-Source:   torchvision's references/detection (800 × 1333, rate 0.02 for 16 images, 26 epochs, × 0.1 after 16 and 22,
-          batches of one orientation, 1,000 steps of warm-up; it drops images without boxes). Not run here
-Expected: AP 37.0 (published there, from ImageNet weights);
-          backbone: --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
+Source:   torchvision's references/detection: 800 × 1333 pixels, 26 epochs, learning rate 0.02 for 16 images per step,
+          × 0.1 after epochs 16 and 22, batches of one orientation, 1,000 steps of warm-up. torchvision also drops
+          images without boxes. Not run here
+Expected: AP 37.0 (published there, from ImageNet weights). To load a backbone:
+          --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
 """
 
 train_set = "data/coco_train_boxes"

@@ -11,7 +11,7 @@ Expected: AP50 ≥ 90% on scenes of held-out scans (94.3% after the first epoch)
 
 train_set = "data/scene_boxes_train"
 val_set = "data/scene_boxes_val"
-# The scenes at their own size, 96 × 128. No flips: a mirrored digit is not a digit.
+# The scenes keep their size, 96 × 128. No flips: a mirrored digit is not a digit.
 pipeline = {"type": "detection", "shorter": 96, "longest": 128, "flip": 0.0}
 batch_size = 8
 epochs = 2

@@ -4,11 +4,11 @@ Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval -
           dali-mix pack voc --root VOCdevkit --task detection --split test --years 2007 --out data/voc07_test
           dali-mix train detection/voc0712_frcnn_r50_c5:{variant} --work-dir work_dirs/voc_frcnn_c5
 Hardware: 1 GPU of 16 GB
-Source:   SaliencyMix (arXiv 2006.01791), table 3: Faster R-CNN on the last map of a ResNet-50, stem, first stage and
-          every BatchNorm frozen; learning rate and batch size as there. Not run here
-Expected: AP50 by the mixer of the pretraining: none 76.71, Cutout 77.17, MixUp 77.98, CutMix 78.31, SaliencyMix 78.48
-          (published);
-          backbone: --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
+Source:   SaliencyMix (arXiv 2006.01791), table 3, with its learning rate and batch size: Faster R-CNN on the last
+          feature map of a ResNet-50 whose stem, first stage and BatchNorm layers are frozen. Not run here
+Expected: AP50 by the mixer used in pretraining: none 76.71, Cutout 77.17, MixUp 77.98, CutMix 78.31, SaliencyMix 78.48
+          (published). To load a backbone:
+          --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
 """
 
 train_set = "data/voc0712"

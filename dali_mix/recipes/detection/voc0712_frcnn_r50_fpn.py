@@ -4,9 +4,10 @@ Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval -
           dali-mix pack voc --root VOCdevkit --task detection --split test --years 2007 --out data/voc07_test
           dali-mix train detection/voc0712_frcnn_r50_fpn --work-dir work_dirs/voc_frcnn_fpn
 Hardware: 1 GPU of 24 GB
-Source:   mmdetection's configs/pascal_voc (1000 × 600, rate 0.01 for 16 images, 12 epochs, × 0.1 after 9). Not run here
-Expected: AP50 by eleven points 79.5 (published there, from ImageNet weights): `AP50_11`;
-          backbone: --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
+Source:   mmdetection's configs/pascal_voc: 1000 × 600 pixels, 12 epochs, learning rate 0.01 for 16 images per step,
+          × 0.1 after epoch 9. Not run here
+Expected: 11-point AP50 (`AP50_11`) 79.5 (published there, from ImageNet weights). To load a backbone:
+          --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
 """
 
 train_set = "data/voc0712"

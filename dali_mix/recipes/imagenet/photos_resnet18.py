@@ -4,8 +4,8 @@ Command:  dali-mix pack imagefolder --root PHOTOS --split train --out data/photo
           dali-mix pack imagefolder --root PHOTOS_VAL --split val --out data/photos_val
           dali-mix train imagenet/photos_resnet18 --work-dir work_dirs/photos
 Hardware: 2 CPU cores for a few hundred photos, else 1 GPU
-Source:   none; image size, rate and epochs are our choice, for few images and random weights
-Expected: depends on the set. Better from ImageNet weights in torchvision's format:
+Source:   none; image size, learning rate and epochs are our choice, for few images and random weights
+Expected: depends on the set. Results are better from ImageNet weights in torchvision's format:
           --cfg-options weights=weights/resnet18.pth optimizer.lr=0.01
 """
 

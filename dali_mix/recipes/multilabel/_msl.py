@@ -11,7 +11,7 @@ batch_size = 10
 epochs = 30
 seed = 0
 loss = {"type": "BinaryCrossEntropy"}
-# "free-form" draws masks at random; a folder of masks, such as the paper's, can be set instead.
+# "free-form" draws masks at random. Set a folder to use existing masks, such as those of the paper.
 objective = {"type": "MaskedSupervision", "masks": "free-form", "whole": 0.3, "masked": 0.2, "agreement": 0.5}
 metrics = {"protocol": "plain"}
 optimizer = {"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}

@@ -10,7 +10,7 @@ Expected: {expected}
 
 train_set = "data/scenes_train"
 val_set = "data/scenes_val"
-# Half the size of the scenes. No flips: a mirrored digit is not a digit.
+# The scenes are loaded at half their size. No flips: a mirrored digit is not a digit.
 pipeline = {"type": "multilabel", "image_size": (48, 64), "flip": 0.0}
 batch_size = 32
 val_batch_size = 100

@@ -3,7 +3,7 @@
 Command:  dali-mix train multilabel/voc2007_splicemix:{variant} --work-dir work_dirs/voc2007_splicemix_{variant}
 Hardware: 1 GPU
 Source:   {source}
-Expected: above the plain ResNet-101's; no published figure found for VOC2007
+Expected: a higher mAP than the plain ResNet-101; no published figure found for VOC2007
 """
 
 from mmengine.config import read_base

@@ -4,8 +4,9 @@ Command:  dali-mix pack voc --root MY_SET --task multilabel --classes auto --spl
           dali-mix pack voc --root MY_SET --task multilabel --classes auto --split test --out data/mine_val
           dali-mix train multilabel/voc_style_csra_resnet18 --work-dir work_dirs/mine
 Hardware: 2 CPU cores for a few hundred images, else 1 GPU
-Source:   CSRA (arXiv 2108.02456) with a smaller backbone; image size, rates and epochs are our choice, for few images
-Expected: depends on the set. Better from pretrained weights, with the published rates:
+Source:   CSRA (arXiv 2108.02456) with a smaller backbone; image size, learning rates and epochs are our choice, for few
+          images
+Expected: depends on the set. Results are better from pretrained weights, with the published learning rates:
           --cfg-options model.backbone.weights=weights/resnet18.pth optimizer.lr=0.01 paramwise.custom.head.lr_mult=10
 """
 

@@ -2,8 +2,8 @@
 
 Command:  dali-mix train multilabel/wider_csra:{variant} --work-dir work_dirs/wider_csra_{variant}
 Hardware: 1 GPU
-Source:   CSRA (arXiv 2108.02456), table of results on WIDER-Attribute; epochs, which it does not state for ViTs, are
-          those of its ResNets
+Source:   CSRA (arXiv 2108.02456), table of results on WIDER-Attribute. The paper does not state the epochs for ViTs;
+          those of its ResNets are used
 Expected: {expected}
 """
 
@@ -14,7 +14,7 @@ with read_base():
 
 train_set = "data/wider_trainval"
 val_set = "data/wider_test"
-# The images are persons, already cropped to their boxes.
+# Each image shows one person and is already cropped to the person's box.
 pipeline = {"type": "multilabel", "image_size": 224, "crop": "none", "normalization": "half"}
 model = {"type": "multilabel", "head": {"type": "csra", "num_heads": 1, "lam": 0.3}}
 metrics = {"protocol": "wider"}

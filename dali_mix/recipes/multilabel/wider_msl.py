@@ -13,7 +13,7 @@ with read_base():
 
 train_set = "data/wider_trainval"
 val_set = "data/wider_test"
-# The images are persons, already cropped to their boxes.
+# Each image shows one person and is already cropped to the person's box.
 pipeline = {"type": "multilabel", "image_size": 224, "crop": "none", "normalization": "half"}
 model = {"type": "multilabel", "head": {"type": "csra", "num_heads": 1, "lam": 0.3}}
 metrics = {"protocol": "wider"}

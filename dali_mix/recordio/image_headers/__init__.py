@@ -1,1 +1,1 @@
-"""Read format, size and orientation of an image file without decoding it."""
+"""Read the format, size and orientation of an image file without decoding it."""

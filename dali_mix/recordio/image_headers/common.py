@@ -6,10 +6,10 @@ import struct
 from typing import NamedTuple
 
 MAX_SIDE = (1 << 31) - 1
-# EXIF's integer types: code → struct's letter. The bytes of a value are read by its type and the block's byte order.
+# EXIF's integer types: code → format character of `struct`.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
-# Tags whose values OpenCV's reader reads at an offset, whatever type they state: strings, of as many bytes as the entry
-# counts, and rationals, of the number of bytes listed here.
+# Tags whose values OpenCV reads at an offset, regardless of the type in the entry. A string has as many bytes as the
+# entry's count; the number of bytes of rationals is listed here.
 _TEXTS = frozenset((0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x8298))
 _RATIONALS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 48}
 
@@ -23,7 +23,7 @@ class ImageHeader(NamedTuple):
         orientation: the EXIF orientation, 1 to 8.
         odd: why decoders may disagree about rotation, size or colours; "" for an image that DALI decodes as stated
             here.
-        channels: for a JPEG, PNG or PNM its number of channels, with 3 for a palette; 3 for other formats.
+        channels: number of channels of a JPEG, PNG or PNM, 3 if it has a palette; 3 for other formats.
     """
 
     encoding: str
@@ -35,7 +35,7 @@ class ImageHeader(NamedTuple):
 
 
 class Exif(NamedTuple):
-    """Content of an EXIF block: an orientation from 1 to 8, or 0 for none. `odd`: why readers may disagree, or ""."""
+    """Content of an EXIF block: its orientation (1 to 8, or 0 for none), and why readers may disagree on it, or ""."""
 
     orientation: int = 0
     odd: str = ""
@@ -44,7 +44,7 @@ class Exif(NamedTuple):
 def sized(
     encoding: str, height: int, width: int, exif: Exif | None = None, *, odd: str = "", channels: int = 3
 ) -> ImageHeader:
-    """Return the header of an image of stored size `height` x `width`, in pixels.
+    """Return the header of an image whose stored size is `height` x `width` pixels.
 
     Raise ValueError unless both are from 1 to 2^31 - 1.
     """
@@ -62,11 +62,11 @@ def cut_short(name: str, data: bytes | memoryview) -> ValueError:
 
 
 def read_exif(tiff: bytes) -> Exif:
-    """Return the `Exif` of an EXIF block, which begins with its TIFF header, from the block's first directory.
+    """Return the `Exif` of an EXIF block, whose first bytes are its TIFF header. Only its first directory is read.
 
     Decoders agree if the directory is complete and has a single orientation entry of one short integer. DALI and OpenCV
-    ignore the entry's type and count, PIL does not, and each stops at a different point in a truncated block. DALI does
-    not rotate an image if a value of the tags `_TEXTS` and `_RATIONALS` lies outside the block.
+    ignore the entry's type and count; PIL does not. Each of them stops at a different point in a truncated block. DALI
+    does not rotate an image if the value of a tag in `_TEXTS` or `_RATIONALS` lies outside the block.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
@@ -100,7 +100,7 @@ def read_exif(tiff: bytes) -> Exif:
 
 
 def merged(blocks: list[Exif]) -> Exif:
-    """Merge several EXIF blocks, using the first orientation. Decoders use either the first or the last."""
+    """Merge several EXIF blocks, using the first orientation. Some decoders use the first block, others the last."""
     if len(blocks) < 2:
         return blocks[0] if blocks else Exif()
     stated = next((block.orientation for block in blocks if block.orientation), 0)

@@ -1,4 +1,4 @@
-"""JPEG: the segments before the first scan."""
+"""Read the header of a JPEG, which is in the segments before the first scan."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _NO_LENGTH = frozenset(range(0xD0, 0xDA)) | {0x00, 0x01}
 def read_jpeg(data: bytes | memoryview) -> ImageHeader:
     """Return the header of a JPEG.
 
-    Raise ValueError if it is truncated, damaged before its first scan, or if DALI does not decode its bits per sample
-    or its number of components.
+    Raise ValueError if it is truncated or damaged before its first scan, or if DALI does not support its bits per
+    sample or its number of components.
     """
     size, at = len(data), 2
     frame: tuple[int, int, int, int] | None = None  # marker, height, width, components
@@ -54,9 +54,9 @@ def read_jpeg(data: bytes | memoryview) -> ImageHeader:
 
 
 def _frame(data: bytes | memoryview, at: int, length: int) -> tuple[int, int, int, int]:
-    """Return marker, height, width and number of components of the frame at byte `at`.
+    """Return the marker, height, width and number of components of the frame at byte `at`.
 
-    Raise ValueError if it is damaged, or if DALI does not decode its bits per sample or its number of components.
+    Raise ValueError if it is damaged, or if DALI does not support its bits per sample or its number of components.
     """
     if length < 8 or length != 8 + 3 * data[at + 9]:
         raise ValueError(f"a damaged JPEG: the frame at byte {at} has length {length}")
@@ -89,7 +89,7 @@ def _verdict(
 
 
 def _check_end(data: bytes, scan: int) -> None:
-    """Raise ValueError for a file without an EOI after its last scan. Padding and camera trailers may follow it."""
+    """Raise ValueError if no EOI marker follows the last scan. Padding and camera trailers may follow the EOI."""
     end = data.rfind(_END)
     if end < scan or end < data.rfind(b"\xff\xda"):
         raise cut_short("JPEG", data)
@@ -98,7 +98,7 @@ def _check_end(data: bytes, scan: int) -> None:
 def image_segments(data: bytes) -> bytes:
     """Return a JPEG without metadata: only the segments that determine its pixels.
 
-    These are passed to the strict decoder, so that EXIF, XMP, thumbnails or colour profiles cannot affect it or make it
+    The strict decoder reads the result, so that EXIF, XMP, thumbnails or colour profiles cannot affect it or make it
     fail. `data` must have passed `read_jpeg`.
     """
     kept, at = [data[:2]], 2

@@ -1,4 +1,4 @@
-"""PNG: the chunks and their checksums."""
+"""Read the header of a PNG, and check its chunks and their checksums."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _check_order(data: bytes, chunks: list[_Chunk], head: _Head) -> None:
 
 
 def pixel_chunks(data: bytes) -> bytes:
-    """Return a PNG without text, EXIF, colour profiles and animation frames: only the chunks that determine its pixels.
+    """Return a PNG with only the chunks that determine its pixels: no text, EXIF, colour profile or animation frames.
 
     `data` must have passed `read_png`.
     """
@@ -121,9 +121,9 @@ def pixel_chunks(data: bytes) -> bytes:
 
 
 def check_pixels(data: bytes) -> None:
-    """Raise ValueError unless the compressed pixels are complete.
+    """Raise ValueError unless the pixels can be decompressed and are complete.
 
-    Programs that use libpng differ in what they tolerate. `data` must have passed `read_png`.
+    Programs that use libpng differ in the damage that they tolerate. `data` must have passed `read_png`.
     """
     chunks = list(_chunks(data))
     expected = _raw_size(_header(data, chunks[0]))

@@ -1,4 +1,4 @@
-"""WebP, BMP and binary PNM headers."""
+"""Read the headers of WebP, BMP and binary PNM files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _riff_chunk(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _webp_frame(data: bytes, at: int) -> tuple[int, int]:
-    """Return height and width of the image in the chunk at byte `at`. Raise ValueError if its header is invalid."""
+    """Return the height and width of the image in the chunk at byte `at`. Raise ValueError if its header is invalid."""
     if len(data) < at + 18:
         raise cut_short("WebP", data)
     if data[at : at + 4] == b"VP8L":
@@ -138,7 +138,7 @@ def read_pnm(data: bytes) -> ImageHeader:
 
 
 def pnm_numbers(data: bytes | memoryview) -> tuple[int, int, int, int]:
-    """Return width, height and maximum value of a binary PNM, and the offset of the byte after them.
+    """Return the width, height and maximum value of a binary PNM, and the offset of the byte after these numbers.
 
     Raise ValueError if a number is missing.
     """
