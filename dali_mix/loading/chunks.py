@@ -134,7 +134,10 @@ def _copied(target: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _padded(shares: Sequence[tuple[Chunk, np.ndarray]], sizes: np.ndarray) -> torch.Tensor:
-    """Return images (B, 3, H, W) uint8, padded with zeros like a batch of these `sizes` (see `Pipeline.image_size`)."""
+    """Return the images of `shares` as one uint8 batch (B, 3, H, W), padded with zeros on the right and below.
+
+    `sizes` (B, 2) are the heights and widths of the images. H and W are multiples of `PAD_TO`.
+    """
     height, width = -(-sizes.max(axis=0) // PAD_TO) * PAD_TO
     out = np.zeros((len(sizes), 3, height, width), np.uint8)
     canvases = iter(out)

@@ -181,8 +181,8 @@ class _Mapping:
     def _look(self) -> None:
         """Update the list of machines.
 
-        Raise ValueError if there is no machine for too long, if the pool's versions differ, or if a machine is
-        unsuitable before the first try (see `_meet`).
+        Raise ValueError if no machine has been available for too long, if the pool's versions differ from those of this
+        process, or if a machine turns out to be unsuitable before the first try (see `_meet`).
         """
         now = time.monotonic()
         self._looked = now
