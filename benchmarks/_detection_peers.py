@@ -76,7 +76,7 @@ def references(settings: Settings) -> Iterator[Any]:
 
 
 def transforms_v2(settings: Settings) -> Iterator[Any]:
-    """Yield batches of torchvision: `decode_jpeg` and v2 transforms in workers, then padding."""
+    """Yield batches made with torchvision: `decode_jpeg` and v2 transforms in worker processes, then padding here."""
     import torch
     from torchvision import tv_tensors
     from torchvision.io import ImageReadMode, decode_jpeg, read_file

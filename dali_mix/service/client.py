@@ -133,7 +133,7 @@ class RayPool:
         raise ValueError(f"{self.address}: no worker opened {spec.prefix}: look at `dali-mix serve --status`")
 
     def _open_here(self, spec: Spec, actor: Any, code: Code) -> Opened:
-        """Open a set in this process, for workers that may join later."""
+        """Open a set while the pool has no workers: this process reads its metadata, and decodes until workers join."""
         records = RecordSet(spec.prefix)
         key = key_of(spec, records.fingerprint, code)
         opened = RayWorkers(self.ray, self.address, actor, self.watch, spec, key, records.fingerprint)

@@ -2,8 +2,8 @@
 
 Brightness, contrast, saturation, a hue rotation and lighting are all affine in (red, green, blue), given the image's
 mean colour (contrast pulls towards the mean grey). In any order, the complete chain is therefore x → M x + A·mean(x) +
-t, with M, A (3×3) and t (3,) drawn per record. It takes one pass over the pixels, which are clipped to 0..255 once, at
-the end.
+t, with M, A (3×3) and t (3,) drawn per record. Once the mean is known, a single map is applied to the pixels, which are
+rounded and clipped to 0..255 only once, at the end.
 """
 
 from __future__ import annotations

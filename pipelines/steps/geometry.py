@@ -106,8 +106,8 @@ class MultiScaleCrop(Crop):
     """Apply the multi-scale crop of two-stream networks (arXiv 1507.02159), as in SpliceMix and ML-GCN.
 
     In the published version, the image is resized to a square. A window with one of 19 combinations of height and width
-    is cropped from it at one of 13 positions, and the crop is resized to the final size. Here the same window is cropped
-    from the original image, so its pixels are resampled only once.
+    is cropped from it at one of 13 positions, and the crop is resized to the final size. Here the same window is
+    cropped from the original image, so its pixels are resampled only once.
     """
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
