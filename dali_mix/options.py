@@ -87,7 +87,7 @@ def as_path(name: str, value: Any) -> Path:
 
 
 def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
-    """Return `value`. Raise ValueError, which lists the known values, unless it is one of them."""
+    """Return `value`. Raise ValueError, listing the known values, unless it is one of them."""
     if value not in (known := list(known)):
         hint = did_you_mean(value, known) if isinstance(value, str) else ""
         raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(str, known))}{hint}")
