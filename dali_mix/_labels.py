@@ -11,7 +11,7 @@ from dali_mix._text import first_of
 
 MAX_CLASS = 1 << 24  # labels are stored as float32: above this, adjacent integers are not distinct
 HEADER_WIDTH, OBJECT_WIDTH = 2, 6  # mxnet's detection layout: [2, 6, (class, xmin, ymin, xmax, ymax, difficult) * n]
-ROUNDING = 1e-5  # of coordinates in 0..1: a box that touches the border is often written with six digits
+ROUNDING = 1e-5  # tolerance for coordinates in 0..1: boxes that touch the border are often written with six digits
 _HEADER = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
 
 
@@ -98,8 +98,8 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
 def leaving(boxes: np.ndarray, height: Any, width: Any) -> np.ndarray:
     """Return a mask (n,) bool of boxes (n, 4) that exceed their image by more than one pixel and more than 1%.
 
-    Boxes are x1, y1, x2, y2 in 0..1. `height` and `width` are in pixels: two numbers if all boxes belong to one image,
-    else arrays (n,). A box whose height and width are NaN (unknown) is never marked.
+    Boxes are x1, y1, x2, y2, divided by the width and height of their image. `height` and `width` are in pixels: two
+    numbers if all boxes belong to one image, else arrays (n,). If they are NaN (unknown), a box is never marked.
     """
     reach = np.maximum(0.01, 1 / np.stack([width, height, width, height], axis=-1)) + 1e-6
     return np.asarray(np.any((boxes < -reach) | (boxes > 1 + reach), axis=-1))
@@ -115,7 +115,7 @@ def bad_box_text(box: np.ndarray, height: int, width: int) -> str:
 
 
 def bad_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a mask (n,) bool of boxes (n, 4) in 0..1 that `leaving` marks or that have no area in the image."""
+    """Return a mask (n,) bool of boxes (n, 4) that `leaving` marks, or that have no area in the image."""
     return leaving(boxes, height, width) | ~has_area(np.clip(boxes, 0, 1))
 
 
@@ -128,7 +128,7 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
     """Return a copy of a detection label (2 + 6n,) float32 with boxes clipped to 0..1, and how many were clipped.
 
-    Boxes that exceed the image by less than `ROUNDING` are not counted. Raise ValueError if a box exceeds the image by
+    Boxes that exceed the image by at most `ROUNDING` are not counted. Raise ValueError if a box exceeds the image by
     more than one pixel and more than 1% (see `leaving`).
     """
     clipped = label.copy()

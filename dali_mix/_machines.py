@@ -35,7 +35,8 @@ class Machines(Protocol):
         If a process or machine is lost, its work is repeated. The same work may therefore run twice, even
         concurrently. On every machine, relative paths are resolved against this process's current folder.
 
-        Raise the error of the lowest n that fails. Raise ValueError if a machine cannot access a path in `sees`.
+        Raise the error of the lowest n that fails. Before any work has started, raise ValueError if a machine cannot
+        access a path in `sees`, or differs from this machine in `pixel_versions`. Later, such a machine is not used.
 
         Args:
             work: a function that calls `report` with the amount done since the last call.
@@ -48,7 +49,7 @@ class Machines(Protocol):
 
 
 def pixel_versions() -> dict[str, str]:
-    """Return name → version of the packages, and name → digest of our modules, that determine the bytes of records.
+    """Return the versions of packages and the digests of our modules that determine the bytes of records, by name.
 
     Packages that are not installed are omitted.
     """

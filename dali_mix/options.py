@@ -1,4 +1,4 @@
-"""Helpers for checking values typed by users: options, commands and names."""
+"""Helpers for checking values typed by users: options, commands and names. Error messages name the option."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def is_finite(value: Any) -> bool:
 
 
 def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
-    """Return `value` as a float. Raise ValueError naming it unless it is a number.
+    """Return `value` as a float. Raise ValueError unless it is a number.
 
     With `low`, also raise ValueError unless the number is finite and in [low, high].
     """
@@ -56,7 +56,7 @@ def number(name: str, value: Any, low: float | None = None, high: float = math.i
 
 
 def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
-    """Return `value` as an int. Raise ValueError naming it unless it is an integer from `low` to `high`."""
+    """Return `value` as an int. Raise ValueError unless it is an integer from `low` to `high`."""
     integer: Any = value
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= integer <= high:
         wanted = f"from {low} to {high}" if high != _LONGEST else f"of at least {low}"
@@ -73,21 +73,21 @@ def set_whole(options: Any, name: str, low: int, high: int = _LONGEST, *, option
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return `value`. Raise ValueError naming it unless it is True or False (the string "False" would be truthy)."""
+    """Return `value`. Raise ValueError unless it is True or False (the string "False" would be truthy)."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r:.40}: must be True or False")
     return value
 
 
 def as_path(name: str, value: Any) -> Path:
-    """Return `value` as a Path. Raise ValueError naming it unless it is a string or a path."""
+    """Return `value` as a Path. Raise ValueError unless it is a string or a path."""
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError(f"{name}={value!r:.40}: must be a path, as a string or pathlib.Path")
     return Path(value)
 
 
 def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
-    """Return `value`. Raise ValueError naming it and the known values unless it is one of them."""
+    """Return `value`. Raise ValueError, listing the known values, unless it is one of them."""
     if value not in (known := list(known)):
         hint = did_you_mean(value, known) if isinstance(value, str) else ""
         raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(str, known))}{hint}")

@@ -318,7 +318,7 @@ def _shown(label: np.ndarray) -> str:
 
 
 def _counted(kinds: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count each class in `kinds` (N,): return (K,) int64. Values outside 0..K-1 are ignored."""
+    """Return how often each class occurs in `kinds` (N,), as (K,) int64. Values outside 0..K-1 are ignored."""
     return np.bincount(kinds[(kinds >= 0) & (kinds < num_classes)].astype(np.int64), minlength=num_classes)
 
 

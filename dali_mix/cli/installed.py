@@ -176,7 +176,7 @@ def codecs(cuda: str) -> list[str]:
 
 
 def check_compiling(findings: Findings) -> None:
-    """Report where compiled functions are cached, or why none are compiled."""
+    """Report where compiled functions are cached, or why they are not cached or not compiled."""
     from dali_mix import compiled
 
     if not compiled.available():

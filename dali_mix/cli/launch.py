@@ -34,7 +34,7 @@ from dali_mix.engine.distributed.environment import integer
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 25.0  # from the first failure until the other ranks are killed, since one may be saving
-_SAVE_SECONDS = 600.0  # the same if the first rank to end has saved (status 75): the others wait for the save
+_SAVE_SECONDS = 600.0  # the same if the first ranks to fail have saved (status 75); others may still be saving
 
 
 def main(argv: list[str]) -> int:
@@ -160,7 +160,7 @@ def outcome(
 
     Args:
         reports: rank → how it ended, for the ranks that were able to write it.
-        ended: rank → nonzero exit status (negative for a signal) of the ranks that ended first.
+        ended: rank → nonzero exit status (negative for a signal) of the ranks that failed first.
         asked: the first signal this launcher received, or None.
         command: the name of the subcommand, for messages and the status after SIGTERM.
     """

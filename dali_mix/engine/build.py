@@ -240,7 +240,7 @@ def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
 
     The loader of the `val_set` keeps an incomplete last batch.
 
-    A user's loader is returned unchanged. Raise ValueError if a user's loader does not fit the run, see `check_share`.
+    A user's loader is returned unchanged. Raise ValueError if it does not fit the run (see `check_share`).
     """
     given: Any = config.train_set if train else config.val_set
     if is_object(given):
@@ -291,10 +291,10 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
 
 
 def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the options of a model, with each part in `names` split into PART, its type, and PART_options.
+    """Return the options of a model. Each part in `names` becomes two options: PART, its type, and PART_options.
 
     A part is a name, or a dict of a type and options. The backbone's option `weights` is removed. Raise ValueError for
-    a part without a type.
+    a part without a type, or if `options` already contain PART_options.
     """
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:

@@ -104,7 +104,7 @@ _NAMED = 5
 
 
 def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
-    """Raise NonFiniteScores on every rank if any rank saw a NaN; synchronizes with the device.
+    """Raise NonFiniteScores on every rank if `_nan` is True for any record; synchronizes with the device.
 
     Args:
         seen: for each batch, record numbers (B,) and the result of `_nan`, (B,) bool.

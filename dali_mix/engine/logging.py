@@ -21,7 +21,7 @@ _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend",
 
 
 def visualizer_names(setting: str | list[str]) -> list[str]:
-    """Return the backends for a recipe's `visualizer`, a name or a list; "auto" is TensorBoard if installed.
+    """Return the names of the backends for a recipe's `visualizer`; "auto" is TensorBoard if installed.
 
     Raises:
         ValueError: an unknown backend, or one requested by name that is not installed.
@@ -40,7 +40,7 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
 
 
 def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return (line, parsed record) pairs of a .jsonl file, without empty lines and a truncated last line.
+    """Return (line, parsed record) pairs of a .jsonl file, omitting empty lines and a truncated last line.
 
     Raises:
         ValueError: a line is not a JSON object with a step; the message contains the line number.

@@ -370,6 +370,7 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint of a run, or a weight file, on the recipe's `val_set`.
 
     Args:
+        config: the run's settings.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         make_loaders: as for `train`.

@@ -109,8 +109,8 @@ def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
 def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
     """Return the model's inputs as B colour pictures (3,H,W) uint8 on the CPU.
 
-    A picture has the aspect ratio of the region that the pipeline uses of the original image. Its longer side has
-    `SIDE` pixels.
+    A picture has the aspect ratio of the part of the original image that the pipeline uses. Its longer side has `SIDE`
+    pixels.
     """
     pipeline = build_pipeline(predictor.config, False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (pipeline.mean, pipeline.std))
@@ -124,7 +124,7 @@ def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
 
 
 def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
-    """Return, for each image, the aspect ratio (width / height) of the region that the pipeline uses of the original.
+    """Return, for each image, the aspect ratio (width / height) of the part of the original that the pipeline uses.
 
     rows: (B,) of RECORD_DTYPE, the records of the images.
     """

@@ -50,10 +50,9 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End the process with status 75. This handles SIGTERM whenever `process_group.StopSignal` does not.
+    """End the process with status 75: the handler of SIGTERM while `process_group.StopSignal` is not installed.
 
-    The process ends immediately instead of raising an exception, since libraries that are being imported could swallow
-    or replace the exception.
+    It does not raise an exception, since libraries that are being imported could swallow or replace the exception.
     """
     # The launcher (see `cli.rank`) prints this message once for all its ranks.
     if "DALI_MIX_RANKS" not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":

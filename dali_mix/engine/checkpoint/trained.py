@@ -43,8 +43,8 @@ class Trained:
     def warn_of_values(self, config: RunConfig) -> None:
         """Log a warning if the values of the run's model or evaluation pipeline differ from `config`.
 
-        Without this warning, the user would only see lower scores. The values differ if the recipe was edited since, or
-        if the run had `--cfg-options` that were not passed again.
+        Without this warning, the user would only see lower scores. The values differ if the recipe was edited after
+        training, or if the run had `--cfg-options` that were not passed again.
         """
         run, now = _of_scores(self.values), _of_scores(config.resolved())
         differ = sorted(key for key in run.keys() | now.keys() if run.get(key) != now.get(key))

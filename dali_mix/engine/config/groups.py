@@ -14,8 +14,7 @@ Group = TypeVar("Group")
 def checked(check: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """Return metadata for a dataclass field whose value `make` checks by calling `check(name, value, *arguments)`.
 
-    `check` raises ValueError for an invalid value. If it returns a result other than None, the result replaces the
-    value.
+    `check` raises ValueError for an invalid value. If it returns anything other than None, that replaces the value.
     """
     return {"check": lambda name, value: check(name, value, *arguments)}
 

@@ -23,7 +23,8 @@ def is_object(value: Any) -> bool:
 def recorded(value: Any) -> Any:
     """Convert a config value to plain values.
 
-    A loader becomes the prefix of its set. Any other object becomes the text "object module.Class".
+    A loader becomes the prefix of its set, if its dataset has a `prefix`. Any other object becomes the text
+    "object module.Class".
     """
     if isinstance(value, dict):
         return {key: recorded(inner) for key, inner in value.items()}

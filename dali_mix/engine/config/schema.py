@@ -127,7 +127,7 @@ class RunConfig:
     resume_strict: bool = field(default=True, metadata=checked(flag))
 
     def resolved(self) -> dict[str, Any]:
-        """Return all values as plain JSON types, except `service` and `profile`, which do not affect the result."""
+        """Return all values but `service` and `profile`, which do not affect the result, as plain JSON types."""
         values = {name: recorded(getattr(self, name)) for name in FIELDS if name not in ("service", "profile")}
         return json.loads(json.dumps(values))
 
@@ -200,7 +200,7 @@ FIELDS = {item.name: item for item in dataclasses.fields(RunConfig)}
 
 
 def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
-    """Build a validated `RunConfig` from plain values.
+    """Build a validated `RunConfig` from recipe values, which may contain objects (see `config.objects`).
 
     Raises:
         ValueError: an unknown or missing key, or an invalid value; the message starts with `where`.
@@ -252,7 +252,7 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options:
     """Raise ValueError for an option whose default is a bool or a number, and whose value is not.
 
     Args:
-        parameters: the signature of the function or class that takes the options.
+        parameters: the parameters of the function or class that takes the options.
         what: prefix of messages.
         options: name → value.
     """

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
     """Return (rank, world_size, local_rank); (0, 1, 0) for a single process.
 
-    Uses RANK, WORLD_SIZE and LOCAL_RANK (default: RANK) if set; else, in a Slurm step with several tasks, SLURM_PROCID,
-    SLURM_STEP_NUM_TASKS and SLURM_LOCALID. With WORLD_SIZE=1 each task of such a step is a separate run.
+    The values are those of RANK, WORLD_SIZE and LOCAL_RANK (default: RANK). If neither RANK nor WORLD_SIZE is set, a
+    Slurm step uses SLURM_PROCID, SLURM_STEP_NUM_TASKS and SLURM_LOCALID. With WORLD_SIZE=1, each task of a Slurm step
+    is a separate run.
 
     Raises:
         ValueError: a variable is missing or not a number, or the rank is not between 0 and WORLD_SIZE - 1.

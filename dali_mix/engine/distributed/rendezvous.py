@@ -50,6 +50,7 @@ class Rendezvous:
 
     Args:
         rank: rank of this process, from 0 to `world_size` - 1.
+        world_size: number of ranks.
         host, port: address of rank 0.
         seconds: how long to wait for the other ranks; by default the environment variable DALI_MIX_JOIN_SECONDS, or 35
             if it is not set.

@@ -66,7 +66,7 @@ def user_callbacks(callbacks: Any) -> list[Any]:
 def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
     """Call the method `hook` of every callback that has it. Plain functions are called for "after_step".
 
-    If a callback raises an error, add a note that names the callback to the error.
+    An error raised by a callback gets a note that names the callback.
     """
     for callback in callbacks:
         is_function = not any(hasattr(callback, name) for name in HOOKS)

@@ -65,7 +65,7 @@ class LossMonitor:
     def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:
         """Sum this step's numbers over ranks, and return them.
 
-        If `late`, return the previous step's numbers instead, or None in the first step.
+        If `late`, return the previous step's numbers instead, or None in the first step and after `flush`.
 
         Args:
             step: number of the current step.

@@ -85,7 +85,7 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, settings: dict[str, Any], paramwise: dict[str, Any], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return the torch optimizer named in a recipe, with groups from `parameter_groups`; or the user's own optimizer.
+    """Return the torch optimizer that a recipe names, with groups from `parameter_groups`, or the user's own optimizer.
 
     On a GPU, torch's fused implementation is used if the optimizer has one, unless `settings` contain "fused" or
     "foreach". It is faster, and a flag on the device can keep it from changing weights. The trainer can thus skip a

@@ -31,7 +31,7 @@ class Window:
     _first: int = 0
 
     def start_clock(self) -> None:
-        """Restart the clock, so that the rates exclude the time before, such as an evaluation or the start-up."""
+        """Restart the clock. The rates then exclude earlier time, such as an evaluation or the start-up."""
         self._start, self._first, self.images, self.waited = time.perf_counter(), self.steps, 0, 0.0
 
     def close(self) -> dict[str, float]:

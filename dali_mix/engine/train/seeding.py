@@ -14,7 +14,7 @@ def derive_seed(*keys: int) -> int:
     """Return a seed in [0, 2**63) that depends on every key and on their order.
 
     The seed is a blake2b hash of the keys as signed 64-bit little-endian integers. Adjacent keys give unrelated seeds,
-    which sums and products of (seed, step, rank) would not.
+    unlike sums or products of (seed, step, rank).
 
     Raises:
         OverflowError: a key outside the signed 64-bit range.

@@ -312,7 +312,7 @@ class Trainer:
         return True
 
     def forward(self, inputs: tuple[Any, ...]) -> Tensor:
-        """Return the loss of a micro-batch. In the first step, add a note on the model's input to errors."""
+        """Return the loss of a micro-batch. An error in the first step gets a note that describes the model's input."""
         try:
             return self.objective(*inputs)
         except Exception as error:  # a model may raise any error
