@@ -136,7 +136,7 @@ def test_one_encoded_image_disables_raw_path(tmp_path, decoders):
     assert decoders == [False, False]
 
 
-# name → (height, width, first letters of the PNM, maximum value)
+# name → (height, width, PNM magic number, maximum value)
 KINDS = {
     "grey": (40, 50, "P5", 255),
     "tiny grey": (4, 4, "P5", 255),

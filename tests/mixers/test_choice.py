@@ -1,4 +1,4 @@
-"""MixChoice: probabilities and rejected arguments."""
+"""MixChoice: probabilities, chosen mixers and rejected arguments."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""SaliencyMix for images with one channel and with other numbers of channels."""
+"""Saliency of images with one channel, and mixers with other numbers of channels."""
 
 import pytest
 import torch

@@ -274,6 +274,6 @@ def test_splicemix_works_in_build_and_mix_choice():
         MixChoice([SpliceMix(num_classes=2), mixers.CutMix(2)], probs=[0.5, 0.5])
 
 
-def test_all_grids_are_copied_to_the_device_of_the_images():
+def test_all_grids_are_on_requested_device():
     drawn = SpliceMix(["1x2", "2x2-1"], counts=[1, 2]).sample(4, 8, 8, generator(), device="meta")
     assert [(grid.sources.is_meta, grid.dropped.is_meta) for grid in drawn.grids] == [(True, True)] * 2
