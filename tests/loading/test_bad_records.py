@@ -37,7 +37,7 @@ def loader(prefix, name="imagenet", **more):
 
 @pytest.mark.parametrize("options", [{}, {"preset": "parity"}], ids=["window", "image"])
 def test_bad_headers_in_large_batches_do_not_crash_process(tmp_path, options):
-    """The loader runs in a subprocess, because DALI's decoder on its own crashes most processes that decode this set."""
+    """The loader runs in a subprocess, because DALI's decoder alone crashes most processes that decode this set."""
     samples = [(HTML if i % 30 == 7 else GOOD[i % 12], 0, 40 + i % 12, 50, "jpeg") for i in range(300)]
     write_set(tmp_path / "set", samples, classes="a")
     program = f"""
