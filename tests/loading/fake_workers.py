@@ -108,7 +108,7 @@ class FakeWorkers:
         vars(self).update(state, _chunks=WeakKeyDictionary())
 
     def ask(self, question: Question, avoid: Collection[Any]) -> Ticket:
-        self._play()
+        self._run_script()
         for name in avoid:
             self.workers[name].suspected = self.clock.now + 5
         able = [name for name, worker in self.workers.items() if worker.listed and name not in avoid]
@@ -130,7 +130,7 @@ class FakeWorkers:
         self.before_wait()
         end = self.clock.now + timeout
         while True:
-            self._ready += self._happen()
+            self._ready += self._due_answers()
             if self._ready:
                 cut = 1 if self._one_by_one else len(self._ready)
                 ready, self._ready = self._ready[:cut], self._ready[cut:]
@@ -178,12 +178,12 @@ class FakeWorkers:
     def _push(self, time: float, ticket: Ticket) -> None:
         heapq.heappush(self._events, (time, next(self._count), ticket))
 
-    def _play(self) -> None:
+    def _run_script(self) -> None:
         while self.script and self.script[0][0] <= self.clock.now:
             self.script.pop(0)[1]()
 
-    def _happen(self) -> list[tuple[Any, Any]]:
-        self._play()
+    def _due_answers(self) -> list[tuple[Any, Any]]:
+        self._run_script()
         ready: list[tuple[Any, Any]] = []
         while self._events and self._events[0][0] <= self.clock.now:
             _, _, ticket = heapq.heappop(self._events)

@@ -1,5 +1,6 @@
-"""Our loaders in Lightning, Accelerate and torchdata, run as a script because these packages are in a separate folder.
+"""Check loaders in Lightning, Accelerate and torchdata.
 
+This is a script because these packages are installed in a separate folder.
 `python -m tests.loading.frameworks NAME TRAIN_SET VAL_SET FOLDER` raises an error unless every epoch has each record
 exactly once.
 """
@@ -50,7 +51,7 @@ def package_folder() -> Path:
     return folder
 
 
-def make(prefix: str, train: bool, **options):
+def make_loader(prefix: str, train: bool, **options):
     shape = {"image_size": 32}
     return build_loader("cifar", prefix, batch_size=6, train=train, device="cpu", pipeline_options=shape, **options)
 
@@ -63,8 +64,8 @@ def ids(batches) -> list[int]:
     return [number for batch in batches for number in batch.ids.tolist()]
 
 
-def straight(prefix: str, count: int) -> list[list[int]]:
-    one = make(prefix, True)
+def expected_epochs(prefix: str, count: int) -> list[list[int]]:
+    one = make_loader(prefix, True)
     return [ids(one) for _ in range(count)]
 
 
@@ -78,7 +79,7 @@ def run_page(heading: str, **given) -> None:
 def check_lightning(train_set: str, val_set: str, folder: Path) -> None:
     import lightning
 
-    class Counted(lightning.LightningModule):
+    class RecordingModule(lightning.LightningModule):
         """A module that records the ids seen in each epoch and each validation."""
 
         def __init__(self, stop_at=None):
@@ -107,46 +108,51 @@ def check_lightning(train_set: str, val_set: str, folder: Path) -> None:
     def fit(module, train=None, val=None, ckpt_path=None, **options):
         options = {"max_epochs": 4, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"} | options
         trainer = lightning.Trainer(enable_progress_bar=False, enable_model_summary=False, **options)
-        loaders = train or make(train_set, True), val or make(val_set, False)
+        loaders = train or make_loader(train_set, True), val or make_loader(val_set, False)
         try:
             trainer.fit(module, *loaders, ckpt_path=ckpt_path)
         except (KeyboardInterrupt, SystemExit):
             assert module.stop_at
         return module, trainer
 
-    expected, everything = straight(train_set, 4), list(range(VALIDATION))
+    expected, everything = expected_epochs(train_set, 4), list(range(VALIDATION))
     # Four epochs with a sanity check and a validation after each epoch; then two validations per epoch.
-    module, trainer = fit(Counted())
+    module, trainer = fit(RecordingModule())
     assert [module.trained[epoch] for epoch in range(4)] == expected and trainer.global_step == 4 * STEPS
     assert module.validated == [everything[:12]] + [everything] * 4
-    module, _ = fit(Counted(), val_check_interval=0.5)
+    module, _ = fit(RecordingModule(), val_check_interval=0.5)
     assert [module.trained[epoch] for epoch in range(4)] == expected and module.validated[1:] == [everything] * 8
     # With limited batches per epoch. Afterwards the same loaders yield complete epochs in a second fit.
-    train, val = make(train_set, True), make(val_set, False)
-    module, trainer = fit(Counted(), train, val, limit_train_batches=3, limit_val_batches=2)
+    train, val = make_loader(train_set, True), make_loader(val_set, False)
+    module, trainer = fit(RecordingModule(), train, val, limit_train_batches=3, limit_val_batches=2)
     assert [module.trained[epoch] for epoch in range(4)] == [expected[0][:18]] * 4
     assert module.validated[1:] == [everything[:12]] * 4
-    assert fit(Counted(), train, val, max_epochs=2)[0].trained == {0: expected[0], 1: expected[1]}
-    assert fit(Counted(), overfit_batches=2, max_epochs=2)[0].trained == {0: expected[0][:12], 1: expected[0][:12]}
+    assert fit(RecordingModule(), train, val, max_epochs=2)[0].trained == {0: expected[0], 1: expected[1]}
+    assert fit(RecordingModule(), overfit_batches=2, max_epochs=2)[0].trained == {
+        0: expected[0][:12],
+        1: expected[0][:12],
+    }
     # Resuming from Lightning's checkpoint: within an epoch, after its last batch, before a validation.
     for stop_at, val_interval in ((STEPS + 3, 1.0), (2 * STEPS, 1.0), (3, 0.5), (STEPS + 5, 0.5)):
-        before, _ = fit(Counted(stop_at), val_check_interval=val_interval)
-        after, trainer = fit(Counted(), ckpt_path=folder / "stopped.ckpt", val_check_interval=val_interval)
+        before, _ = fit(RecordingModule(stop_at), val_check_interval=val_interval)
+        after, trainer = fit(RecordingModule(), ckpt_path=folder / "stopped.ckpt", val_check_interval=val_interval)
         both = [before.trained.get(epoch, []) + after.trained.get(epoch, []) for epoch in range(4)]
         assert both == expected, (stop_at, val_interval)
         assert trainer.global_step == 4 * STEPS
     # The advice in docs/loops.md for limited batches per epoch, including resuming within an epoch.
 
-    class Parts(Counted):
+    class SetsEpoch(RecordingModule):
         def on_train_epoch_start(self):
             self.trainer.train_dataloader.set_epoch(self.current_epoch)
 
-    before, _ = fit(Parts(stop_at=7), limit_train_batches=3)
-    after, _ = fit(Parts(), limit_train_batches=3, ckpt_path=folder / "stopped.ckpt")
+    before, _ = fit(SetsEpoch(stop_at=7), limit_train_batches=3)
+    after, _ = fit(SetsEpoch(), limit_train_batches=3, ckpt_path=folder / "stopped.ckpt")
     both = [before.trained.get(epoch, []) + after.trained.get(epoch, []) for epoch in range(4)]
     assert both == [epoch[:18] for epoch in expected]
     # Two loaders together: the shorter one restarts.
-    pair = lightning.pytorch.utilities.CombinedLoader([make(train_set, True), make(val_set, True)], "max_size_cycle")
+    pair = lightning.pytorch.utilities.CombinedLoader(
+        [make_loader(train_set, True), make_loader(val_set, True)], "max_size_cycle"
+    )
     shown = [[], []]
     for _ in range(2):
         for batches, _, _ in pair:
@@ -159,11 +165,11 @@ def check_lightning(train_set: str, val_set: str, folder: Path) -> None:
 def check_accelerate(train_set: str, val_set: str, folder: Path) -> None:
     import accelerate
 
-    expected = straight(train_set, 4)
+    expected = expected_epochs(train_set, 4)
     accelerator = accelerate.Accelerator(cpu=True)
     model = network()
     loader, val, model, optimizer = accelerator.prepare(
-        make(train_set, True), make(val_set, False), model, torch.optim.SGD(model.parameters(), lr=1e-3)
+        make_loader(train_set, True), make_loader(val_set, False), model, torch.optim.SGD(model.parameters(), lr=1e-3)
     )
     accelerator.register_for_checkpointing(loader)
 
@@ -189,7 +195,7 @@ def check_accelerate(train_set: str, val_set: str, folder: Path) -> None:
     accelerator.load_state(str(folder / "state"))
     assert begun + train(loader) == expected[2] and train(loader) == expected[3]
     accelerator.save_state(str(folder / "state"))
-    other = make(train_set, True)
+    other = make_loader(train_set, True)
     other.load_state_dict(torch.load(folder / "state" / "custom_checkpoint_0.pkl", weights_only=True))
     assert (other.epoch, other.samples_seen) == (4, 0)
     run_page("Accelerate", train_set=train_set, model=network(), folder=str(folder / "page"))
@@ -201,7 +207,7 @@ def check_torchdata(train_set: str, val_set: str, folder: Path) -> None:
 
     class Stateful(IterableDataset):
         def __init__(self):
-            self.loader = make(train_set, True)
+            self.loader = make_loader(train_set, True)
 
         def __iter__(self):
             return iter(self.loader)
@@ -215,7 +221,7 @@ def check_torchdata(train_set: str, val_set: str, folder: Path) -> None:
     def stateful():
         return StatefulDataLoader(Stateful(), batch_size=None, num_workers=0)
 
-    expected = straight(train_set, 4)
+    expected = expected_epochs(train_set, 4)
     for taken in (0, 1, 4, STEPS - 1):
         one, begun = stateful(), []
         assert ids(one) == expected[0]

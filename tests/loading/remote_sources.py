@@ -100,7 +100,7 @@ def expected_keys(schedule, steps):
     )
 
 
-def troubled(seed):
+def faulty_workers(seed):
     """Return workers that die, freeze, become unreachable and recover, in an order determined by the seed."""
     chance = random.Random(seed)
     names = [f"w{number}" for number in range(chance.randint(1, 5))]

@@ -15,8 +15,8 @@ from PIL import Image
 from dali_mix.loading.loader import Loader
 from dali_mix.recordio import write_set
 
-# name → (pipeline, options): graphs whose batches have 32 × 32 pixels
-GRAPHS_OF_ONE_SIZE: dict[str, tuple[str, dict[str, Any]]] = {
+# name → (pipeline, options) of graphs that return images of 32 × 32 pixels
+FIXED_SIZE_GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
     "imagenet": ("imagenet", {"image_size": 32}),
     "imagenet, unfused": ("imagenet", {"image_size": 32, "fuse": False}),
     "imagenet, whole images": ("imagenet", {"image_size": 32, "preset": "parity"}),

@@ -36,8 +36,8 @@ def loader(prefix, name="imagenet", **more):
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "parity"}], ids=["window", "image"])
-def test_bad_headers_in_large_batches_do_not_end_the_process(tmp_path, options):
-    """The loader runs in a subprocess, because DALI's decoder on its own ends most processes that decode this set."""
+def test_bad_headers_in_large_batches_do_not_crash_process(tmp_path, options):
+    """The loader runs in a subprocess, because DALI's decoder alone crashes most processes that decode this set."""
     samples = [(HTML if i % 30 == 7 else GOOD[i % 12], 0, 40 + i % 12, 50, "jpeg") for i in range(300)]
     write_set(tmp_path / "set", samples, classes="a")
     program = f"""
@@ -55,7 +55,7 @@ for seed in range(10):
 @pytest.mark.parametrize(
     "bad", [HTML, GOOD[5][:120], b"GIF89a\x01\x00\x01\x00\x80\x00\x00", b""], ids=["html", "cut", "gif", "empty"]
 )
-def test_what_does_not_decode_is_named_or_skipped(tmp_path, name, bad):
+def test_undecodable_record_is_named_or_skipped(tmp_path, name, bad):
     prefix = broken_set(tmp_path / "set", {5: bad})
     with pytest.raises(
         ValueError, match=r"set\.rec: record 5: .*dali-mix verify .*on_bad_record='skip' \(in a recipe loader"
@@ -71,7 +71,7 @@ def test_what_does_not_decode_is_named_or_skipped(tmp_path, name, bad):
     assert "set.rec: record 5:" in skipping.skipped[0][1]
 
 
-def test_skipping_changes_no_other_record(tmp_path):
+def test_skipping_does_not_change_other_records(tmp_path):
     whole, holed = (
         loader(broken_set(tmp_path / "a", {})),
         loader(broken_set(tmp_path / "b", {2: HTML, 9: HTML}), on_bad_record="skip"),
@@ -83,7 +83,7 @@ def test_skipping_changes_no_other_record(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
-def test_a_step_of_bad_records_is_left_out(tmp_path, name):
+def test_step_with_only_bad_records_is_omitted(tmp_path, name):
     prefix = broken_set(tmp_path / "set", dict.fromkeys(range(4, 8), HTML))
     skipping = loader(prefix, name, train=False, on_bad_record="skip")
     for _ in range(2):
@@ -98,14 +98,14 @@ def test_a_step_of_bad_records_is_left_out(tmp_path, name):
         list(alone)
 
 
-def test_a_set_with_nothing_to_read_ends(tmp_path):
+def test_set_without_readable_records_raises(tmp_path):
     prefix = broken_set(tmp_path / "set", dict.fromkeys(range(12), HTML))
     with pytest.raises(ValueError, match="none of its records can be read"):
         for _ in range(3):
             list(loader(prefix, on_bad_record="skip"))
 
 
-def test_a_zeroed_middle_is_found_by_its_crc(tmp_path):
+def test_zeroed_bytes_are_found_by_crc(tmp_path):
     prefix = png_set(tmp_path / "set", 10)
     table, path = RecordSet(prefix).table, tmp_path / "set.rec"
     middle = int(table["offset"][7]) + 8 + int(table["length"][7]) // 2
@@ -129,7 +129,7 @@ def test_damaged_framing_is_named(tmp_path):
         list(loader(prefix))
 
 
-def test_a_size_the_manifest_has_wrong_is_named(tmp_path):
+def test_wrong_size_in_manifest_is_named(tmp_path):
     small = encode(picture(20, 20), "JPEG")
     samples = [(small, 0, 400, 400, "jpeg") if i == 1 else (GOOD[i], 0, 40 + i, 50, "jpeg") for i in range(6)]
     write_set(tmp_path / "set", samples, classes="a")
@@ -137,7 +137,7 @@ def test_a_size_the_manifest_has_wrong_is_named(tmp_path):
         list(loader(tmp_path / "set"))
 
 
-def test_a_loader_that_raised_can_be_dropped_or_used_again(tmp_path):
+def test_loader_can_be_reused_or_deleted_after_error(tmp_path):
     prefix = broken_set(tmp_path / "set", {11: HTML})
     one = loader(prefix, train=False)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Chunks: their numbers and keys, and the parts cut out of them."""
+"""Chunk numbers, question keys, and batches cut from chunks."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ def step(first, size):
     return Step(0, first, first + size, first, np.arange(first, first + size))
 
 
-def test_the_numbers_of_a_step():
+def test_numbers_of_returns_chunks_that_a_step_overlaps():
     assert [numbers_of(step(*place)) for place in [(0, 1), (0, 64), (0, 65), (63, 1), (63, 2), (64, 64), (5, 0)]] == [
         range(1), range(1), range(2), range(1), range(2), range(1, 2), range(0),
     ]  # fmt: skip
@@ -25,7 +25,7 @@ def test_the_numbers_of_a_step():
 
 
 @given(st.integers(1, 1000), st.integers(1, 90), st.integers(1, 5), st.booleans())
-def test_chunks_hold_all_that_a_step_takes_and_none_besides(count, batch_size, world_size, train):
+def test_step_needs_exactly_its_numbered_chunks(count, batch_size, world_size, train):
     for rank in range(world_size):
         schedule = Schedule(count, 3, train, batch_size, rank, world_size)
         order, position = schedule.order(1), 0
@@ -38,7 +38,7 @@ def test_chunks_hold_all_that_a_step_takes_and_none_besides(count, batch_size, w
             position = taken.end
 
 
-def test_a_question_and_its_key():
+def test_question_key_depends_on_epoch_and_rows():
     order = np.random.default_rng(0).permutation(200)
     asked = question(order.astype(np.int32), 3, 3)
     assert asked.rows.tolist() == order[192:].tolist() and asked.rows.dtype == np.int64 and asked.epoch == 3
@@ -53,13 +53,13 @@ def test_a_question_and_its_key():
     assert Question(3, np.ascontiguousarray(asked.rows[::-1])).key == others[-1].key
 
 
-def fixed(rows, seed=0, **more):
+def fixed_size_chunk(rows, seed=0, **more):
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (len(rows), 3, 6, 5), dtype=np.uint8)
     return Chunk(np.array(rows, np.int64), images, random.integers(0, 9, (len(rows), 4)), **more)
 
 
-def boxed(rows, random):
+def boxed_chunk(rows, random):
     sizes = random.integers(1, 70, (len(rows), 2)).astype(np.int32)
     height, width = (sizes.max(axis=0) + 40).tolist() if len(rows) else (3, 3)
     images = random.integers(0, 256, (len(rows), 3, height, width), dtype=np.uint8)
@@ -67,9 +67,9 @@ def boxed(rows, random):
     return images, pack(np.array(rows, np.int64), images, targets, sizes, [])
 
 
-def test_pack_leaves_the_padding_out():
+def test_pack_removes_padding():
     rows = np.arange(3)
-    whole, parts = boxed(rows, np.random.default_rng(0))
+    whole, parts = boxed_chunk(rows, np.random.default_rng(0))
     assert parts.images.shape == (3 * parts.sizes.prod(axis=1).sum(),) and not np.shares_memory(whole, parts.images)
     ends = np.cumsum(3 * parts.sizes.prod(axis=1))
     for image, own, (height, width) in zip(whole, np.split(parts.images, ends), parts.sizes, strict=False):
@@ -86,10 +86,10 @@ pieces = st.lists(st.sets(st.integers(0, 9), max_size=10), min_size=1, max_size=
 
 @given(pieces, st.integers(0, 39), st.integers(0, 40), st.booleans(), st.booleans(), st.integers(0, 9))
 @settings(max_examples=400, deadline=None)
-def test_cut_finds_the_rows_of_a_step(good, first, size, normalizing, scattered, seed):
+def test_cut_returns_valid_rows_of_step_in_order(good, first, size, normalizing, scattered, seed):
     order = np.random.default_rng(seed).permutation(40)
     parts = [order[10 * at : 10 * (at + 1)][sorted(own)] for at, own in enumerate(good)]
-    all_of = [fixed(rows, seed + at) for at, rows in enumerate(parts)]
+    all_of = [fixed_size_chunk(rows, seed + at) for at, rows in enumerate(parts)]
     rows = order[first : first + size][:: 3 if scattered else 1]
     found = cut(all_of, rows, PIPELINE if normalizing else None)
     kept = [row for row in rows.tolist() if any(row in part for part in parts)]
@@ -110,10 +110,10 @@ def test_cut_finds_the_rows_of_a_step(good, first, size, normalizing, scattered,
 
 @given(pieces, st.integers(0, 39), st.integers(0, 40), st.booleans(), st.integers(0, 9))
 @settings(max_examples=200, deadline=None)
-def test_cut_pads_to_the_largest_of_the_batch(good, first, size, normalizing, seed):
+def test_cut_pads_to_largest_image_of_batch(good, first, size, normalizing, seed):
     random = np.random.default_rng(seed)
     order = random.permutation(40)
-    made = [boxed(order[10 * at : 10 * (at + 1)][sorted(own)].tolist(), random) for at, own in enumerate(good)]
+    made = [boxed_chunk(order[10 * at : 10 * (at + 1)][sorted(own)].tolist(), random) for at, own in enumerate(good)]
     rows = order[first : first + size]
     found = cut([chunk for _, chunk in made], rows, PIPELINE if normalizing else None)
     at = {row: (own, place) for own in made for place, row in enumerate(own[1].rows.tolist())}
@@ -133,7 +133,7 @@ def test_cut_pads_to_the_largest_of_the_batch(good, first, size, normalizing, se
         assert not np.shares_memory(target["boxes"], chunk.targets[place]["boxes"])
 
 
-def test_what_is_float32_already_stays_as_it_is():
+def test_cut_does_not_normalize_float32_images():
     """A user's pipeline may normalize in its graph or produce any other float32 output."""
     images = np.random.default_rng(0).normal(size=(4, 3, 6, 5)).astype(np.float32)
     chunk = Chunk(np.arange(4), images, np.arange(4))

@@ -34,12 +34,12 @@ class Inline:
         return Opened(records.prefix, len(records), records.metainfo, records.taller, self)
 
     def ask(self, question, avoid):
-        self.asked.append(ticket := Asked(question))
+        self.asked.append(ticket := Ticket(question))
         return ticket
 
     def wait(self, timeout):
         answered, self.asked = self.asked, []
-        return [(ticket, frozen(self.decoder.answer(ticket.question))) for ticket in answered]
+        return [(ticket, read_only(self.decoder.answer(ticket.question))) for ticket in answered]
 
     def drop(self, ticket):
         self.asked = [other for other in self.asked if other is not ticket]
@@ -49,12 +49,12 @@ class Inline:
 
 
 @dataclasses.dataclass(eq=False)
-class Asked:
+class Ticket:
     question: Question
     worker: str = "inline"
 
 
-def frozen(chunk):
+def read_only(chunk):
     """Make the arrays of a chunk read-only, like those from Ray's object store. Return the chunk."""
     for own in [chunk.images, chunk.rows, *(chunk.targets if isinstance(chunk.targets, list) else [chunk.targets])]:
         for array in own.values() if isinstance(own, dict) else [own]:
@@ -87,12 +87,12 @@ def prefixes(tmp_path_factory):
     return {
         "imagenet": png_set(folder / "imagenet", 150),
         "multilabel": folder / "multilabel",
-        "detection": corners(folder / "detection"),
+        "detection": corner_boxes_set(folder / "detection"),
     }
 
 
-def corners(prefix):
-    """Write 150 pictures of various shapes, each with up to four boxes in its corners, where a crop may miss them."""
+def corner_boxes_set(prefix):
+    """Write 150 pictures of various shapes, each with up to four boxes in its corners, where a crop may remove them."""
     random, samples = np.random.default_rng(1), []
     for row in range(150):
         boxes = [[row % 2, x, y, x + 0.2, y + 0.2, 0] for x in (0.0, 0.8) for y in (0.0, 0.8)][: row % 5]
@@ -123,7 +123,7 @@ def same(one, two):
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loader_with_workers_is_the_loader_without(prefixes, name, train, dtype):
+def test_loader_with_workers_equals_loader_without(prefixes, name, train, dtype):
     local, apart = pair(prefixes[name], name, train=train, dtype=dtype, batch_size=11)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns about read-only memory
@@ -144,11 +144,11 @@ def chunks_of(prefix, name, group_step):
     groups = None if group_step is None else records.taller.astype(np.int64)
     order = Schedule(len(records), 4, True, 1, 0, 1, groups=groups, group_step=group_step or 0).order(2)
     made = decoder(records, name, True, NAMES[name], seed=4)
-    return order, [frozen(made.answer(question(order, 2, number))) for number in range(-(-len(order) // POSITIONS))]
+    return order, [read_only(made.answer(question(order, 2, number))) for number in range(-(-len(order) // POSITIONS))]
 
 
 @functools.cache
-def singly(prefix, name):
+def decode_singly(prefix, name):
     """Decode each record in a batch of one. Return record → (image without padding, targets)."""
     records = RecordSet(prefix)
     made = decoder(records, name, True, NAMES[name], seed=4)
@@ -161,8 +161,8 @@ def singly(prefix, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_batches_of_any_ranks_equal_records_decoded_alone(prefixes, name):
-    alone = singly(prefixes[name], name)
+def test_batches_of_any_ranks_equal_records_decoded_singly(prefixes, name):
+    alone = decode_singly(prefixes[name], name)
 
     @given(st.integers(1, 90), st.integers(1, 5), st.integers(0, 149))
     @settings(max_examples=25, deadline=None)
@@ -235,7 +235,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("train", [True, False])
-def test_bad_records_are_skipped_as_without_workers(tmp_path, small_chunks, bad, train):
+def test_workers_skip_same_bad_records_as_local_loader(tmp_path, small_chunks, bad, train):
     made = pair(damaged_set(tmp_path / "set", BAD[bad]), "imagenet", train=train, batch_size=3, on_bad_record="skip")
     for _ in range(2):
         theirs, mine = (list(loader) for loader in made)
@@ -247,7 +247,7 @@ def test_bad_records_are_skipped_as_without_workers(tmp_path, small_chunks, bad,
 
 
 @pytest.mark.parametrize("row", [0, 1, 7, 8, 39])
-def test_a_bad_record_is_named_as_without_workers(tmp_path, small_chunks, row):
+def test_workers_report_bad_record_like_local_loader(tmp_path, small_chunks, row):
     messages, taken = [], []
     for loader in pair(damaged_set(tmp_path / "set", {row}), "imagenet", train=False, batch_size=3):
         taken.append(0)
@@ -260,7 +260,7 @@ def test_a_bad_record_is_named_as_without_workers(tmp_path, small_chunks, row):
 
 
 @pytest.mark.parametrize("bad", [range(0, COUNT, 1), [0, 1, 2]])
-def test_a_set_with_nothing_to_read_is_told_of(tmp_path, small_chunks, bad):
+def test_set_without_readable_records_raises(tmp_path, small_chunks, bad):
     prefix = damaged_set(tmp_path / "set", set(bad))
     for loader in pair(prefix, "imagenet", batch_size=3, on_bad_record="skip"):
         if len(bad) < COUNT:
@@ -271,7 +271,7 @@ def test_a_set_with_nothing_to_read_is_told_of(tmp_path, small_chunks, bad):
 
 
 @pytest.mark.parametrize("odd", [0, 1])
-def test_a_question_of_bad_records_only_is_answered_the_same_each_time(tmp_path, odd):
+def test_question_with_only_bad_records_is_repeatable(tmp_path, odd):
     """All bad records are listed in each answer, and later questions are still answered."""
     made = decoder(RecordSet(damaged_set(tmp_path / "set", set(range(8 + odd)) - {odd - 1})), "imagenet", True,
                    {"image_size": 32})  # fmt: skip

@@ -1,4 +1,4 @@
-"""Loading sets with boxes: grouped order on several ranks, resuming, large pictures, moving the boxes."""
+"""Loading sets with boxes: grouped order on several ranks, resuming, large images, and moving boxes to a device."""
 
 import itertools
 import re
@@ -29,10 +29,10 @@ def loader(records, *, batch_size=4, rank=0, world_size=1, train=True, **more):
     )
 
 
-def rows(made):
-    """Return record → (pixels without padding, boxes) for comparing batches."""
+def by_record(batches):
+    """Return a dict record → (pixels without padding, boxes)."""
     found = {}
-    for images, targets, ids in made:
+    for images, targets, ids in batches:
         for image, target, number in zip(images, targets, ids.tolist(), strict=True):
             assert number not in found
             found[number] = image[:, : target["size"][0], : target["size"][1]].clone(), target["boxes"]
@@ -45,19 +45,19 @@ def same(one, two):
 
 
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 8), (2, 4), (4, 2), (3, 5)])
-def test_each_record_once_and_the_same_on_any_ranks(boxed, world_size, batch_size):
+def test_each_record_once_and_identical_on_any_ranks(boxed, world_size, batch_size):
     ranks = [loader(boxed, batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
     made = [list(one) for one in ranks]
-    found = rows(itertools.chain(*made))
+    found = by_record(itertools.chain(*made))
     assert found.keys() == set(range(41))
-    assert same(found, rows(loader(boxed, batch_size=1)))
+    assert same(found, by_record(loader(boxed, batch_size=1)))
     taller = np.asarray(boxed.table["height"]) > boxed.table["width"]
     steps = [set(taller[torch.cat([batch.ids for batch in step]).numpy()]) for step in zip(*made, strict=True)]
     assert all(len(step) == 1 for step in steps[:-2])
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_a_resumed_epoch_continues_also_on_other_ranks(boxed, stop):
+def test_epoch_resumes_on_other_ranks(boxed, stop):
     full = list(loader(boxed, batch_size=8))
     stopped = loader(boxed, batch_size=8)
     list(itertools.islice(stopped, stop))
@@ -66,10 +66,10 @@ def test_a_resumed_epoch_continues_also_on_other_ranks(boxed, stop):
     ranks = [loader(boxed, batch_size=4, rank=rank, world_size=2) for rank in range(2)]
     for one in ranks:
         one.load_state_dict(state)
-    assert same(rows(itertools.chain(*(list(one) for one in ranks))), rows(full[stop:]))
+    assert same(by_record(itertools.chain(*(list(one) for one in ranks))), by_record(full[stop:]))
 
 
-def test_resumed_with_another_batch_size_each_record_comes_once(boxed):
+def test_resume_with_other_batch_size_repeats_no_record(boxed):
     stopped = loader(boxed, batch_size=8)
     taken = list(itertools.islice(stopped, 2))
     other = loader(boxed, batch_size=5)
@@ -77,33 +77,33 @@ def test_resumed_with_another_batch_size_each_record_comes_once(boxed):
     with pytest.raises(ValueError, match="global_batch_size 8"):
         other.load_state_dict(stopped.state_dict())
     other.load_state_dict(stopped.state_dict(), strict=False)
-    left = rows(other)
-    assert sorted([*rows(taken), *left]) == list(range(41))
-    assert same(left, {number: value for number, value in rows(loader(boxed)).items() if number in left})
+    left = by_record(other)
+    assert sorted([*by_record(taken), *left]) == list(range(41))
+    assert same(left, {number: value for number, value in by_record(loader(boxed)).items() if number in left})
     again = list(other)  # the next epoch uses its own blocks
-    assert sorted(rows(again)) == list(range(41)) and other.state_dict()["group_step"] == 5
+    assert sorted(by_record(again)) == list(range(41)) and other.state_dict()["group_step"] == 5
     taller = np.asarray(boxed.table["height"]) > boxed.table["width"]
     assert all(len(set(taller[batch.ids.numpy()].tolist())) == 1 for batch in again[:-3])
 
 
-def test_a_state_keeps_its_blocks_through_several_resumes(boxed):
+def test_state_keeps_group_step_across_resumes(boxed):
     """The trainer may split its global batch into other micro-batches, and an epoch may be stopped repeatedly."""
     stopped = loader(boxed, batch_size=8)
-    taken = rows(itertools.islice(stopped, 2))
+    taken = by_record(itertools.islice(stopped, 2))
     other = loader(boxed, batch_size=4)
     other.load_state_dict({**stopped.state_dict(), "global_batch_size": 4})
-    taken |= rows(itertools.islice(other, 2))
+    taken |= by_record(itertools.islice(other, 2))
     state = other.state_dict()
     assert (state["group_step"], state["global_batch_size"], state["samples_seen"]) == (8, 4, 24)
     third = loader(boxed, batch_size=4)
     third.load_state_dict(state)
-    left = rows(third)
+    left = by_record(third)
     assert sorted([*taken, *left]) == list(range(41))
-    assert left.keys() == rows(itertools.islice(loader(boxed, batch_size=8), 3, None)).keys()
+    assert left.keys() == by_record(itertools.islice(loader(boxed, batch_size=8), 3, None)).keys()
 
 
 @pytest.mark.parametrize("steps", [None, 6])
-def test_an_epoch_that_has_not_begun_has_the_loaders_own_blocks(boxed, steps):
+def test_state_at_epoch_start_uses_group_step_of_loader(boxed, steps):
     """The loader uses its own blocks even if the state of the finished epoch has other blocks."""
     stopped = loader(boxed, batch_size=8)
     list(itertools.islice(stopped, steps))
@@ -115,7 +115,7 @@ def test_an_epoch_that_has_not_begun_has_the_loaders_own_blocks(boxed, steps):
     assert [batch.ids.tolist() for batch in other] == [batch.ids.tolist() for batch in wanted]
 
 
-def test_the_state_of_another_order_is_refused(boxed):
+def test_state_of_other_order_is_refused(boxed):
     grouped, plain = loader(boxed), build_loader("multilabel", boxed, batch_size=4, train=True, device="cpu")
     for one, other, message in (
         (grouped, plain, "without batches of one orien"),
@@ -125,7 +125,7 @@ def test_the_state_of_another_order_is_refused(boxed):
             one.load_state_dict(other.state_dict())
 
 
-def test_a_large_picture_with_many_boxes(tmp_path):
+def test_large_image_keeps_all_boxes(tmp_path):
     random = np.random.default_rng(0)
     low = random.uniform(0, 0.98, (574, 2))
     boxes = np.column_stack([np.zeros(574), low, low + 0.015, np.zeros(574)])
@@ -146,7 +146,7 @@ def test_a_large_picture_with_many_boxes(tmp_path):
     assert targets[2]["boxes"].shape == (0, 4) and targets[2]["labels"].dtype == torch.int64
 
 
-def test_boxes_move_in_one_copy(boxed):
+def test_batch_to_moves_boxes_and_keeps_types(boxed):
     batch = next(iter(loader(boxed)))
     moved = batch.to("meta")
     assert isinstance(moved, Batch)
@@ -160,7 +160,7 @@ def test_boxes_move_in_one_copy(boxed):
         assert all(torch.equal(before[name], after[name]) for name in ("boxes", "labels", "difficult"))
 
 
-def test_targets_without_difficult_and_with_masks_move():
+def test_boxes_to_moves_masks_without_difficult():
     boxes, labels = torch.rand(3, 4), torch.tensor([2, 0, 1])
     target = {"boxes": boxes, "labels": labels, "masks": torch.ones(3, 8, 8, dtype=torch.bool), "size": (8, 8)}
     empty = {"boxes": boxes[:0], "labels": labels[:0], "masks": torch.ones(0, 8, 8, dtype=torch.bool), "size": (8, 8)}
@@ -174,7 +174,7 @@ def test_targets_without_difficult_and_with_masks_move():
     assert target["boxes"] is boxes and target["masks"].device.type == "cpu"
 
 
-def test_moved_targets_keep_their_values(monkeypatch):
+def test_boxes_to_keeps_values(monkeypatch):
     targets = [
         {"boxes": torch.rand(n, 4), "labels": torch.arange(n), "difficult": torch.arange(n) % 2 > 0} for n in (2, 0, 3)
     ]
@@ -188,7 +188,7 @@ def test_moved_targets_keep_their_values(monkeypatch):
         assert all(before[name].dtype == after[name].dtype for name in before)
 
 
-def test_the_guide_s_loop_for_torchvision_s_detectors(tmp_path, monkeypatch):
+def test_docs_loop_for_torchvision_detectors_runs(tmp_path, monkeypatch):
     """Labels start at 1, images have no padding, and nothing is normalized or resized twice."""
     text = Path(__file__).parents[2].joinpath("docs/detection.md").read_text(encoding="utf-8")
     block = next(code for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "fasterrcnn" in code)

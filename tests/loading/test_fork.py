@@ -52,7 +52,7 @@ def in_child(work):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_used_before_a_fork_it_works_in_the_child(records, source):
+def test_loader_used_before_fork_works_in_child(records, source):
     straight = build(records, source)
     first, second = ids(straight), ids(straight)
     one = build(records, source)
@@ -91,7 +91,7 @@ class Wrapped(IterableDataset):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_in_the_worker_of_a_data_loader(records, source):
+def test_loader_works_in_data_loader_worker(records, source):
     first = ids(build(records, source))
     one = build(records, source)
     for workers in (0, 1):
@@ -104,7 +104,7 @@ def send(loaders, queue):
     queue.put([ids(one) for one in loaders])
 
 
-def test_sent_to_a_spawned_process(records):
+def test_loader_works_in_spawned_process(records):
     loaders = [build(records, source) for source in SOURCES]
     for one in loaders:
         next(iter(one))
@@ -133,7 +133,7 @@ for use in (False, True):
 """
 
 
-def test_a_child_that_ends_like_a_script_ends(records):
+def test_forked_child_exits_without_hanging(records):
     """DALI's exit handlers and the destructors of copied objects must not wait for the parent's threads."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(records.prefix)], capture_output=True, text=True, timeout=250, check=False
@@ -142,7 +142,7 @@ def test_a_child_that_ends_like_a_script_ends(records):
 
 
 @pytest.mark.parametrize("source", ["exact", "cached"])
-def test_on_a_gpu_the_child_is_told_to_build_its_own(records, source):
+def test_gpu_loader_refuses_forked_child(records, source):
     one = build(records, source)
     next(iter(one))
     one._source._device = torch.device("cuda", 0)  # as if it had been built for a GPU

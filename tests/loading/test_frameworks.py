@@ -17,7 +17,7 @@ def sets(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["lightning", "accelerate", "torchdata"])
-def test_each_record_exactly_once_an_epoch(sets, tmp_path, name):
+def test_framework_sees_each_record_once_per_epoch(sets, tmp_path, name):
     done = subprocess.run(
         [sys.executable, "-m", "tests.loading.frameworks", name, *sets, str(tmp_path)],
         cwd=ROOT,
@@ -30,5 +30,5 @@ def test_each_record_exactly_once_an_epoch(sets, tmp_path, name):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-def test_the_plain_loop_of_the_page_runs(sets):
+def test_plain_loop_in_docs_runs(sets):
     run_page("A plain loop that resumes", train_set=sets[0], val_set=sets[1], model=network())

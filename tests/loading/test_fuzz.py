@@ -10,7 +10,7 @@ from tests import fuzz_images
 from tests.fuzz_images import KINDS, damaged, fuzz
 
 
-def test_damaged_images_end_no_process() -> None:
+def test_damaged_images_do_not_crash_process() -> None:
     counts, deadly = fuzz(0, range(400), 400)
     assert deadly == []
     assert set(counts) == set(KINDS) and sum(count["files"] for count in counts.values()) == 400
@@ -19,12 +19,12 @@ def test_damaged_images_end_no_process() -> None:
         assert count["loaded"] + count["named"] == count["kept"] + count["normalized"]
 
 
-def test_a_file_is_the_same_wherever_it_is_made() -> None:
+def test_damaged_is_deterministic() -> None:
     assert [damaged(3, number) for number in range(50)] == [damaged(3, number) for number in range(50)]
     assert len({damaged(3, number)[1] for number in range(50)}) > 45
 
 
-def test_the_file_that_ends_a_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fuzz_finds_files_that_crash_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def child(seed: int, numbers: range) -> tuple[dict[str, Counter[str]] | None, str]:
         dies = 13 in numbers or 29 in numbers
         return (None, "status -11: ") if dies else ({"png": Counter(files=len(numbers))}, "")

@@ -46,7 +46,7 @@ def pickled(one):
     return pickle.loads(pickle.dumps(one))  # noqa: TID251
 
 
-def stand(one):
+def position_of(one):
     return one.epoch, one.samples_seen
 
 
@@ -81,41 +81,39 @@ def by_tqdm(one):
     return ids(tqdm(one, disable=True))
 
 
-def by_a_reference_kept(one):
-    by_a_reference_kept.kept = iter(one)  # the generator is not garbage-collected
-    return ids(itertools.islice(by_a_reference_kept.kept, len(one)))
+def by_kept_iterator(one):
+    by_kept_iterator.kept = iter(one)  # the generator is not garbage-collected
+    return ids(itertools.islice(by_kept_iterator.kept, len(one)))
 
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize(
-    "way", [by_for, by_zip, by_islice, by_next, by_enumerate_and_break, by_tqdm, by_a_reference_kept]
-)
-def test_every_way_to_go_over_a_loader_shows_whole_epochs(twenty, source, train, way):
+@pytest.mark.parametrize("way", [by_for, by_zip, by_islice, by_next, by_enumerate_and_break, by_tqdm, by_kept_iterator])
+def test_every_way_of_iterating_yields_complete_epochs(twenty, source, train, way):
     one = loader(twenty, source, train)
     found = [way(one) for _ in range(3)]
     assert found == epochs(twenty, source, train)
     assert [sorted(epoch) for epoch in found] == [list(range(20))] * 3
-    assert stand(one) == (3, 0) and len(one) == STEPS
+    assert position_of(one) == (3, 0) and len(one) == STEPS
 
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("taken", [0, 1, 3])
-def test_what_is_broken_off_begins_again(twenty, source, train, taken):
+def test_partial_iteration_restarts_epoch(twenty, source, train, taken):
     expected = epochs(twenty, source, train)
     one = loader(twenty, source, train)
     for epoch in range(2):
         for _ in range(2):
             assert ids(itertools.islice(one, taken)) == expected[epoch][: 4 * taken]
-            assert stand(one) == (epoch, 4 * taken)
+            assert position_of(one) == (epoch, 4 * taken)
         iter(one)
-        assert stand(one) == (epoch, 0)  # a state now describes the new iterator
+        assert position_of(one) == (epoch, 0)  # a state now describes the new iterator
         assert ids(one) == expected[epoch]
 
 
 @pytest.mark.parametrize("how", ["exception", "return", "collected", "closed"])
-def test_whatever_ends_a_loop_the_next_is_whole(twenty, how):
+def test_loop_after_interrupted_loop_yields_complete_epoch(twenty, how):
     expected = epochs(twenty, "exact")
     one = loader(twenty, "exact")
 
@@ -142,7 +140,7 @@ def test_whatever_ends_a_loop_the_next_is_whole(twenty, how):
 
 
 @pytest.mark.parametrize("source", ["exact", "cached"])
-def test_a_loader_closed_while_it_is_iterated_goes_on(twenty, source):
+def test_iteration_continues_after_close(twenty, source):
     one, found = loader(twenty, source), []
     for batch in one:
         found += batch.ids.tolist()
@@ -159,7 +157,7 @@ def test_itertools_cycle_and_chain(twenty):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_second_iterator_ends_the_first_with_an_error(twenty, source):
+def test_second_iterator_invalidates_the_first(twenty, source):
     one = loader(twenty, source)
     first = iter(one)
     next(first)
@@ -176,7 +174,7 @@ def test_a_second_iterator_ends_the_first_with_an_error(twenty, source):
     assert next(done, None) is None  # it was already exhausted
 
 
-def test_two_loaders_over_one_set_and_an_evaluation_inside_training(twenty):
+def test_loaders_of_one_set_are_independent(twenty):
     train, other, val = loader(twenty), loader(twenty), loader(twenty, train=False)
     assert ids(train) == ids(other)
     shown = []
@@ -189,13 +187,13 @@ def test_two_loaders_over_one_set_and_an_evaluation_inside_training(twenty):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_set_epoch_goes_to_the_beginning_always(twenty, source):
+def test_set_epoch_always_restarts_the_epoch(twenty, source):
     expected = epochs(twenty, source)
     one = loader(twenty, source)
     for epoch in (0, 0, 2, 1):
         next(iter(one))
         one.set_epoch(epoch)
-        assert stand(one) == (epoch, 0)
+        assert position_of(one) == (epoch, 0)
         assert ids(one) == expected[epoch]
     found = []
     for batch in one:  # epoch 2: going back to its start ends the loop
@@ -215,7 +213,7 @@ def test_set_epoch_goes_to_the_beginning_always(twenty, source):
 @pytest.mark.parametrize("source", ["exact", "cached"])
 @pytest.mark.parametrize("taken", range(STEPS + 1))
 @pytest.mark.parametrize("when", ["inside", "after a break", "on a fresh iterator"])
-def test_a_state_is_exact_wherever_it_is_taken(twenty, source, train, taken, when):
+def test_state_is_exact_at_any_step(twenty, source, train, taken, when):
     first, second, third = epochs(twenty, source, train)
     one = loader(twenty, source, train)
     if when == "inside":
@@ -242,7 +240,7 @@ def test_a_state_is_exact_wherever_it_is_taken(twenty, source, train, taken, whe
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("drop_last", [True, False])
-def test_the_last_batch_completes_the_epoch_on_every_rank(tmp_path, world_size, drop_last):
+def test_last_batch_completes_epoch_on_every_rank(tmp_path, world_size, drop_last):
     records = RecordSet(png_set(tmp_path / "set", 22))
     ranks = [
         loader(records, batch_size=3, rank=rank, world_size=world_size, drop_last=drop_last)
@@ -250,16 +248,16 @@ def test_the_last_batch_completes_the_epoch_on_every_rank(tmp_path, world_size, 
     ]
     for epoch in range(2):
         for _ in zip(range(len(ranks[0])), *ranks, strict=False):
-            assert len({stand(one) for one in ranks}) == 1
-        assert [stand(one) for one in ranks] == [(epoch + 1, 0)] * world_size
+            assert len({position_of(one) for one in ranks}) == 1
+        assert [position_of(one) for one in ranks] == [(epoch + 1, 0)] * world_size
     # Records may be left over or dropped. A state after the last step still counts as a completed epoch.
     state = ranks[0].state_dict() | {"epoch": 5, "samples_seen": 22}
     for one in ranks:
         one.load_state_dict(state)
-        assert stand(one) == (6, 0) and len(ids(one)) > 0
+        assert position_of(one) == (6, 0) and len(ids(one)) > 0
 
 
-def test_ranks_without_a_record_of_an_evaluation(tmp_path):
+def test_evaluation_rank_without_records_yields_nothing(tmp_path):
     records = RecordSet(png_set(tmp_path / "two", 2))
     ranks = [loader(records, train=False, rank=rank, world_size=3) for rank in range(3)]
     for _ in range(3):
@@ -269,7 +267,7 @@ def test_ranks_without_a_record_of_an_evaluation(tmp_path):
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
 @pytest.mark.parametrize("bad", [{3}, {0, 1, 2, 3}, {8, 9, 10, 11}, {4, 5, 6, 7, 8, 9, 10, 11}])
-def test_bad_records_leave_epochs_and_states_whole(tmp_path, name, bad):
+def test_skipped_records_keep_epochs_and_states_exact(tmp_path, name, bad):
     """If all records of the last steps are skipped, the batch before them completes the epoch."""
     good = [encode(picture(40, 40, seed=number)) for number in range(12)]
     samples = [(b"<html>" if i in bad else good[i], 0, 40, 40, "png") for i in range(12)]
@@ -286,11 +284,11 @@ def test_bad_records_leave_epochs_and_states_whole(tmp_path, name, bad):
             assert taken + ids(other) == left
             one.load_state_dict(state)
             taken += ids(itertools.islice(one, 1))
-        assert taken == left and stand(one) == (epoch + 1, 0)
+        assert taken == left and position_of(one) == (epoch + 1, 0)
     assert ids(one) == left
 
 
-def test_records_trained_on_again_and_again_are_noted_once(twenty, caplog):
+def test_repeatedly_restarted_epoch_warns_once(twenty, caplog):
     one = loader(twenty)
     with caplog.at_level(logging.WARNING, "dali_mix"):
         for _ in range(3):
@@ -315,17 +313,17 @@ def test_records_trained_on_again_and_again_are_noted_once(twenty, caplog):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_pickled_or_copied_a_loader_stands_where_it_stood(twenty, source):
+def test_pickle_and_deepcopy_keep_position(twenty, source):
     expected = epochs(twenty, source)
     one = loader(twenty, source)
     ids(one)
     for other in (pickled(one), copy.deepcopy(one)):
-        assert stand(other) == (1, 0) and ids(other) == expected[1]
+        assert position_of(other) == (1, 0) and ids(other) == expected[1]
     next(iter(one))
     assert ids(pickled(one)) == expected[1] == ids(one)
 
 
-def test_repr_says_what_it_is_and_where_it_stands(twenty):
+def test_repr_shows_configuration_and_position(twenty):
     one = loader(twenty, "exact")
     next(iter(one))
     assert repr(one) == (
@@ -341,15 +339,15 @@ def test_repr_says_what_it_is_and_where_it_stands(twenty):
 
 
 @pytest.mark.parametrize("epoch", ["a", "1", -1, 1.5, 2.0, None, True, [1], float("nan")])
-def test_an_epoch_that_is_no_whole_number(twenty, epoch):
+def test_set_epoch_refuses_invalid_values(twenty, epoch):
     one = loader(twenty)
     with pytest.raises(ValueError, match=re.escape(f"epoch={epoch!r}: must be an integer of at least 0")):
         one.set_epoch(epoch)
-    assert stand(one) == (0, 0)
+    assert position_of(one) == (0, 0)
 
 
 @pytest.mark.parametrize("epoch", [3, np.int64(3), torch.tensor(3).item()])
-def test_an_epoch_of_any_integer_type(twenty, epoch):
+def test_set_epoch_accepts_any_integer_type(twenty, epoch):
     one = loader(twenty)
     one.set_epoch(epoch)
-    assert stand(one) == (3, 0) and type(one.epoch) is int
+    assert position_of(one) == (3, 0) and type(one.epoch) is int

@@ -27,7 +27,7 @@ def loader(records, name="imagenet", *, batch_size=6, train=True, options=SMALL,
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
 @pytest.mark.parametrize("train", [True, False])
-def test_each_id_once_an_epoch_in_as_many_steps_on_every_rank(forty, name, train):
+def test_each_id_once_per_epoch_with_equal_steps_on_all_ranks(forty, name, train):
     for world_size, batch_size in itertools.product((1, 2, 3), (4, 6, 13)):
         ranks = [
             loader(forty, name, batch_size=batch_size, train=train, rank=rank, world_size=world_size)
@@ -49,7 +49,7 @@ def test_each_id_once_an_epoch_in_as_many_steps_on_every_rank(forty, name, train
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
-def test_batch_size_ranks_and_resume_change_no_records_pixels(forty, name):
+def test_pixels_do_not_depend_on_batch_size_or_ranks(forty, name):
     options = {"image_size": 32}
     if name == "imagenet":
         options |= {"color_jitter": 0.4, "pca_lighting": 0.1, "erasing": 0.5, "auto_augment": "trivialaugment"}
@@ -71,7 +71,7 @@ def test_batch_size_ranks_and_resume_change_no_records_pixels(forty, name):
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
 @pytest.mark.parametrize("stop", [0, 1, 3, 6])
-def test_a_resumed_epoch_continues_bit_for_bit_also_on_other_ranks(forty, name, stop):
+def test_resumed_epoch_is_bit_identical_on_any_ranks(forty, name, stop):
     whole = loader(forty, name)
     whole.set_epoch(4)
     batches = list(whole)
@@ -98,7 +98,7 @@ def test_a_resumed_epoch_continues_bit_for_bit_also_on_other_ranks(forty, name, 
             assert np.array_equal(image, pixels[number])
 
 
-def test_only_what_was_taken_counts(forty):
+def test_samples_seen_excludes_prefetched_batches(forty):
     one = loader(forty, prefetch=4)
     seen = 0
     for batch in itertools.islice(one, 5):
@@ -107,7 +107,7 @@ def test_only_what_was_taken_counts(forty):
     assert one.state_dict()["samples_seen"] == seen == 30
 
 
-def test_set_epoch_drops_what_was_prefetched_for_another(forty):
+def test_set_epoch_discards_prefetched_batches(forty):
     expected = {}
     straight = loader(forty)
     for epoch in range(3):
@@ -129,7 +129,7 @@ def test_set_epoch_drops_what_was_prefetched_for_another(forty):
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
-def test_batches_stay_as_they_are_for_as_long_as_they_are_kept(forty, name):
+def test_kept_batches_do_not_change(forty, name):
     one = loader(forty, name, batch_size=4)
     kept = [(batch, batch.images.clone()) for _ in range(3) for batch in one]
     one.close()
@@ -140,7 +140,7 @@ def test_batches_stay_as_they_are_for_as_long_as_they_are_kept(forty, name):
         batch.images.zero_()  # batches are writable
 
 
-def test_state_of_another_run_is_refused_unless_asked(forty, tmp_path):
+def test_state_of_other_run_is_refused_if_strict(forty, tmp_path):
     state = loader(forty).state_dict()
     assert all(type(value) in (int, str, bool) for value in state.values())
     other = RecordSet(png_set(tmp_path / "other", 12))
@@ -162,7 +162,7 @@ def test_state_of_another_run_is_refused_unless_asked(forty, tmp_path):
         loader(forty).load_state_dict(state | {"epoch": -1})
 
 
-def test_fewer_records_than_ranks(tmp_path):
+def test_loader_with_fewer_records_than_ranks(tmp_path):
     records = RecordSet(png_set(tmp_path / "two", 2))
     with pytest.raises(ValueError, match="2 records are less than one step of 4 per rank on 3 ranks"):
         loader(records, batch_size=4, rank=0, world_size=3)
@@ -180,7 +180,7 @@ def test_drop_last_and_global_size(forty):
     assert sizes == [[(7, 20), (7, 20)], [(7, 20), (7, 20)], [(6, 20), (6, 20)]]
 
 
-def test_what_others_look_at(forty):
+def test_loader_exposes_dataset_and_pipeline(forty):
     one = loader(str(forty.prefix), train=False)
     assert len(one) == 7 and len(one.dataset) == 40
     assert one.dataset.metainfo["classes"] == ("a", "b", "c") and one.dataset.metainfo["num_classes"] == 3
@@ -189,7 +189,7 @@ def test_what_others_look_at(forty):
     assert (one.rank, one.world_size, one.batch_size, one.global_batch_size, one.seed) == (0, 1, 6, 6, 0)
 
 
-def test_a_plain_training_loop(forty):
+def test_plain_training_loop_reduces_loss(forty):
     one = loader(forty, "cifar", batch_size=8)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
@@ -205,7 +205,7 @@ def test_a_plain_training_loop(forty):
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-def test_multilabel_targets_and_moving_a_batch(tmp_path):
+def test_multilabel_targets_and_batch_to(tmp_path):
     labels = np.random.default_rng(0).integers(-1, 2, (9, 5)).astype(np.float32)
     samples = [(encode(picture(40, 40, i)), labels[i]) for i in range(9)]
     write_set(tmp_path / "multi", samples, task="multilabel", classes="abcde")
@@ -223,7 +223,7 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
         for images, targets, _ in loader(RecordSet(tmp_path / "boxes"), train=train, options=options):
             for image, target in zip(images, targets, strict=True):
                 lit = (image[0] > 0.5).nonzero()
-                assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(), "none of those beside the window"
+                assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(), "a box outside the window was kept"
                 if len(target["boxes"]) and len(lit) > 20:
                     assert target["labels"].tolist() == [1] and target["difficult"].tolist() == [False]
                     found = [lit[:, 1].min(), lit[:, 0].min(), lit[:, 1].max() + 1, lit[:, 0].max() + 1]
@@ -253,7 +253,7 @@ PIPELINES = [
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(("name", "options"), PIPELINES)
-def test_normalized_by_the_graph_or_after_it(forty, name, options, train):
+def test_float32_batches_equal_normalized_uint8_batches(forty, name, options, train):
     """float32 batches equal normalized uint8 batches, bit for bit, whether or not the graph normalizes."""
     made, plain = (loader(forty, name, train=train, options=options, dtype=dtype) for dtype in ("float32", "uint8"))
     compared = 0
@@ -283,7 +283,7 @@ class Unit(Pipeline):
         return fn.crop_mirror_normalize(images, dtype=types.FLOAT, std=[255.0], mean=[0.0], output_layout="CHW")
 
 
-def test_a_graph_that_ends_in_float32_is_left_alone(forty):
+def test_float32_graph_output_is_not_normalized(forty):
     pipeline = Unit(train=False, image_size=8, mean=(9, 9, 9), std=(9, 9, 9))
     images = next(iter(loader(forty, pipeline, train=False, options=None))).images
     assert images.dtype == torch.float32 and 0 <= images.min() < images.max() <= 1
@@ -294,7 +294,7 @@ def test_a_graph_that_ends_in_float32_is_left_alone(forty):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("name", "options"), PIPELINES)
-def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
+def test_cpu_decoding_for_gpu_matches_cpu_loader(forty, name, options):
     """The batches are identical to those without a GPU."""
     here = loader(forty, name, options=options)
     there = build_loader(
@@ -334,7 +334,7 @@ def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
         ),
     ],
 )
-def test_wrong_arguments_are_named(forty, changes, message):
+def test_build_loader_names_wrong_argument(forty, changes, message):
     arguments = {"pipeline": "imagenet", "batch_size": 4, "train": True, "device": "cpu"} | changes
     with pytest.raises(ValueError, match=message):
         build_loader(arguments.pop("pipeline"), forty, **arguments)
@@ -351,11 +351,11 @@ def test_wrong_arguments_are_named(forty, changes, message):
         ("collate_fn", "$"),
     ],
 )
-def test_keywords_of_other_loaders_get_a_hint(forty, name, hint):
+def test_unknown_keyword_gets_hint(forty, name, hint):
     with pytest.raises(TypeError, match=rf"^build_loader\(\) has no keyword '{name}'{hint}"):
         build_loader("imagenet", forty, batch_size=4, train=True, **{name: 4})
 
 
-def test_a_set_that_is_not_there(tmp_path):
+def test_missing_set_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         build_loader("cifar", tmp_path / "nothing", batch_size=4, train=True, device="cpu")

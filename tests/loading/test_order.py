@@ -16,7 +16,7 @@ def epoch_of(count, batch_size, world_size, *, train, drop_last=False, position=
     return ranks
 
 
-def test_the_order_is_a_permutation_keyed_by_seed_and_epoch():
+def test_epoch_order_is_permutation_keyed_by_seed_and_epoch():
     first = epoch_order(1000, 3, 5, train=True)
     assert sorted(first) == list(range(1000))
     assert np.array_equal(first, epoch_order(1000, 3, 5, train=True))
@@ -29,7 +29,7 @@ def test_the_order_is_a_permutation_keyed_by_seed_and_epoch():
 
 @given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 7), st.booleans(), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_each_record_once_and_no_empty_batch(count, batch_size, world_size, train, drop_last):
+def test_epoch_has_each_record_once_and_no_empty_batch(count, batch_size, world_size, train, drop_last):
     ranks = epoch_of(count, batch_size, world_size, train=train, drop_last=drop_last)
     rows = np.concatenate([step.rows for steps in ranks for step in steps] or [np.empty(0, int)])
     assert len(set(rows.tolist())) == len(rows)
@@ -55,7 +55,7 @@ def test_each_record_once_and_no_empty_batch(count, batch_size, world_size, trai
 
 @given(st.integers(1, 400), st.integers(1, 8), st.integers(1, 6), st.integers(1, 6), st.integers(0, 50), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_a_stopped_epoch_goes_on_exactly_on_any_number_of_ranks(count, batch, world, other, stop, train):
+def test_stopped_epoch_resumes_on_any_number_of_ranks(count, batch, world, other, stop, train):
     whole = epoch_of(count, batch, world, train=train)
     most = min(stop, len(whole[0]))
     before = [step for steps in whole for step in steps[:most]]
@@ -73,7 +73,7 @@ def test_a_stopped_epoch_goes_on_exactly_on_any_number_of_ranks(count, batch, wo
     assert left_out == 0 or (train and left_out < max(world, other))
 
 
-def test_the_remainder_is_shared_then_pooled():
+def test_plan_shares_or_pools_remainder():
     assert [plan(40, 6, 3, train=True).size(s) for s in range(3)] == [18, 18, 4]
     pooled = plan(37, 6, 3, train=True)  # one record remains for three ranks
     assert [pooled.size(s) for s in range(len(pooled))] == [18, 10, 9]
@@ -83,7 +83,7 @@ def test_the_remainder_is_shared_then_pooled():
     assert [share(10, rank, 3) for rank in range(3)] == [slice(0, 4), slice(4, 7), slice(7, 10)]
 
 
-def test_epochs_follow_each_other_without_end():
+def test_steps_from_continues_across_epochs():
     steps = Schedule(10, 0, True, 4, 0, 1).steps_from(2, 8)
     seen = [next(steps) for _ in range(5)]
     assert [(step.epoch, step.start, step.end) for step in seen] == [
@@ -97,7 +97,7 @@ def test_epochs_follow_each_other_without_end():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_fewer_records_than_ranks(count):
+def test_steps_left_with_fewer_records_than_ranks(count):
     for rank in range(4):
         assert Schedule(count, 0, True, 5, rank, 4).steps_left(0) == 0
         assert Schedule(count, 0, False, 5, rank, 4).steps_left(0) == (rank < count)
@@ -121,7 +121,7 @@ def test_grouped_blocks_have_one_group(groups, step, epoch):
     assert found.tolist() == grouped_order(order, groups, step, (5, epoch)).tolist()
 
 
-def test_no_record_of_a_small_group_is_always_dropped():
+def test_grouped_order_always_drops_no_record_of_small_group():
     groups = np.array([0] * 100 + [1] * 3)
     seen = set()
     for epoch in range(30):

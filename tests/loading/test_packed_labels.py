@@ -27,7 +27,9 @@ def pack(layout: str, root: Path, out: Path) -> RecordSet:
     ("pipeline", "options"),
     [("imagenet", {"image_size": (32, 48)}), ("multilabel", {"image_size": (32, 48)}), ("cifar", {})],
 )
-def test_voc_through_every_pipeline(tmp_path: Path, pipeline: str, options: dict[str, object], train: bool) -> None:
+def test_voc_labels_arrive_through_every_pipeline(
+    tmp_path: Path, pipeline: str, options: dict[str, object], train: bool
+) -> None:
     devkit(tmp_path, "2007", "test", VOC)
     records = pack("voc", tmp_path, tmp_path / "set")
     expected = records.labels(np.arange(9))
@@ -46,7 +48,7 @@ def test_voc_through_every_pipeline(tmp_path: Path, pipeline: str, options: dict
     assert sorted(seen) == list(range(9))
 
 
-def test_wider_persons(tmp_path: Path) -> None:
+def test_wider_labels_arrive_in_batch(tmp_path: Path) -> None:
     records = pack("wider", wider(tmp_path / "wider"), tmp_path / "set")
     loader = build_loader(
         "multilabel", records, batch_size=2, train=False, device="cpu", pipeline_options={"image_size": 32}

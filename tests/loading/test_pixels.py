@@ -13,13 +13,13 @@ from PIL import Image
 from dali_mix import build_loader
 from dali_mix.loading.decoder import Decoder
 from dali_mix.recordio import RecordSet, Sample, write_set
-from tests.loading.sets import GRAPHS_OF_ONE_SIZE, boxed_set, encode, picture, pixels_by_id
+from tests.loading.sets import FIXED_SIZE_GRAPHS, boxed_set, encode, picture, pixels_by_id
 
 SIZES = [(36 + 7 * number % 40, 33 + 11 * number % 50) for number in range(12)]
 PIXELS = [picture(*size, seed=number) for number, size in enumerate(SIZES)]
-GRAPHS = GRAPHS_OF_ONE_SIZE | {
-    "of any size": ("detection", {"shorter": [32, 48], "longest": 64}),
-    "of any size, cropped": ("detection", {"shorter": 48, "longest": 64, "zoom_out": 0.5, "iou_crop": 0.5}),
+GRAPHS = FIXED_SIZE_GRAPHS | {
+    "variable size": ("detection", {"shorter": [32, 48], "longest": 64}),
+    "variable size, cropped": ("detection", {"shorter": 48, "longest": 64, "zoom_out": 0.5, "iou_crop": 0.5}),
 }
 
 
@@ -32,11 +32,11 @@ def decoders(monkeypatch):
     """Return a list that collects, for each decoder built from now on, whether it reads uncompressed pixels."""
     made, init = [], Decoder.__init__
 
-    def noting(self, *args, **options):
+    def record_decoder(self, *args, **options):
         init(self, *args, **options)
         made.append(self._pipeline.takes_pixels)
 
-    monkeypatch.setattr(Decoder, "__init__", noting)
+    monkeypatch.setattr(Decoder, "__init__", record_decoder)
     return made
 
 
@@ -50,7 +50,7 @@ def loader(prefix, graph, train, **more):
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_batches_equal_those_of_decoded_images(tmp_path, decoders, graph, train, dtype):
+def test_raw_batches_equal_decoded_batches(tmp_path, decoders, graph, train, dtype):
     found = []
     for name, file in (("png", encode), ("raw", ppm)):
         write_set(tmp_path / name, [(file(pixels), 0) for pixels in PIXELS], classes="a")
@@ -61,12 +61,12 @@ def test_batches_equal_those_of_decoded_images(tmp_path, decoders, graph, train,
         np.testing.assert_array_equal(found[1][number], image)
 
 
-def test_boxes_go_along(tmp_path, decoders):
+def test_raw_boxes_equal_decoded_boxes(tmp_path, decoders):
     boxed_set(tmp_path / "png", 8, 120)
     records = RecordSet(tmp_path / "png")
     samples = [(ppm(np.asarray(Image.open(io.BytesIO(records.encoded(row))))), records.label(row)) for row in range(8)]
     write_set(tmp_path / "raw", samples, task="detection", classes=("a", "b"))
-    png, raw = (list(loader(tmp_path / name, "of any size, cropped", True)) for name in ("png", "raw"))
+    png, raw = (list(loader(tmp_path / name, "variable size, cropped", True)) for name in ("png", "raw"))
     assert decoders == [False, True] and len(png) == len(raw) == 2
     for a, b in zip(png, raw, strict=True):
         np.testing.assert_array_equal(a.images, b.images)
@@ -84,7 +84,7 @@ class Bright(Step):
 
 
 @pytest.mark.parametrize("steps", [[Bright(), Resize(32)], [Crop(), Bright(), Resize(32), Flip()], [Resize(32)]])
-def test_steps_of_ones_own(tmp_path, decoders, steps):
+def test_custom_steps_work_on_raw_pixels(tmp_path, decoders, steps):
     found = []
     for name, file in (("png", encode), ("raw", ppm)):
         write_set(tmp_path / name, [(file(pixels // 2), 0) for pixels in PIXELS], classes="a")
@@ -100,7 +100,7 @@ class Decodes(RandomResizedCrop):
         return super().decode(encoded, draws, device)
 
 
-def test_pipelines_that_decode_or_draw_themselves_get_what_is_encoded(tmp_path, decoders):
+def test_custom_decode_or_draw_disables_raw_path(tmp_path, decoders):
     class Own(Pipeline):
         def graph(self, encoded, draws, device):
             return super().graph(encoded, draws, device)
@@ -126,7 +126,7 @@ def test_pipelines_that_decode_or_draw_themselves_get_what_is_encoded(tmp_path, 
     assert decoders == [False] * 4
 
 
-def test_one_other_image_and_all_are_decoded(tmp_path, decoders):
+def test_one_encoded_image_disables_raw_path(tmp_path, decoders):
     for at in (0, 5):
         files = [ppm(pixels) for pixels in PIXELS]
         files[at] = encode(PIXELS[0])
@@ -136,19 +136,19 @@ def test_one_other_image_and_all_are_decoded(tmp_path, decoders):
     assert decoders == [False, False]
 
 
-# name → (height, width, first letters of the PNM, maximum value)
+# name → (height, width, PNM magic number, maximum value)
 KINDS = {
     "grey": (40, 50, "P5", 255),
-    "tiny and grey": (4, 4, "P5", 255),
+    "tiny grey": (4, 4, "P5", 255),
     "16 bits": (40, 50, "P6", 65535),
-    "grey of 16 bits": (40, 50, "P5", 65535),
-    "all numbers of 16 bits": (256, 256, "P5", 65535),
+    "16-bit grey": (40, 50, "P5", 65535),
+    "all 16-bit values": (256, 256, "P5", 65535),
 }
 
 
 @pytest.mark.parametrize("labels", [0, 400])
 @pytest.mark.parametrize("kind", KINDS)
-def test_grey_and_deep_images_equal_decoded_ones(tmp_path, monkeypatch, kind, labels):
+def test_raw_grey_and_16_bit_images_equal_decoded(tmp_path, monkeypatch, kind, labels):
     height, width, letters, maximum = KINDS[kind]
     count = height * width * (3 if letters == "P6" else 1)
     values = (np.arange(count) % (maximum + 1)).astype(">u2" if maximum > 255 else "u1")
@@ -165,7 +165,7 @@ def test_grey_and_deep_images_equal_decoded_ones(tmp_path, monkeypatch, kind, la
 
 
 @pytest.mark.parametrize(("letters", "maximum", "own"), [("P5", 255, False), ("P5", 65535, True), ("P6", 255, True)])
-def test_grey_images_of_8_bits_are_decoded(tmp_path, decoders, letters, maximum, own):
+def test_8_bit_grey_images_are_decoded_by_dali(tmp_path, decoders, letters, maximum, own):
     """DALI is faster at expanding 8-bit grey images to three channels."""
     count = 40 * 50 * (3 if letters == "P6" else 1) * (2 if maximum > 255 else 1)
     write_set(tmp_path / "raw", [(f"{letters}\n50 40\n{maximum}\n".encode() + bytes(count), 0)] * 4, classes="a")
@@ -173,7 +173,7 @@ def test_grey_images_of_8_bits_are_decoded(tmp_path, decoders, letters, maximum,
     assert decoders == [own]
 
 
-def test_comments_and_bytes_behind_are_not_pixels(tmp_path):
+def test_pixels_exclude_header_comments_and_trailing_bytes(tmp_path):
     pixels = picture(40, 50)
     odd = b"P6 # a comment\n50 # another\n40\n255\n" + pixels.tobytes() + b"\n\n"
     write_set(tmp_path / "raw", [(odd, [0, 1, 1])], task="multilabel", classes="abc")
@@ -185,20 +185,20 @@ def test_comments_and_bytes_behind_are_not_pixels(tmp_path):
 
 # name → (file, error message); the manifest says 40×50
 WRONG = {
-    "of another size": (ppm(picture(41, 50)), "the image is 41×50 pixels, the manifest says 40×50"),
-    "turned": (ppm(picture(50, 40)), "the image is 50×40 pixels, the manifest says 40×50"),
-    "text": (b"P3\n50 40\n255\n" + bytes(6000), "the image is not a PNM of 8 or 16 bits"),
-    "white is 7": (b"P6\n50 40\n7\n" + bytes(6000), "the image is not a PNM of 8 or 16 bits"),
+    "wrong size": (ppm(picture(41, 50)), "the image is 41×50 pixels, the manifest says 40×50"),
+    "rotated": (ppm(picture(50, 40)), "the image is 50×40 pixels, the manifest says 40×50"),
+    "plain PPM": (b"P3\n50 40\n255\n" + bytes(6000), "the image is not a PNM of 8 or 16 bits"),
+    "maximum 7": (b"P6\n50 40\n7\n" + bytes(6000), "the image is not a PNM of 8 or 16 bits"),
     "grey, cut short": (b"P5\n50 40\n255\n" + bytes(1999), "its image of 40×50 pixels is cut short"),
     "16 bits, cut short": (b"P6\n50 40\n65535\n" + bytes(11999), "its image of 40×50 pixels is cut short"),
-    "without numbers": (b"P6\nwide high\n" + bytes(6000), "no number after byte 2"),
+    "header without numbers": (b"P6\nwide high\n" + bytes(6000), "no number after byte 2"),
     "cut short": (b"P6\n50 40\n" + b"#" * 100 + b"\n255\n" + bytes(5990), "its image of 40×50 pixels is cut short"),
 }
 
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("name", WRONG)
-def test_a_damaged_image_is_named_or_skipped(tmp_path, decoders, name, train):
+def test_damaged_pnm_is_named_or_skipped(tmp_path, decoders, name, train):
     data, reason = WRONG[name]
     good = [Sample(ppm(picture(40, 50, seed=number)), 0) for number in range(9)]
     write_set(tmp_path / "raw", [*good[:6], Sample(data, 0, 40, 50, "pnm"), *good[6:]], classes="a")
@@ -221,7 +221,7 @@ class Corner(Step):
         return np.full_like(sizes, 40)
 
 
-def test_an_image_that_a_step_fails_on_is_the_only_bad_one(tmp_path, decoders):
+def test_only_image_that_step_fails_on_is_skipped(tmp_path, decoders):
     files = [ppm(picture(39 if number == 3 else 41, 50, seed=number)) for number in range(8)]
     write_set(tmp_path / "raw", [(file, 0) for file in files], classes="a")
     pipeline = Pipeline(train=False, image_size=40, mean=(0, 0, 0), std=(1, 1, 1), steps=[Corner()])
@@ -241,7 +241,7 @@ class Outside(Crop):
 
 @pytest.mark.parametrize("window", [((0, -1), (9, 9)), ((0, 0), (9, 999)), ((30, 0), (9, 9)), ((0, 0), (0, 9))])
 @pytest.mark.parametrize("file", [encode, ppm])
-def test_a_window_outside_the_image_is_refused(tmp_path, file, window):
+def test_crop_window_outside_image_is_refused(tmp_path, file, window):
     """The crop operator does not check its window and would read beyond the image."""
     write_set(tmp_path / "set", [(file(picture(36, 40)), 0)] * 4, classes="a")
     pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=[Outside(*window), Resize(32)])
@@ -258,7 +258,7 @@ class Outer(CentreCrop):
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-def test_a_window_outside_the_resized_image_is_refused(tmp_path, fuse):
+def test_crop_window_outside_resized_image_is_refused(tmp_path, fuse):
     write_set(tmp_path / "set", [(encode(picture(36, 40)), 0)] * 4, classes="a")
     steps = [Outer(32, 1.2, fuse=fuse)]
     pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=steps)
@@ -266,7 +266,7 @@ def test_a_window_outside_the_resized_image_is_refused(tmp_path, fuse):
         list(loader(tmp_path / "set", pipeline, False))
 
 
-def test_an_image_smaller_than_the_manifest_says_is_found_before_it_is_cropped(tmp_path):
+def test_image_smaller_than_manifest_is_found_before_crop(tmp_path):
     """The crop operator does not check its window and would read beyond the image."""
     small = Sample(encode(picture(20, 20)), 0, 3000, 3000, "png")
     write_set(tmp_path / "set", [(encode(picture(36, 40)), 0), small], classes="a")
@@ -275,7 +275,7 @@ def test_an_image_smaller_than_the_manifest_says_is_found_before_it_is_cropped(t
         list(loader(tmp_path / "set", pipeline, False))
 
 
-def test_a_copy_goes_on(tmp_path):
+def test_deepcopy_yields_identical_batches(tmp_path):
     write_set(tmp_path / "raw", [(ppm(pixels), 0) for pixels in PIXELS], classes="a")
     one = loader(tmp_path / "raw", "imagenet", True)
     expected = pixels_by_id([one])

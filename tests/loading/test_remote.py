@@ -1,4 +1,4 @@
-"""`RemoteSource`: correct steps whatever the workers and the trainer do, without requesting unnecessary chunks."""
+"""`RemoteSource` returns correct steps with faulty workers and random access, and requests no unnecessary chunks."""
 
 import copy
 import dataclasses
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dali_mix.loading import chunks, remote
 from dali_mix.loading.remote import WINDOW
 from tests.loading.fake_workers import FakeWorkers, Worker, answer
-from tests.loading.remote_sources import Direct, expected_keys, loader_of, run, schedule_of, source_of, troubled
+from tests.loading.remote_sources import Direct, expected_keys, faulty_workers, loader_of, run, schedule_of, source_of
 
 positions = st.sampled_from([1, 3, 8, 64])
 ranks = st.integers(1, 5).flatmap(lambda world: st.tuples(st.integers(0, world - 1), st.just(world)))
@@ -30,9 +30,9 @@ schedules = st.builds(
 
 @given(schedules, positions, st.integers(0, 1 << 30))
 @settings(max_examples=1500, deadline=None)
-def test_every_step_is_right_whatever_the_workers_do(schedule, size, seed):
+def test_steps_are_correct_with_faulty_workers(schedule, size, seed):
     with patch.object(chunks, "POSITIONS", size), patch.object(remote, "POSITIONS", size):
-        workers, chance = troubled(seed), random.Random(seed)
+        workers, chance = faulty_workers(seed), random.Random(seed)
         source = source_of(workers, schedule)
         steps = schedule.steps_left(0) * 2
         run(source, schedule, workers, steps, pause=lambda: chance.choice([0, 0, 0.1, 2.0]))
@@ -43,12 +43,12 @@ def test_every_step_is_right_whatever_the_workers_do(schedule, size, seed):
 
 @given(st.data(), st.integers(0, 1 << 30), positions)
 @settings(max_examples=500, deadline=None)
-def test_a_trainer_that_moves_about_finds_what_it_would_without_workers(data, seed, size):
+def test_random_loader_calls_match_source_without_workers(data, seed, size):
     chance = random.Random(seed)
     count, batch = chance.randint(6, 300), chance.randint(1, 30)
     train = chance.random() < 0.7
     with patch.object(chunks, "POSITIONS", size), patch.object(remote, "POSITIONS", size):
-        workers = troubled(seed)
+        workers = faulty_workers(seed)
 
         def pair(world_size):
             schedule = schedule_of(count, batch, chance.randrange(world_size), world_size, train=train)
@@ -97,7 +97,7 @@ def test_a_trainer_that_moves_about_finds_what_it_would_without_workers(data, se
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 5), st.booleans(), st.booleans(), positions)
 @settings(max_examples=200, deadline=None)
-def test_the_ranks_take_each_record_once(count, batch, world_size, train, grouped, size):
+def test_ranks_fetch_each_record_once(count, batch, world_size, train, grouped, size):
     groups = np.arange(count) % 3 // 2 if grouped and train else None
     with patch.object(chunks, "POSITIONS", size), patch.object(remote, "POSITIONS", size):
         seen = []
@@ -120,7 +120,7 @@ def test_the_ranks_take_each_record_once(count, batch, world_size, train, groupe
     st.sampled_from([((0.0, 0.9), 0), ((0.0, 0.9), 0.5), ((0.0, 0.9), 40.0), ((2.0, 6.0), 0), ((2.0, 6.0), 0.5)]),
 )
 @settings(max_examples=400, deadline=None)
-def test_without_faults_each_chunk_is_asked_for_once_and_in_order(schedule, size, seed, pace):
+def test_chunks_are_requested_once_in_order_without_faults(schedule, size, seed, pace):
     latency, pause = pace
     with patch.object(chunks, "POSITIONS", size), patch.object(remote, "POSITIONS", size):
         workers = FakeWorkers({name: Worker(latency) for name in "abc"}, seed=seed, twice=0.2, one_by_one=seed % 2 == 0)
@@ -134,7 +134,7 @@ def test_without_faults_each_chunk_is_asked_for_once_and_in_order(schedule, size
         assert not workers.refused and not workers.dropped
 
 
-def test_bad_records_are_told_of_once_and_only_those_of_the_step():
+def test_bad_records_are_reported_only_for_their_step():
     for skip in (False, True):
         workers = FakeWorkers(2, answer=lambda question: answer(question, {3, 40}))
         schedule = schedule_of(100, 10, train=False)
@@ -157,7 +157,7 @@ def test_bad_records_are_told_of_once_and_only_those_of_the_step():
         list(loader_of(source, schedule))
 
 
-def test_close_drops_all_and_the_next_fetch_begins_again():
+def test_close_drops_all_chunks_and_fetch_restarts():
     workers = FakeWorkers(3)
     schedule = schedule_of(640, 8)
     source = source_of(workers, schedule)
@@ -173,7 +173,7 @@ def test_close_drops_all_and_the_next_fetch_begins_again():
     assert workers.most == 0
 
 
-def test_what_is_not_wanted_any_more_is_dropped():
+def test_jump_drops_unneeded_pending_chunks():
     workers = FakeWorkers(3)
     schedule = schedule_of(640, 64)
     source = source_of(workers, schedule)
@@ -186,7 +186,7 @@ def test_what_is_not_wanted_any_more_is_dropped():
     assert len(workers.log) == 2 * (1 + WINDOW) + 2
 
 
-def test_the_first_steps_again_cost_nothing():
+def test_restarted_iteration_reuses_requested_chunks():
     workers = FakeWorkers(3)
     schedule = schedule_of(640, 8)
     source = source_of(workers, schedule)
@@ -207,7 +207,7 @@ def test_the_first_steps_again_cost_nothing():
         (schedule_of(64 * 5, 64, 1, 5, train=False), 1),
     ],
 )
-def test_an_evaluation_asks_for_its_own_chunks_only(schedule, expected):
+def test_evaluation_requests_only_its_own_chunks(schedule, expected):
     workers = FakeWorkers(3)
     source = source_of(workers, schedule)
     loader = loader_of(source, schedule)
@@ -216,14 +216,14 @@ def test_an_evaluation_asks_for_its_own_chunks_only(schedule, expected):
         assert len(workers.log) == expected * epoch and not workers.under_way
 
 
-def test_ranks_without_a_record_ask_for_nothing():
+def test_rank_without_records_requests_nothing():
     workers = FakeWorkers(3)
     schedule = schedule_of(2, 4, 2, 3, train=False)
     assert list(loader_of(source_of(workers, schedule), schedule)) == [] and not workers.log
 
 
 @pytest.mark.parametrize(("batch", "first"), [(8, 5), (64, 5), (256, 8), (512, 16), (1000, 32)])
-def test_as_many_chunks_are_under_way_as_the_next_step_needs(batch, first):
+def test_requests_in_flight_scale_with_batch_size(batch, first):
     workers = FakeWorkers(3)
     schedule = schedule_of(64000, batch)
     source = source_of(workers, schedule)
@@ -233,7 +233,7 @@ def test_as_many_chunks_are_under_way_as_the_next_step_needs(batch, first):
     assert source_of(FakeWorkers(1), schedule, window=40)._window == 40
 
 
-def test_an_epoch_smaller_than_a_chunk():
+def test_epoch_smaller_than_chunk_requests_one_chunk():
     workers = FakeWorkers(3)
     schedule = schedule_of(10, 4)
     source = source_of(workers, schedule)
@@ -242,7 +242,7 @@ def test_an_epoch_smaller_than_a_chunk():
     assert len(source._orders) <= 2
 
 
-def test_in_a_pickle_it_starts_again():
+def test_unpickled_source_restarts_without_chunks():
     workers = FakeWorkers(3)
     schedule = schedule_of(100_000, 64)
     source = source_of(workers, schedule)
@@ -256,7 +256,7 @@ def test_in_a_pickle_it_starts_again():
     assert not workers.dropped and max(workers.asked.values()) == 1
 
 
-def test_after_a_fork_the_child_starts_again_and_the_parent_goes_on():
+def test_fork_restarts_child_and_keeps_parent_requests():
     workers = FakeWorkers(3)
     schedule = schedule_of(6400, 64)
     source = source_of(workers, schedule)
@@ -277,7 +277,7 @@ def test_after_a_fork_the_child_starts_again_and_the_parent_goes_on():
     assert len(workers.log) == asked + 20
 
 
-def test_another_order_drops_what_was_asked():
+def test_regroup_drops_requests_only_if_order_changes():
     workers = FakeWorkers(3)
     schedule = schedule_of(640, 8, groups=np.arange(640) % 2)
     source = source_of(workers, schedule)

@@ -24,7 +24,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("pause", [0.0, 0.05, 2.5])
 @pytest.mark.parametrize("batch", [8, 64, 512])
-def test_a_fault_is_bridged_within_two_seconds(fault, pause, batch):
+def test_worker_fault_delays_steps_only_briefly(fault, pause, batch):
     for seed in range(4):
         workers = FakeWorkers(6, seed=seed)
         schedule = schedule_of(3072, batch)
@@ -38,7 +38,7 @@ def test_a_fault_is_bridged_within_two_seconds(fault, pause, batch):
         assert sum(second > 0.5 for second in took) <= 1 + len(names) * (workers.clock.now - 1000) / 5
 
 
-def test_a_frozen_worker_is_left_alone_for_a_while():
+def test_frozen_worker_is_avoided_then_used_again():
     workers = FakeWorkers({name: Worker((0.01, 0.02)) for name in "abc"})
     schedule = schedule_of(64 * 500, 64)
     source = source_of(workers, schedule)
@@ -55,7 +55,7 @@ def test_a_frozen_worker_is_left_alone_for_a_while():
     assert 10 < sum(name == "b" for _, name, _ in workers.log) < 40  # treated like the others
 
 
-def test_a_slow_worker_is_not_given_the_same_twice(caplog):
+def test_slow_single_worker_gets_each_question_once(caplog):
     workers = FakeWorkers({"a": Worker((40, 60), serial=True)})
     schedule = schedule_of(640, 16)
     source = source_of(workers, schedule)
@@ -64,7 +64,7 @@ def test_a_slow_worker_is_not_given_the_same_twice(caplog):
     assert {record.msg for record in caplog.records} == {remote.WARNINGS[True]}
 
 
-def test_second_asks_end_once_workers_are_known_to_be_slow():
+def test_second_requests_stop_once_latency_is_learned():
     workers = FakeWorkers({name: Worker((0.15, 0.2)) for name in "abcdef"})
     schedule = schedule_of(64000, 64)
     source = source_of(workers, schedule)
@@ -80,7 +80,7 @@ def test_second_asks_end_once_workers_are_known_to_be_slow():
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
-def test_a_slow_trainer_does_not_hide_how_fast_workers_are(one_by_one):
+def test_slow_trainer_does_not_distort_worker_latency(one_by_one):
     workers = FakeWorkers(4, one_by_one=one_by_one)
     schedule = schedule_of(6400, 64)
     source = source_of(workers, schedule)
@@ -91,7 +91,7 @@ def test_a_slow_trainer_does_not_hide_how_fast_workers_are(one_by_one):
     assert max(took) < 1.5
 
 
-def test_where_a_question_goes_after_a_loss():
+def test_lost_question_is_retried_with_backoff():
     """A lost question goes to another worker immediately; after further losses, to any worker at growing intervals."""
     workers = FakeWorkers({"a": Worker((0, 0)), "b": Worker((0, 0))}, losing=1.0)
     source = source_of(workers, schedule_of(64, 64), timeout=60.0)
@@ -106,10 +106,10 @@ def test_where_a_question_goes_after_a_loss():
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) == pytest.approx(5)
 
 
-def crashing(record, unlisted=0.0):
+def crashing_pool(record, unlisted=0.0):
     """Return a pool of one worker whose process dies at each chunk that contains `record`.
 
-    All its pending questions are lost, and the worker is not listed for the next `unlisted` seconds.
+    All questions pending at this worker are lost, and it is not listed for the next `unlisted` seconds.
     """
 
     def crash(question):
@@ -127,9 +127,9 @@ def crashing(record, unlisted=0.0):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_record_that_crashes_workers_ends_in_an_error_that_names_it(seed):
+def test_record_that_crashes_workers_is_named_in_error(seed):
     """The error does not name other chunks that were lost with the process. The preceding steps are returned."""
-    workers, schedule = crashing(200), schedule_of(640, 64, train=False)
+    workers, schedule = crashing_pool(200), schedule_of(640, 64, train=False)
     workers.random.seed(seed)
     source = source_of(workers, schedule)
     with pytest.raises(RuntimeError) as error:
@@ -143,8 +143,8 @@ def test_a_record_that_crashes_workers_ends_in_an_error_that_names_it(seed):
     assert workers.closed == 1 and not workers.under_way
 
 
-def test_a_record_that_crashed_workers_is_not_decoded_in_the_trainer():
-    workers, schedule, here = crashing(200, unlisted=6.0), schedule_of(640, 64, train=False), []
+def test_record_that_crashed_workers_is_not_decoded_locally():
+    workers, schedule, here = crashing_pool(200, unlisted=6.0), schedule_of(640, 64, train=False), []
 
     def decode(question):
         here.extend(question.rows.tolist())
@@ -158,7 +158,7 @@ def test_a_record_that_crashed_workers_is_not_decoded_in_the_trainer():
     assert 200 not in here and workers.clock.now > 1000 + remote.ALONE
 
 
-def test_the_trainer_waits_for_workers_and_says_so_once(caplog):
+def test_fetch_waits_for_workers_and_warns_once(caplog):
     workers = FakeWorkers(1)
     workers.change("w0", listed=False)
     workers.later(300, lambda: workers.change("w0", listed=True))
@@ -178,7 +178,7 @@ def test_the_trainer_waits_for_workers_and_says_so_once(caplog):
 
 
 @pytest.mark.parametrize(("state", "words"), [("listed", "no worker for 6"), ("frozen", "no answer from any worker")])
-def test_the_trainer_gives_up_after_the_timeout_and_can_go_on(state, words):
+def test_fetch_times_out_and_later_recovers(state, words):
     workers = FakeWorkers(2)
     schedule = schedule_of(640, 64)
     source = source_of(workers, schedule)
@@ -197,7 +197,7 @@ def test_the_trainer_gives_up_after_the_timeout_and_can_go_on(state, words):
 
 
 @pytest.mark.parametrize("state", ["listed", "frozen", "gone"])
-def test_the_trainer_decodes_itself_while_no_worker_answers(state, caplog):
+def test_source_decodes_locally_while_no_worker_answers(state, caplog):
     schedule, workers, here = schedule_of(640, 64), FakeWorkers(2), []
 
     def decode(question):
@@ -225,7 +225,7 @@ def test_the_trainer_decodes_itself_while_no_worker_answers(state, caplog):
     assert caplog.messages == said
 
 
-def test_workers_slower_than_this_process_come_back_without_a_backlog():
+def test_slow_workers_recover_without_backlog():
     schedule, workers = schedule_of(6400, 64), FakeWorkers({name: Worker((0.5, 0.5), serial=True) for name in "ab"})
 
     def decode(question):
@@ -246,7 +246,7 @@ def test_workers_slower_than_this_process_come_back_without_a_backlog():
     assert source.threads == 0 and max(worker.free for worker in workers.workers.values()) < workers.clock.now + 3
 
 
-def test_words_are_of_what_is_the_matter_now(caplog):
+def test_warning_and_error_describe_current_problem(caplog):
     """Workers that are unreachable at first and then do not answer are not reported as missing."""
     workers = FakeWorkers(1)
     workers.change("w0", listed=False, frozen=True)
@@ -256,7 +256,7 @@ def test_words_are_of_what_is_the_matter_now(caplog):
     assert caplog.messages == ["no answer from any worker for 30 s: `dali-mix serve --status` shows what they do"]
 
 
-def test_an_error_is_raised_and_all_is_dropped():
+def test_worker_error_is_raised_and_requests_dropped():
     failing = [True]
 
     def sometimes(question):
@@ -286,7 +286,7 @@ def interrupted(left, call):
 
 @pytest.mark.parametrize("where", ["wait", "ask", "order", "clock"])
 @pytest.mark.parametrize("train", [True, False])
-def test_an_interrupted_fetch_is_taken_up_where_it_was(where, train):
+def test_interrupted_fetch_can_be_repeated(where, train):
     for moment in range(0, 60, 2):
         workers = FakeWorkers(3, seed=moment)
         schedule = schedule_of(150, 20, train=train)
@@ -309,7 +309,7 @@ def test_an_interrupted_fetch_is_taken_up_where_it_was(where, train):
         assert max(workers.asked.values()) <= 1 + (where == "clock")
 
 
-def test_a_pool_that_fails_is_heard_and_no_step_is_lost():
+def test_pool_error_propagates_without_losing_steps():
     workers = FakeWorkers(3)
     schedule = schedule_of(640, 64)
     source = source_of(workers, schedule)

@@ -15,17 +15,17 @@ from dali_mix import build_loader
 from dali_mix.cli.main import main
 from dali_mix.loading.decoder import wrong_sizes
 from dali_mix.recordio import Sample, write_set
-from tests.loading.sets import GRAPHS_OF_ONE_SIZE, encode, picture
+from tests.loading.sets import FIXED_SIZE_GRAPHS, encode, picture
 from tests.recordio.odd_images import REFUSED, before, exif, tiff
 from tests.recordio.samples import with_checksums
 
-GRAPHS = GRAPHS_OF_ONE_SIZE | {"cifar": ("cifar", {"image_size": 32})}
+GRAPHS = FIXED_SIZE_GRAPHS | {"cifar": ("cifar", {"image_size": 32})}
 UPRIGHT = encode(picture(40, 50), "JPEG")
 # name → (file, size in the manifest)
 WRONG = {
     "smaller": (encode(picture(20, 25), "JPEG"), (40, 50)),
     "larger": (encode(picture(80, 90), "JPEG"), (40, 50)),
-    "turned": (before(UPRIGHT, 0xE0, exif(tiff(6))), (40, 50)),
+    "rotated": (before(UPRIGHT, 0xE0, exif(tiff(6))), (40, 50)),
     "one row less": (encode(picture(39, 50), "PNG"), (40, 50)),
 }
 
@@ -46,7 +46,7 @@ def loader(prefix: Path, graph: str, train: bool, **more: str):
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("name", WRONG)
-def test_it_is_named_or_skipped(tmp_path: Path, name: str, graph: str, train: bool) -> None:
+def test_wrong_size_is_named_or_skipped(tmp_path: Path, name: str, graph: str, train: bool) -> None:
     write_set(tmp_path / "set", samples(name), classes="abc")
     with pytest.raises(ValueError, match=r"set\.rec: record 6: the image is \d+×\d+ pixels, the manifest says 40×50"):
         list(loader(tmp_path / "set", graph, train))
@@ -58,14 +58,16 @@ def test_it_is_named_or_skipped(tmp_path: Path, name: str, graph: str, train: bo
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_the_advised_command_finds_it(tmp_path: Path, train: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_advised_verify_command_finds_bad_record(
+    tmp_path: Path, train: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     hollow = bytearray(encode(picture(40, 50)))
     hollow[60:90] = bytes(30)
     torn = with_checksums(bytes(hollow))
-    damaged = [samples("turned")[6], *(Sample(data, 0, 40, 50, "png") for data in (torn, bytes(hollow), b"GIF89a"))]
+    damaged = [samples("rotated")[6], *(Sample(data, 0, 40, 50, "png") for data in (torn, bytes(hollow), b"GIF89a"))]
     for number, bad in enumerate(damaged):
         prefix = tmp_path / f"set{number}"
-        write_set(prefix, [*samples("turned")[:6], bad], classes="abc")
+        write_set(prefix, [*samples("rotated")[:6], bad], classes="abc")
         with pytest.raises(ValueError, match="record 6") as raised:
             list(loader(prefix, "imagenet", train))
         command = shlex.split(str(raised.value).split("run `dali-mix ")[1].split("`")[0])
@@ -73,7 +75,7 @@ def test_the_advised_command_finds_it(tmp_path: Path, train: bool, capsys: pytes
         assert "record 6: " in capsys.readouterr().err
 
 
-def test_no_other_record_changes(tmp_path: Path) -> None:
+def test_skipping_wrong_size_does_not_change_other_records(tmp_path: Path) -> None:
     write_set(tmp_path / "set", samples("smaller"), classes="abc")
     write_set(tmp_path / "good", [Sample(UPRIGHT, number % 3) for number in range(10)], classes="abc")
     found, expected = (
@@ -87,9 +89,9 @@ def test_no_other_record_changes(tmp_path: Path) -> None:
     assert all(np.array_equal(found[row], expected[row]) for row in found)
 
 
-def test_what_fails_in_a_window_only_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_image_that_fails_only_in_window_decoding_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, _ = REFUSED["webp with two canvases"]  # DALI reports a rotated size but does not rotate it
-    write_set(tmp_path / "set", [*samples("turned")[:6], Sample(data, 0, 20, 12, "webp")], classes="abc")
+    write_set(tmp_path / "set", [*samples("rotated")[:6], Sample(data, 0, 20, 12, "webp")], classes="abc")
     windows = {"scale": (1.0, 1.0), "ratio": (0.6, 0.6)}
     one = build_loader(
         "imagenet",
@@ -105,7 +107,7 @@ def test_what_fails_in_a_window_only_is_named(tmp_path: Path, capsys: pytest.Cap
     assert "record 6: a damaged WebP" in capsys.readouterr().err
 
 
-class Beyond(Step):
+class SliceOutside(Step):
     def graph(self, images, draws, device):
         return fn.slice(images, start=[1000, 1000], shape=[8, 8], axis_names="HW")
 
@@ -114,15 +116,15 @@ class Beyond(Step):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PPM"])
-def test_a_pipeline_that_fails_for_every_record_blames_none(tmp_path: Path, kind: str) -> None:
+def test_pipeline_that_always_fails_raises_its_error(tmp_path: Path, kind: str) -> None:
     write_set(tmp_path / "set", [Sample(encode(picture(40, 50), kind), 0) for _ in range(4)], classes="a")
-    pipeline = Pipeline(train=True, image_size=8, mean=(0, 0, 0), std=(1, 1, 1), steps=[Beyond()])
+    pipeline = Pipeline(train=True, image_size=8, mean=(0, 0, 0), std=(1, 1, 1), steps=[SliceOutside()])
     with pytest.raises(RuntimeError, match="slice"):
         list(build_loader(pipeline, tmp_path / "set", batch_size=4, train=True, device="cpu", on_bad_record="skip"))
 
 
 @pytest.mark.parametrize("size", [(9, 8), (8, 9), (9, 9)])
-def test_a_size_that_differs_in_either_side_is_found(size):
+def test_wrong_sizes_finds_difference_in_either_side(size):
     table = np.array([(8, 8)] * 2, dtype=[("height", np.int32), ("width", np.int32)])
     sizes = SimpleNamespace(as_tensor=lambda: np.array([[8, 8, 3], [*size, 3]]))
     assert [row for row, _ in wrong_sizes(SimpleNamespace(table=table), np.array([0, 1]), sizes)] == [1]

@@ -25,7 +25,7 @@ def loader_on(prefix, pipeline="imagenet", **options):
     )
 
 
-def test_a_part_inside_another_stops_it(monkeypatch):
+def test_nested_part_pauses_outer_part(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     clock = Clock()  # 0
@@ -35,7 +35,7 @@ def test_a_part_inside_another_stops_it(monkeypatch):
     assert clock.seconds == {"other": 2.0, "dali": 3.0 + 5.0, "reading": 4.0}
 
 
-def test_an_epoch(prefix):
+def test_stats_cover_one_epoch(prefix):
     loader, begun = loader_on(prefix), time.perf_counter()
     assert loader.stats().limit == "nothing was loaded yet"
     for _ in loader:
@@ -55,7 +55,7 @@ def test_an_epoch(prefix):
     assert second.outside < 0.05
 
 
-def test_a_loop_that_is_left(prefix):
+def test_time_after_abandoned_loop_is_not_counted(prefix):
     loader = loader_on(prefix)
     next(iter(loader))
     seconds = loader.stats().seconds
@@ -66,15 +66,15 @@ def test_a_loop_that_is_left(prefix):
     assert len(list(copy.deepcopy(loader))) == 5
 
 
-def test_a_set_kept_in_memory(tmp_path):
+def test_in_memory_set_spends_no_time_in_dali(tmp_path):
     png_set(tmp_path / "set", 40, lambda number: (32, 32))
     loader = loader_on(tmp_path / "set", "cifar")
     list(loader)
     stats = loader.stats()
-    assert stats.drawing > 0 and stats.finishing > 0 and stats.dali == 0, "decoding the set is no part of an epoch"
+    assert stats.drawing > 0 and stats.finishing > 0 and stats.dali == 0, "decoding the set is not counted in an epoch"
 
 
-def test_a_pool():
+def test_pool_time_is_counted_as_service():
     workers = FakeWorkers(2)
     loader = loader_of(source_of(workers, schedule_of(64)), schedule_of(64))
     list(loader)
@@ -98,11 +98,11 @@ NOTHING = Stats(10, 640, *[0.0] * len(LOADING), outside=0.0, cores=2.0, threads=
         ({"drawing": 1.0, "dali": 0.5}, "drawing, in Python"),
     ],
 )
-def test_what_limits(found, limit):
+def test_limit_names_bottleneck(found, limit):
     assert dataclasses.replace(NOTHING, **found).limit.startswith(limit)
 
 
-def test_what_the_process_does_between_epochs_is_not_counted(prefix):
+def test_cpu_time_between_epochs_is_not_counted(prefix):
     loader = loader_on(prefix)
     list(loader)
     before = loader.stats()
@@ -113,7 +113,7 @@ def test_what_the_process_does_between_epochs_is_not_counted(prefix):
     assert loader.stats() == before
 
 
-def test_another_process_begins_at_zero(prefix):
+def test_stats_of_copied_loader_start_at_zero(prefix):
     loader = loader_on(prefix)
     next(iter(loader))
     again = copy.deepcopy(loader)
@@ -122,7 +122,7 @@ def test_another_process_begins_at_zero(prefix):
     assert again.stats().batches == 5 and 0 <= again.stats().cores < 1000 and again.stats().page_reads >= 0
 
 
-def test_reset_goes_on_with_what_runs(prefix):
+def test_reset_inside_loop_counts_the_remaining_batches(prefix):
     loader = loader_on(prefix)
     for step, _ in enumerate(loader):
         if step == 1:

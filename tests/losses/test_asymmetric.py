@@ -1,4 +1,4 @@
-"""ASL and SGRE losses: published numbers, a plain loop, parameters."""
+"""ASL and SGRE losses compared with published values and a plain loop; invalid options."""
 
 import math
 from pathlib import Path
@@ -29,7 +29,7 @@ def asl_by_hand(z, y, gamma_neg=4, gamma_pos=1, clip=0.05, eps=1e-8):
 
 
 @pytest.mark.parametrize("setting", PUBLISHED)
-def test_asl_gives_the_published_numbers(setting):
+def test_asl_equals_published_values(setting):
     logits = torch.from_numpy(ASL["logits"]).requires_grad_()
     loss = PUBLISHED[setting](logits, torch.from_numpy(ASL["targets"]))
     loss.backward()
@@ -38,7 +38,7 @@ def test_asl_gives_the_published_numbers(setting):
 
 
 @pytest.mark.parametrize("positive", [1.0, 0.3])
-def test_terms_by_hand_over_known_entries(positive):
+def test_asl_over_known_entries_equals_loop(positive):
     logits, targets = draw()
     targets[3] = -1  # a sample without known targets
     truth = torch.where(targets > 0, positive, targets)
@@ -48,12 +48,12 @@ def test_terms_by_hand_over_known_entries(positive):
     assert mean.item() == pytest.approx(10 * sum(terms) / len(terms), rel=1e-5)
 
 
-def test_a_target_rounded_above_one_gives_no_nan():
+def test_target_slightly_above_one_gives_zero_loss():
     logits, targets = torch.full((1, 1), 40.0), torch.full((1, 1), 1 + 2**-23)
     assert AsymmetricLoss(gamma_pos=0.5)(logits, targets).item() == 0
 
 
-def test_sgre_adds_the_auxiliary_logits_in_training_only():
+def test_sgre_adds_auxiliary_loss_only_for_two_outputs():
     logits, targets = draw()
     auxiliary, _ = draw(seed=1)
     asl = PUBLISHED["sgre_gn2_gp0_clip0"]
@@ -74,12 +74,12 @@ def test_sgre_adds_the_auxiliary_logits_in_training_only():
         (lambda: SGRELoss(lam=-0.1), "lam=-0.1"),
     ],
 )
-def test_settings_out_of_range(make, message):
+def test_invalid_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_settings_are_readable():
+def test_repr_shows_options():
     assert repr(AsymmetricLoss(clip=0)) == (
         "AsymmetricLoss(gamma_neg=4.0, gamma_pos=1.0, clip=0, eps=1e-08, reduction='sum', scale=1.0)"
     )

@@ -9,7 +9,7 @@ from tests.losses.by_hand import bce_by_hand, draw, known_terms
 
 
 @pytest.mark.parametrize("positive", [1.0, 0.3])
-def test_terms_by_hand_over_known_entries(positive):
+def test_binary_losses_average_known_entries(positive):
     logits, targets = draw()
     targets[3] = -1  # a sample without known targets
     truth = torch.where(targets > 0, positive, targets)
@@ -20,14 +20,14 @@ def test_terms_by_hand_over_known_entries(positive):
     assert MultiLabelSoftMargin()(logits, truth).item() == pytest.approx(sum(means) / len(means), rel=1e-5)
 
 
-def test_both_bce_are_torchs_where_all_is_known():
+def test_binary_losses_equal_torch_without_ignored_entries():
     logits, targets = draw()
     targets = targets.clamp(min=0)
     torch.testing.assert_close(BinaryCrossEntropy()(logits, targets), F.multilabel_soft_margin_loss(logits, targets))
     torch.testing.assert_close(MultiLabelSoftMargin()(logits, targets), F.multilabel_soft_margin_loss(logits, targets))
 
 
-def test_the_mean_of_parts_weighted_by_the_rows_counted_is_that_of_the_batch():
+def test_mean_of_parts_weighted_by_counted_equals_batch():
     logits, targets = draw()
     targets[3] = -1
     for loss in (BinaryCrossEntropy(), MultiLabelSoftMargin()):

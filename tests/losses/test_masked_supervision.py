@@ -9,7 +9,7 @@ from dali_mix.losses import MaskedSupervisionLoss
 from tests.losses.by_hand import bce_by_hand, draw
 
 
-def test_masked_supervision_by_hand():
+def test_masked_supervision_equals_loop():
     logits, targets = draw()
     masked, _ = draw(seed=1)
     total = 0.0
@@ -32,13 +32,13 @@ def test_masked_supervision_by_hand():
     torch.testing.assert_close(masked.grad, wanted)
 
 
-def test_shapes_that_do_not_fit():
+def test_mismatched_shapes_are_refused():
     with pytest.raises(ValueError, match=r"must be \(B,K\)"):
         MaskedSupervisionLoss()(torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(4, 3))
 
 
 @pytest.mark.parametrize("name", ["whole", "masked", "agreement"])
 @pytest.mark.parametrize("value", [-1, float("inf")])
-def test_weights_out_of_range(name, value):
+def test_invalid_weights_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}"):
         MaskedSupervisionLoss(**{name: value})

@@ -1,4 +1,4 @@
-"""The contract of all multi-label losses: ignored, extreme and half-precision input."""
+"""Behaviour common to all multi-label losses: ignored, extreme and half-precision input."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ ALL = {
 
 
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
-def test_ignored_entries_take_no_part(loss):
+def test_ignored_entries_do_not_affect_loss_or_gradient(loss):
     logits, targets = draw()
     value, grad = gradient(loss, logits, targets)
     ignored = targets < 0
@@ -32,7 +32,7 @@ def test_ignored_entries_take_no_part(loss):
 
 
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
-def test_nothing_known_is_zero_with_gradients_of_zero(loss):
+def test_loss_and_gradient_are_zero_without_known_entries(loss):
     logits, targets = draw()
     for some in (slice(None), slice(0)):
         value, grad = gradient(loss, logits[some], torch.full_like(targets, -1)[some])
@@ -43,7 +43,7 @@ def test_nothing_known_is_zero_with_gradients_of_zero(loss):
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
 @settings(max_examples=20, deadline=None)
 @given(rows=st.lists(st.tuples(st.floats(-80, 80, width=32), st.sampled_from([-1.0, 0.0, 0.4, 1.0])), min_size=1))
-def test_finite_up_to_80(loss, rows):
+def test_loss_and_gradient_are_finite_up_to_logit_80(loss, rows):
     rows += [(80.0, 0.0), (80.0, 1.0), (-80.0, 0.0), (-80.0, 1.0)]
     logits, targets = (torch.tensor([[row[i] for row in rows]]) for i in (0, 1))
     value, grad = gradient(loss, logits, targets)
@@ -53,7 +53,7 @@ def test_finite_up_to_80(loss, rows):
 
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_float32_inside_autocast(loss, dtype):
+def test_loss_is_float32_inside_autocast(loss, dtype):
     logits, targets = draw()
     logits = (10 * logits).to(dtype)
     wanted = loss(logits.float(), targets)
@@ -70,13 +70,13 @@ ONE_OUTPUT = [AsymmetricLoss(), BinaryCrossEntropy(), MultiLabelSoftMargin(), SG
 
 @pytest.mark.parametrize(("logits", "targets"), UNFIT)
 @pytest.mark.parametrize("loss", ONE_OUTPUT, ids=lambda loss: type(loss).__name__)
-def test_shapes_that_do_not_fit(loss, logits, targets):
+def test_mismatched_shapes_are_refused(loss, logits, targets):
     with pytest.raises(ValueError, match=r"must be \(B,K\)"):
         loss(torch.zeros(logits), torch.zeros(targets))
 
 
 @pytest.mark.parametrize("loss", ONE_OUTPUT, ids=lambda loss: type(loss).__name__)
-def test_logits_are_floats(loss):
+def test_integer_logits_are_refused(loss):
     with pytest.raises(ValueError, match="floating"):
         loss(torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, 3))
 
@@ -84,7 +84,7 @@ def test_logits_are_floats(loss):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
-def test_on_a_gpu_without_waiting_for_it(loss):
+def test_loss_on_gpu_matches_cpu_without_synchronizing(loss):
     logits, targets = draw()
     wanted = gradient(loss, logits, targets)
     logits, targets = logits.cuda(), targets.cuda()

@@ -23,14 +23,14 @@ def by_hand(logits, rows, smoothing=0.0):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_class_numbers_and_rows(smoothing):
+def test_soft_cross_entropy_equals_formula(smoothing):
     loss = SoftCrossEntropy(smoothing)
     assert loss(LOGITS, LABELS).item() == pytest.approx(by_hand(LOGITS, F.one_hot(LABELS, 5), smoothing), abs=1e-6)
     assert loss(LOGITS, SOFT).item() == pytest.approx(by_hand(LOGITS, SOFT, smoothing), abs=1e-6)
     torch.testing.assert_close(loss(LOGITS, F.one_hot(LABELS, 5).float()), loss(LOGITS, LABELS))
 
 
-def test_mixed_targets_give_the_papers_two_terms():
+def test_mixed_targets_equal_weighted_cross_entropies():
     lam, other = 0.3, LABELS.flip(0)
     mixed = lam * F.one_hot(LABELS, 5) + (1 - lam) * F.one_hot(other, 5)
     wanted = lam * F.cross_entropy(LOGITS, LABELS) + (1 - lam) * F.cross_entropy(LOGITS, other)
@@ -39,7 +39,7 @@ def test_mixed_targets_give_the_papers_two_terms():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("targets", [LABELS, SOFT])
-def test_float32_inside_autocast(dtype, targets):
+def test_loss_is_float32_inside_autocast(dtype, targets):
     logits = (LOGITS * 20).to(dtype)
     wanted = SoftCrossEntropy()(logits.float(), targets)
     with torch.autocast("cpu", torch.bfloat16):
@@ -48,14 +48,14 @@ def test_float32_inside_autocast(dtype, targets):
     torch.testing.assert_close(loss, wanted)
 
 
-def test_ignored_class_numbers_do_not_count():
+def test_ignored_labels_do_not_count():
     labels = LABELS.clone()
     labels[[1, 4]] = -1
     kept = [0, 2, 3, 5]
     torch.testing.assert_close(SoftCrossEntropy()(LOGITS, labels), F.cross_entropy(LOGITS[kept], LABELS[kept]))
 
 
-def test_nothing_to_count_is_zero():
+def test_loss_is_zero_without_samples():
     assert SoftCrossEntropy()(LOGITS[:0], LABELS[:0]) == 0
     assert SoftCrossEntropy()(LOGITS[:0], SOFT[:0]) == 0
     assert SoftCrossEntropy()(LOGITS, torch.full((6,), -1)) == 0
@@ -70,12 +70,12 @@ def test_extreme_logits_give_finite_gradients():
 @pytest.mark.parametrize(
     "targets", [LABELS.float(), SOFT[:, :4], SOFT[:3], F.one_hot(LABELS, 5), LABELS[:4], SOFT[None]]
 )
-def test_targets_that_do_not_fit(targets):
+def test_invalid_targets_are_refused(targets):
     with pytest.raises(ValueError, match=r"need \(B"):
         SoftCrossEntropy()(LOGITS, targets)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
-def test_smoothing_out_of_range(smoothing):
+def test_invalid_label_smoothing_is_refused(smoothing):
     with pytest.raises(ValueError, match="label_smoothing"):
         SoftCrossEntropy(smoothing)

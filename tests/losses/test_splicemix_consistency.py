@@ -1,4 +1,4 @@
-"""SpliceMix-CL: published numbers, a plain loop, invalid input."""
+"""SpliceMix-CL compared with published values and a plain loop; invalid input."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ def published_cells(case):
 
 @pytest.mark.parametrize("detach", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_consistency_gives_the_published_numbers(case, detach):
+def test_consistency_equals_published_values(case, detach):
     values, sources, dropped = published_cells(case)
     # The values in dropped cells must not matter; the published arrays have -1000 there.
     values["cell_logits"] = torch.where(dropped[..., None], 7.0, values["cell_logits"])
@@ -33,7 +33,7 @@ def test_consistency_gives_the_published_numbers(case, detach):
 
 
 @pytest.mark.parametrize("detach", [True, False])
-def test_consistency_by_hand_with_ignored_classes(detach):
+def test_consistency_with_ignored_classes_equals_loop(detach):
     values, sources, dropped = published_cells("case2_2x3_drop2")
     logits, cells, targets = values["logits"], values["cell_logits"], values["targets"].clone()
     targets[[1, 3, 5], [0, 2, 4]] = -1
@@ -60,7 +60,7 @@ def test_consistency_by_hand_with_ignored_classes(detach):
     assert torch.equal(logits.grad, supervised.grad) == detach
 
 
-def test_consistency_refuses_what_does_not_fit():
+def test_consistency_refuses_wrong_shapes_or_dtypes():
     values, sources, dropped = published_cells("case0_2x2_drop0")
     loss = SpliceMixConsistencyLoss()
     with pytest.raises(ValueError, match=r"\(8, 1\).*have \(2, 4\) cells"):
@@ -73,7 +73,7 @@ def test_consistency_refuses_what_does_not_fit():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_consistency_on_a_gpu_without_waiting_for_it():
+def test_consistency_on_gpu_does_not_synchronize():
     values, sources, dropped = published_cells("case2_2x3_drop2")
     values |= {"sources": sources, "dropped": dropped}
     moved = {name: value.cuda() for name, value in values.items()}

@@ -6,7 +6,7 @@ import torch
 from dali_mix.metrics import MultiLabelMetrics
 
 
-def counted(scores, targets, ids=None, **options):
+def measure(scores, targets, ids=None, **options):
     metrics = MultiLabelMetrics(scores.shape[1], **options)
     metrics.update(scores, targets, ids)
     return metrics.compute()

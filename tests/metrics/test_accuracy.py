@@ -25,7 +25,7 @@ def by_hand(logits, labels, k):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_counts_as_by_hand(dtype):
+def test_topk_accuracy_equals_loop(dtype):
     logits, labels = data()
     logits = logits.to(dtype)  # bfloat16 causes ties
     accuracy = Accuracy(topk=(1, 3, 5))
@@ -33,7 +33,7 @@ def test_counts_as_by_hand(dtype):
     assert accuracy.compute() == pytest.approx({f"top{k}": by_hand(logits, labels, k) for k in (1, 3, 5)}, rel=1e-12)
 
 
-def test_any_split_gives_the_same():
+def test_merged_parts_equal_single_update():
     logits, labels = data()
     whole = Accuracy()
     whole.update(logits, labels)
@@ -47,7 +47,7 @@ def test_any_split_gives_the_same():
     assert whole.state().dtype == torch.int64 and whole.state()[-1] == 101
 
 
-def test_soft_targets_count_by_their_largest_entry():
+def test_accuracy_uses_largest_entry_of_soft_targets():
     logits, labels = data()
     soft = 0.6 * F.one_hot(labels, 7) + 0.4 * F.one_hot((labels + 1) % 7, 7)
     hard, mixed = Accuracy(), Accuracy()
@@ -58,7 +58,7 @@ def test_soft_targets_count_by_their_largest_entry():
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -7.5, float("inf"), float("-inf")])
 @pytest.mark.parametrize("labels", [[0] * 10, [9] * 10, list(range(10)), [3, 3, 3, 0, 1, -1]], ids=str)
-def test_a_model_that_gives_one_logit_gets_what_guessing_would(value, labels):
+def test_constant_logits_get_chance_level(value, labels):
     """The score does not depend on the labels: with nine of ten records in class 0, it is not 90%."""
     accuracy, by_class = Accuracy(topk=(1, 5)), ClassAccuracy(10)
     for metric in (accuracy, by_class):
@@ -67,19 +67,19 @@ def test_a_model_that_gives_one_logit_gets_what_guessing_would(value, labels):
     assert by_class.compute() == pytest.approx([10.0 if k in labels else float("nan") for k in range(10)], nan_ok=True)
 
 
-def test_guessing_among_many_classes():
+def test_constant_logits_of_1000_classes_get_chance_level():
     accuracy = Accuracy(topk=(1, 5))
     accuracy.update(torch.zeros(300, 1000), torch.zeros(300, dtype=torch.int64))
     assert accuracy.compute() == pytest.approx({"top1": 0.1, "top5": 0.5}, rel=1e-6)
 
 
-def test_equal_logits_of_some_classes():
+def test_tied_logits_share_credit():
     accuracy = Accuracy(topk=(1, 2, 3))
     accuracy.update(torch.tensor([[2.0, 5.0, 2.0, 2.0], [1.0, 1.0, 0.0, 0.0]]), torch.tensor([3, 0]))
     assert accuracy.compute() == pytest.approx({"top1": 25.0, "top2": 200 / 3, "top3": 250 / 3})
 
 
-def test_nan_is_wrong():
+def test_nan_logits_count_as_wrong():
     logits = torch.eye(3)
     logits[1] = float("nan")
     logits[2, 0] = float("nan")
@@ -98,25 +98,25 @@ def test_ignored_labels_do_not_count():
     assert torch.equal(some.state(), kept.state())
 
 
-def test_fewer_classes_than_k():
+def test_top5_of_two_classes_is_100():
     accuracy = Accuracy()
     accuracy.update(torch.eye(2), torch.tensor([1, 0]))
     assert accuracy.compute() == {"top1": 0.0, "top5": 100.0}
 
 
-def test_counters_are_where_the_logits_are():
+def test_counters_follow_device_of_logits():
     accuracy = Accuracy()
     accuracy.update(torch.empty(4, 7, device="meta"), torch.empty(4, dtype=torch.int64, device="meta"))
     assert accuracy.state().is_meta
 
 
-def test_counters_stay_on_a_device_that_was_named():
+def test_counters_stay_on_given_device():
     accuracy = Accuracy(device="meta")
     accuracy.update(*data())
     assert accuracy.state().is_meta
 
 
-def test_reset_and_nothing_counted():
+def test_compute_after_reset_raises():
     accuracy = Accuracy()
     accuracy.update(*data())
     accuracy.reset()
@@ -124,14 +124,14 @@ def test_reset_and_nothing_counted():
         accuracy.compute()
 
 
-def test_what_does_not_fit():
+def test_invalid_topk_or_shapes_are_refused():
     with pytest.raises(ValueError, match="topk"):
         Accuracy(topk=(0, 5))
     with pytest.raises(ValueError, match=r"\(4, 3\).*\(5,\)"):
         Accuracy().update(torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64))
 
 
-def test_accuracy_of_each_class_against_a_loop_in_batches():
+def test_class_accuracy_in_batches_equals_loop():
     random = torch.Generator().manual_seed(2)
     logits = torch.randint(0, 3, (50, 4), generator=random).float()  # many ties
     targets = torch.randint(-1, 3, (50,), generator=random)  # class 3 never occurs
@@ -154,7 +154,7 @@ def test_accuracy_of_each_class_against_a_loop_in_batches():
     assert whole.compute()["top1"] == pytest.approx(100 * sum(right) / sum(counts))
 
 
-def test_soft_targets_count_as_their_largest_entry():
+def test_class_accuracy_uses_largest_entry_of_soft_targets():
     counter = ClassAccuracy(3)
     counter.update(torch.tensor([[0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), torch.tensor([[0.1, 0.8, 0.1], [0.0, 0.3, 0.7]]))
     assert counter.compute() == pytest.approx([math.nan, 100, 0], nan_ok=True)

@@ -13,7 +13,7 @@ class Sums(torch.nn.Module):
         return torch.stack([images[..., :16].sum((1, 2, 3)), images[..., 16:].sum((1, 2, 3))], 1)
 
 
-def test_crop_test_by_hand():
+def test_crop_test_equals_formula():
     images = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     before = images.clone()
     share = 24**2 / 32**2
@@ -29,7 +29,7 @@ def test_crop_test_by_hand():
     torch.testing.assert_close(CropTest(model, fill=-2.0)(images), wanted)
 
 
-def test_crop_test_on_other_shapes():
+def test_crop_test_accepts_non_square_images():
     images = torch.rand(2, 3, 41, 30, generator=torch.Generator().manual_seed(1))
     central = torch.zeros_like(images)
     for y in range(10, 30):
@@ -40,7 +40,7 @@ def test_crop_test_on_other_shapes():
     torch.testing.assert_close(CropTest(Sums(), crop=20)(images), wanted)
 
 
-def test_crops_that_do_not_fit():
+def test_invalid_crop_is_refused():
     with pytest.raises(ValueError, match="crop=24 is larger than the images, 20×32"):
         CropTest(Sums())(torch.ones(1, 1, 20, 32))
     with pytest.raises(ValueError, match="crop=0"):

@@ -56,7 +56,7 @@ def overlap(a, b):
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def obvious(predictions, targets, label):
+def rank_by_voc_rules(predictions, targets, label):
     """Rank the predictions of a class by the rules of VOC's development kit.
 
     Return a list of (score, correct) and the number of objects that are not difficult.
@@ -89,7 +89,7 @@ def obvious(predictions, targets, label):
     return ranked, count
 
 
-def obvious_ap(ranked, count):
+def ap_by_loop(ranked, count):
     """Compute the area under the precision-recall curve and the eleven-point mean with loops."""
     if not count:
         return float("nan"), float("nan")
@@ -105,7 +105,7 @@ def obvious_ap(ranked, count):
     return area, sum(eleven) / 11
 
 
-def measured(predictions, targets, protocol="voc", classes=3, order=None):
+def measure(predictions, targets, protocol="voc", classes=3, order=None):
     metrics = DetectionMetrics(classes, protocol)
     order = range(len(predictions)) if order is None else order
     for index in order:
@@ -115,10 +115,10 @@ def measured(predictions, targets, protocol="voc", classes=3, order=None):
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.25]), st.sampled_from([None, 20.0]))
 @settings(max_examples=150, deadline=None)
-def test_voc_is_the_obvious_loop(seed, spread, grid):
+def test_voc_ap_equals_loop(seed, spread, grid):
     predictions, targets = scenes(seed, spread=spread, grid=grid)
-    found = measured(predictions, targets).compute()
-    wanted = [obvious_ap(*obvious(predictions, targets, label)) for label in range(3)]
+    found = measure(predictions, targets).compute()
+    wanted = [ap_by_loop(*rank_by_voc_rules(predictions, targets, label)) for label in range(3)]
     np.testing.assert_allclose(found["AP50 by class"], [area for area, _ in wanted], atol=1e-12)
     for name, column in (("AP50", 0), ("AP50_11", 1)):
         values = [one[column] for one in wanted if not np.isnan(one[column])]
@@ -126,7 +126,7 @@ def test_voc_is_the_obvious_loop(seed, spread, grid):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_coco_is_pycocotools_on_its_own_files(seed, tmp_path, capsys):
+def test_coco_equals_pycocotools(seed, tmp_path, capsys):
     import json
 
     from pycocotools.coco import COCO
@@ -150,7 +150,7 @@ def test_coco_is_pycocotools_on_its_own_files(seed, tmp_path, capsys):
     run.accumulate()
     run.summarize()
     capsys.readouterr()
-    found = measured(predictions, targets, "coco").compute()
+    found = measure(predictions, targets, "coco").compute()
     assert not capsys.readouterr().out
     names = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
     for name, at in names.items():
@@ -159,20 +159,20 @@ def test_coco_is_pycocotools_on_its_own_files(seed, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("protocol", ["voc", "coco"])
-def test_the_order_of_images_does_not_matter(protocol):
+def test_image_order_does_not_change_results(protocol):
     predictions, targets = scenes(3, spread=0.5)
-    one = measured(predictions, targets, protocol).compute()
-    other = measured(predictions, targets, protocol, order=np.random.default_rng(0).permutation(12).tolist()).compute()
+    one = measure(predictions, targets, protocol).compute()
+    other = measure(predictions, targets, protocol, order=np.random.default_rng(0).permutation(12).tolist()).compute()
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
 
 
-def test_reports_of_each_class():
+def test_per_class_reports_equal_loop():
     predictions, targets = scenes(5, count=30)
-    metrics = measured(predictions, targets)
+    metrics = measure(predictions, targets)
     reports, found = metrics.per_class(), metrics.compute()
     for label, report in enumerate(reports):
-        ranked, count = obvious(predictions, targets, label)
+        ranked, count = rank_by_voc_rules(predictions, targets, label)
         above = [hit for score, hit in ranked if score > 0.5]
         assert report.positives == count
         assert report.ap == found["AP50 by class"][label]
@@ -183,7 +183,7 @@ def test_reports_of_each_class():
         assert report.curve[0, -1] == pytest.approx(sum(hit for _, hit in ranked) / count)
 
 
-def test_a_score_at_the_threshold_does_not_count():
+def test_score_equal_to_threshold_does_not_count():
     box = torch.tensor([[0.0, 0, 9, 9]])
     true = {"boxes": box, "labels": torch.tensor([0]), "difficult": torch.tensor([False])}
     for score, recall in ((0.5, 0.0), (0.51, 1.0)):
@@ -194,7 +194,7 @@ def test_a_score_at_the_threshold_does_not_count():
 
 
 @pytest.mark.parametrize("protocol", ["voc", "coco"])
-def test_ranks_measure_what_one_process_does(monkeypatch, protocol):
+def test_gathered_ranks_equal_one_process(monkeypatch, protocol):
     """Rank 0 has two of every three images, in another order, and rank 2 has none."""
     predictions, targets = scenes(3, spread=0.5)
     ranks = [DetectionMetrics(3, protocol) for _ in range(3)]
@@ -206,7 +206,7 @@ def test_ranks_measure_what_one_process_does(monkeypatch, protocol):
     monkeypatch.setattr(
         "torch.distributed.all_gather_object", lambda parts, own, group: parts.__setitem__(slice(3), sent)
     )
-    one = measured(predictions, targets, protocol).compute()
+    one = measure(predictions, targets, protocol).compute()
     for rank in ranks:
         rank.gather()
         for name, value in rank.compute().items():
@@ -218,7 +218,7 @@ def empty(count=0):
 
 
 @pytest.mark.parametrize("protocol", ["voc", "coco"])
-def test_nothing_found_and_nothing_to_find(protocol):
+def test_ap_without_predictions_or_objects(protocol):
     nothing = empty() | {"scores": torch.zeros(0)}
     name = "AP50" if protocol == "voc" else "AP"
     objects = {"boxes": torch.tensor([[0.0, 0, 9, 9]]), "labels": torch.tensor([1]), "difficult": torch.tensor([False])}
@@ -229,7 +229,7 @@ def test_nothing_found_and_nothing_to_find(protocol):
     assert [report.positives for report in DetectionMetrics(2).per_class()] == [0, 0]
 
 
-def test_pinned_curves():
+def test_curve_areas_equal_pinned_values():
     recall, precision = np.array([0.5, 0.5, 1.0]), np.array([1.0, 0.5, 2 / 3])
     assert area_under(recall, precision) == pytest.approx(0.5 + 0.5 * 2 / 3)
     assert eleven_points(recall, precision) == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
@@ -243,12 +243,12 @@ def test_pinned_curves():
         (lambda: DetectionMetrics(2).update([], [{}], torch.tensor([0])), "0 predictions, 1 targets and 1 ids"),
     ],
 )
-def test_wrong_calls(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_an_image_counts_once():
+def test_duplicate_images_are_refused():
     predictions, targets = scenes(0, count=1)
     metrics = DetectionMetrics(3)
     for _ in range(2):
@@ -257,7 +257,7 @@ def test_an_image_counts_once():
         metrics.compute()
 
 
-def test_nan_is_an_error():
+def test_nan_box_is_refused():
     prediction = {"boxes": torch.full((1, 4), torch.nan), "scores": torch.ones(1), "labels": torch.zeros(1)}
     target = empty() | {"difficult": torch.zeros(0, dtype=torch.bool)}
     metrics = DetectionMetrics(1)

@@ -1,4 +1,4 @@
-"""Multi-label metrics compared with published numbers and plain loops; ignored entries, NaN, invalid input."""
+"""Multi-label metrics compared with published values and plain loops; ignored entries, NaN, invalid input."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dali_mix.metrics import MultiLabelMetrics
-from tests.metrics.counting import assert_equal, counted, draw
+from tests.metrics.counting import assert_equal, draw, measure
 
 PUBLISHED = np.load(Path(__file__).parent / "data" / "multilabel_metrics.npz")
 SIX = ("OP", "OR", "OF1", "CP", "CR", "CF1")  # in the order of the arrays
@@ -35,9 +35,9 @@ def published_targets(name):
         ("wider", "wider_targets_99ignore", "wider_ap", "wider_OP_OR_OF1_CP_CR_CF1", None),
     ],
 )
-def test_published_numbers(protocol, targets, ap, six, top, ties):
+def test_metrics_equal_published_values(protocol, targets, ap, six, top, ties):
     """The published scores have no ties, so the handling of ties does not matter."""
-    found = counted(torch.from_numpy(PUBLISHED["scores"]), published_targets(targets), protocol=protocol, ties=ties)
+    found = measure(torch.from_numpy(PUBLISHED["scores"]), published_targets(targets), protocol=protocol, ties=ties)
     np.testing.assert_allclose(found["AP"], PUBLISHED[ap], rtol=1e-14)
     assert found["mAP"] == pytest.approx(PUBLISHED[ap].mean(), rel=1e-14)
     assert [found[name] for name in SIX] == pytest.approx(list(PUBLISHED[six]), rel=1e-14)
@@ -75,13 +75,13 @@ def rates_by_hand(predicted, truth):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(1, 9), st.integers(1, 5), st.sampled_from(["plain", "voc07", "voc12", "wider"]))
-def test_by_hand_with_ties_and_ignored_entries(data, samples, classes, protocol):
+def test_metrics_with_ties_and_ignored_entries_equal_loop(data, samples, classes, protocol):
     def draw(values):
         rows = st.lists(st.sampled_from(values), min_size=classes, max_size=classes)
         return data.draw(st.lists(rows, min_size=samples, max_size=samples))
 
     scores, truth = draw([0.0, 0.25, 0.5, 0.75, 1.0]), draw([-1, 0, 1])
-    found = counted(torch.tensor(scores), torch.tensor(truth), protocol=protocol, ties="order")
+    found = measure(torch.tensor(scores), torch.tensor(truth), protocol=protocol, ties="order")
     columns = ([[row[k] for row in rows] for k in range(classes)] for rows in (scores, truth))
     aps = [ap_by_hand(*pair, protocol == "voc12") for pair in zip(*columns, strict=True)]
     np.testing.assert_allclose(found["AP"], aps, rtol=1e-12)
@@ -99,9 +99,9 @@ def test_by_hand_with_ties_and_ignored_entries(data, samples, classes, protocol)
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-12)
 
 
-def test_any_split_and_order_gives_the_same_by_ids():
+def test_split_and_order_do_not_change_results_with_ids():
     scores, targets, ids = draw()
-    wanted = counted(scores, targets, ids)
+    wanted = measure(scores, targets, ids)
     order = torch.randperm(61, generator=torch.Generator().manual_seed(5))
     parts = [MultiLabelMetrics(5), MultiLabelMetrics(5)]
     for i, rows in enumerate(order.split(9)):
@@ -111,52 +111,54 @@ def test_any_split_and_order_gives_the_same_by_ids():
     assert_equal(parts[1].compute(), wanted)
     assert_equal(parts[1].compute(), wanted)
     sorted_rows = ids.argsort()
-    assert_equal(counted(scores[sorted_rows], targets[sorted_rows]), wanted)
-    arrived = counted(scores[order], targets[order])
-    assert arrived["AP"] == pytest.approx(wanted["AP"]), "equal scores count alike in any order"
-    given = counted(scores[order], targets[order], ties="order")
-    assert given["AP"] != counted(scores, targets, ids, ties="order")["AP"], "ties are there, so arrival matters"
+    assert_equal(measure(scores[sorted_rows], targets[sorted_rows]), wanted)
+    arrived = measure(scores[order], targets[order])
+    assert arrived["AP"] == pytest.approx(wanted["AP"]), "the order of tied scores changed the AP"
+    given = measure(scores[order], targets[order], ties="order")
+    assert given["AP"] != measure(scores, targets, ids, ties="order")["AP"], (
+        "the order must change the AP because scores are tied"
+    )
 
 
-def test_classes_without_positives_are_nan_and_no_part_of_the_mean():
+def test_classes_without_positives_are_excluded_from_map():
     scores = torch.tensor([[0.9, 0.9, 0.2], [0.8, 0.1, 0.7]])
     targets = torch.tensor([[0, 0, 1], [1, 0, -1]])
-    found = counted(scores, targets)
+    found = measure(scores, targets)
     assert found["AP"][0] == 0.5 and math.isnan(found["AP"][1]) and found["AP"][2] == 1.0
     assert found["mAP"] == 0.75
     assert found["CP"] == pytest.approx((1 / 2 + 0 + 0) / 3)
     assert found["CR"] == pytest.approx((1 + 0 + 0) / 3)
-    none = counted(scores, torch.zeros(2, 3))
+    none = measure(scores, torch.zeros(2, 3))
     assert math.isnan(none["mAP"])
     assert [none[name] for name in SIX] == [0.0] * 6
 
 
 @pytest.mark.parametrize("ties", ["random", "order", "sklearn"])
-def test_nan_is_an_error_that_names_samples(ties):
+def test_nan_scores_raise_error_naming_samples(ties):
     scores = torch.tensor([[float("nan"), 0.5], [0.1, 0.3], [0.6, float("nan")]])
     targets = torch.tensor([[1, 0], [0, 1], [1, 1]])
     with pytest.raises(ValueError, match=r"the scores of 2 of 3 samples are NaN, first \[0, 2\]"):
-        counted(scores, targets, ties=ties)
+        measure(scores, targets, ties=ties)
     with pytest.raises(ValueError, match=r"2 of 3 samples are NaN, first \[7, 9\]"):
-        counted(scores, targets, torch.tensor([9, 8, 7]), ties=ties)
+        measure(scores, targets, torch.tensor([9, 8, 7]), ties=ties)
     with pytest.raises(ValueError, match="200 of 200 samples"):
-        counted(torch.full((200, 5), float("nan")), torch.ones(200, 5), ties=ties)
+        measure(torch.full((200, 5), float("nan")), torch.ones(200, 5), ties=ties)
 
 
-def test_nan_of_an_ignored_entry_counts_for_nothing():
+def test_nan_of_ignored_entry_does_not_count():
     scores, targets = torch.tensor([[float("nan")], [0.1], [0.6]]), torch.tensor([[-1], [0], [1]])
-    assert counted(scores, targets)["AP"] == [1.0]
+    assert measure(scores, targets)["AP"] == [1.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_dtypes_and_logits(dtype):
+def test_dtypes_and_logits_give_same_results(dtype):
     scores, targets, _ = draw()
-    assert_equal(counted(scores.to(dtype), targets.to(torch.int8)), counted(scores, targets))
+    assert_equal(measure(scores.to(dtype), targets.to(torch.int8)), measure(scores, targets))
     logits = scores.double() * 16 - 8
-    assert_equal(counted(logits, targets, threshold=0.0), counted(logits.sigmoid(), targets))
+    assert_equal(measure(logits, targets, threshold=0.0), measure(logits.sigmoid(), targets))
 
 
-def test_reset_and_nothing_counted():
+def test_compute_without_samples_raises():
     metrics = MultiLabelMetrics(5)
     with pytest.raises(ValueError, match="no samples"):
         metrics.compute()
@@ -177,7 +179,7 @@ def test_reset_and_nothing_counted():
         ({"ties": "first"}, "ties='first': must be one of random, order, sklearn"),
     ],
 )
-def test_options_out_of_range(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MultiLabelMetrics(**{"num_classes": 3, **options})
 
@@ -195,12 +197,12 @@ SCORES, TARGETS = torch.rand(4, 3), torch.ones(4, 3)
         ((SCORES, TARGETS, torch.arange(4.0)), "float32: need"),
     ],
 )
-def test_input_that_does_not_fit(arguments, message):
+def test_update_refuses_invalid_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         MultiLabelMetrics(3).update(*arguments)
 
 
-def test_a_state_of_other_classes_does_not_merge():
+def test_merge_refuses_state_of_other_class_count():
     with pytest.raises(ValueError, match=r"state \(4, 3\): need \(n, 7\)"):
         MultiLabelMetrics(3).merge(SCORES)
 
@@ -218,12 +220,12 @@ ROWS, TRUTH, IDS = draw()
         ((ROWS, TRUTH, IDS - 3), "1 of 61 samples have no ids"),
     ],
 )
-def test_values_that_make_no_sense(arguments, message):
+def test_compute_refuses_invalid_values(arguments, message):
     with pytest.raises(ValueError, match=message):
-        counted(*arguments)
+        measure(*arguments)
 
 
-def test_rows_stay_on_a_device_that_was_named():
+def test_rows_stay_on_given_device():
     metrics = MultiLabelMetrics(5, device="meta")
     metrics.update(torch.rand(2, 5), torch.zeros(2, 5))
     assert metrics.state().is_meta
@@ -231,7 +233,7 @@ def test_rows_stay_on_a_device_that_was_named():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_rows_stay_on_the_gpu_and_give_the_same():
+def test_rows_stay_on_gpu_and_equal_cpu_results():
     scores, targets, ids = draw()  # ids stay on the CPU, as in a loader
     scores, targets = scores.cuda(), targets.cuda()
     metrics = MultiLabelMetrics(5)
@@ -241,4 +243,4 @@ def test_rows_stay_on_the_gpu_and_give_the_same():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert metrics.state().is_cuda
-    assert_equal(metrics.compute(), counted(*draw()))
+    assert_equal(metrics.compute(), measure(*draw()))

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from dali_mix.metrics import MultiLabelMetrics
-from tests.metrics.counting import assert_equal, counted, draw
+from tests.metrics.counting import assert_equal, draw, measure
 
 
 def rank_process(rank, port, out):
@@ -35,7 +35,7 @@ def rank_process(rank, port, out):
     dist.destroy_process_group()
 
 
-def test_two_ranks_are_one_process_to_the_last_digit():
+def test_two_ranks_equal_one_process_exactly():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -52,6 +52,6 @@ def test_two_ranks_are_one_process_to_the_last_digit():
     assert [process.exitcode for process in processes] == [0, 0]
     scores, targets, ids = draw()
     for whole, few, tied in results.values():
-        assert_equal(whole, counted(scores, targets, ids))
-        assert_equal(few, counted(scores[:2], targets[:2]))
+        assert_equal(whole, measure(scores, targets, ids))
+        assert_equal(few, measure(scores[:2], targets[:2]))
         assert tied["AP"] == [1.0], "without ids the samples of rank 0 come first"

@@ -23,7 +23,7 @@ def drawn(seed=0, samples=60, classes=5):
 
 
 @pytest.mark.parametrize("protocol", ["plain", "voc12", "wider"])
-def test_means_over_classes_are_those_of_the_metrics(protocol):
+def test_means_over_classes_equal_overall_metrics(protocol):
     scores, targets = drawn()
     metrics = MultiLabelMetrics(5, protocol, threshold=0.0)
     metrics.update(scores, targets, torch.randperm(len(scores)))
@@ -36,7 +36,7 @@ def test_means_over_classes_are_those_of_the_metrics(protocol):
     assert (found[4].precision, found[4].recall) == (0, 0)
 
 
-def test_against_a_loop():
+def test_per_class_results_equal_loop():
     scores, targets = drawn(1)
     metrics = MultiLabelMetrics(5, threshold=0.0, ties="order")
     metrics.update(scores, targets)

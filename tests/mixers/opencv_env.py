@@ -1,6 +1,6 @@
-"""OpenCV's saliency from opencv-contrib in a separate environment, build/opencv_contrib.
+"""OpenCV's saliency maps, computed by opencv-contrib in a separate environment, build/opencv_contrib.
 
-The environment is separate because opencv-contrib overwrites files of opencv-python, one of our dependencies.
+The environment is separate because opencv-contrib overwrites files of opencv-python, a dependency of dali_mix.
 
 `python -m tests.mixers.opencv_env` creates the environment and writes data/opencv_saliency.npz, the maps of the drawn
 pictures in `pictures.py`.

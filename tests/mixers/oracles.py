@@ -1,4 +1,4 @@
-"""Naive per-pixel versions of the mixers in plain Python, as references for the vectorized ones."""
+"""Per-pixel reference implementations of the mixers in plain Python."""
 
 import math
 
@@ -84,7 +84,7 @@ def targets_area(labels, permutation, lam, num_classes):
     return mixed
 
 
-def aligned(image, height, width):
+def resize_aligned(image, height, width):
     """Resize a (C,H,W) image bilinearly with aligned corners, pixel by pixel, in float64."""
     channels, from_h, from_w = image.shape
     source = image.double()
@@ -113,11 +113,11 @@ def splicemix(images, rows, cols, sources, dropped):
         row, col = cell // cols, cell % cols
         if drop:
             continue
-        small = aligned(images[source], cell_h, cell_w)
+        small = resize_aligned(images[source], cell_h, cell_w)
         for y in range(cell_h):
             for x in range(cell_w):
                 tiling[:, row * cell_h + y, col * cell_w + x] = small[:, y, x]
-    return tiling if tiling.shape[1:] == (height, width) else aligned(tiling, height, width)
+    return tiling if tiling.shape[1:] == (height, width) else resize_aligned(tiling, height, width)
 
 
 def targets_union(rows, seen):

@@ -1,4 +1,4 @@
-"""The contract of all mixers: draws, batch sizes, pairs, gradients, rejected input."""
+"""Behaviour common to all mixers: draws, batch sizes, pairs, gradients, rejected input."""
 
 import functools
 
@@ -13,7 +13,7 @@ from tests.mixers.every import INPLACE, MAKERS, images, seeded
 
 
 @pytest.mark.parametrize("mixer", [CutMix(4), ResizeMix(4), ResizeMix(4, interpolation="bilinear"), MixUp(4)])
-def test_gradients_pass(mixer):
+def test_gradients_match_finite_differences(mixer):
     # The gradient of each output pixel must reach its source pixels; compare with finite differences.
     generator = torch.Generator().manual_seed(5)
     drawn = mixer.sample(3, 5, 4, generator)
@@ -35,7 +35,7 @@ HEIGHT, WIDTH = 48, 32
 
 
 @pytest.mark.parametrize("kind", [CutMix, ResizeMix])
-def test_every_image_has_a_box_of_its_own(kind):
+def test_images_have_different_boxes_by_default(kind):
     assert len(kind(10).sample(64, HEIGHT, WIDTH, generator()).boxes.unique(dim=0)) > 10
 
 
@@ -44,7 +44,7 @@ def test_every_image_has_a_box_of_its_own(kind):
 @pytest.mark.parametrize(
     "kind", [CutMix, ResizeMix, MixUp, functools.partial(ResizeMix, interpolation="bilinear")], ids=str
 )
-def test_any_batch_size(kind, batch_size, per_batch):
+def test_mixers_accept_any_batch_size(kind, batch_size, per_batch):
     images, labels = torch.rand(batch_size, 3, 9, 5), torch.arange(batch_size)
     mixed, targets = kind(4, per_batch=per_batch)(images, labels, generator())
     assert mixed.shape == images.shape
@@ -53,13 +53,13 @@ def test_any_batch_size(kind, batch_size, per_batch):
 
 
 @pytest.mark.parametrize("mixer", [CutMix(2), ResizeMix(2), MixUp(2), Cutout(16)], ids=repr)
-def test_an_image_of_one_pixel(mixer):
+def test_mixers_accept_one_pixel_images(mixer):
     mixed, _ = mixer(torch.rand(4, 3, 1, 1), torch.tensor([0, 1, 0, 1]), generator())
     assert mixed.shape == (4, 3, 1, 1)
 
 
 @pytest.mark.parametrize("mixer", [CutMix(4), ResizeMix(4), MixUp(4)], ids=repr)
-def test_the_generator_decides(mixer):
+def test_sample_depends_on_generator(mixer):
     first, again, other = (mixer.sample(16, HEIGHT, WIDTH, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.lam, again.lam)
     assert torch.equal(first.permutation, again.permutation)
@@ -67,14 +67,14 @@ def test_the_generator_decides(mixer):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_drawing_and_applying_leave_the_global_generator_alone(name):
+def test_mixing_does_not_change_global_generator(name):
     state = torch.get_rng_state()
     MAKERS[name]()(images(), torch.arange(4), generator())
     assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_params_are_copied_to_the_device_of_the_images(name):
+def test_params_are_on_requested_device(name):
     drawn = MAKERS[name]().sample(4, HEIGHT, WIDTH, generator(3), device="meta")
     on_cpu = MAKERS[name]().sample(4, HEIGHT, WIDTH, generator(3))
     drawn, on_cpu = getattr(drawn, "params", drawn), getattr(on_cpu, "params", on_cpu)
@@ -86,7 +86,7 @@ def test_params_are_copied_to_the_device_of_the_images(name):
         assert (value.shape, value.dtype) == (getattr(on_cpu, name).shape, getattr(on_cpu, name).dtype)
 
 
-def test_dtypes_and_layout_of_params():
+def test_params_dtypes_and_shapes():
     drawn = ResizeMix(4).sample(6, HEIGHT, WIDTH, generator())
     assert (drawn.permutation.dtype, drawn.boxes.dtype, drawn.lam.dtype) == (torch.int64, torch.int64, torch.float32)
     assert (drawn.permutation.shape, drawn.boxes.shape, drawn.lam.shape) == ((6,), (6, 4), (6,))
@@ -94,12 +94,12 @@ def test_dtypes_and_layout_of_params():
 
 @pytest.mark.parametrize(("batch_size", "height", "width"), [(-1, 4, 4), (2, 0, 4), (2, 4, 0)])
 @pytest.mark.parametrize("name", MAKERS)
-def test_impossible_sizes(name, batch_size, height, width):
+def test_sample_refuses_impossible_sizes(name, batch_size, height, width):
     with pytest.raises(ValueError, match="cannot mix"):
         MAKERS[name]().sample(batch_size, height, width, generator())
 
 
-def test_a_mixer_that_cannot_draw_says_so():
+def test_mixer_without_sample_or_draw_raises():
     class Half(Mixer):
         def apply(self, images, targets, params):
             return images, targets
@@ -115,7 +115,7 @@ FOUR = torch.tensor([0, 1, 2, 3])
     "labels", [FOUR, torch.eye(4), torch.eye(4, dtype=torch.float64), torch.eye(4, dtype=torch.int64)]
 )
 @pytest.mark.parametrize("name", MAKERS)
-def test_labels_of_the_caller_are_left_alone(name, labels):
+def test_mixing_does_not_change_callers_labels(name, labels):
     """See Megvii-BaseDetection/YOLOX#275 and kornia/kornia#3077."""
     given, batch = labels.clone(), images()
     for seed in range(3):
@@ -125,7 +125,7 @@ def test_labels_of_the_caller_are_left_alone(name, labels):
 
 @pytest.mark.parametrize("pack", [tuple, list, default_collate], ids=["tuple", "list", "collated"])
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_pair_as_one_argument(name, pack):
+def test_mixers_accept_images_and_targets_as_pair(name, pack):
     mixer = MAKERS[name]()
     pair = list(zip(images(), FOUR, strict=True)) if pack is default_collate else (images(), FOUR)
     given = pack(pair)
@@ -136,7 +136,7 @@ def test_a_pair_as_one_argument(name, pack):
     assert torch.equal(given[0], images())
 
 
-def test_in_a_collate_function():
+def test_mixer_works_in_collate_function():
     mixer = CutMix(4)
     loader = DataLoader(
         TensorDataset(images(), FOUR), batch_size=2, collate_fn=lambda samples: mixer(default_collate(samples))
@@ -146,7 +146,7 @@ def test_in_a_collate_function():
 
 
 @pytest.mark.parametrize("name", INPLACE)
-def test_a_pair_in_place(name):
+def test_pair_is_mixed_in_place(name):
     batch = images()
     mixed, _ = MAKERS[name]()([batch, FOUR], generator=seeded(), inplace=True)
     assert mixed is batch
@@ -164,7 +164,7 @@ def test_a_pair_in_place(name):
     ],
 )
 @pytest.mark.parametrize("name", ["CutMix", "SpliceMix", "MixChoice"])
-def test_what_is_no_pair(name, given, message):
+def test_invalid_pair_is_refused(name, given, message):
     with pytest.raises(ValueError, match=message):
         MAKERS[name]()(given)
 
@@ -172,11 +172,11 @@ def test_what_is_no_pair(name, given, message):
 IMAGES = torch.rand(4, 3, 6, 5, generator=generator(0))
 
 
-def test_every_mixer_says_how_targets_combine():
+def test_combine_is_area():
     assert {mixer.combine for mixer in (CutMix(2), ResizeMix(2), MixUp(2), Cutout(2))} == {"area"}
 
 
-def test_batches_that_do_not_fit():
+def test_mismatched_batches_are_refused():
     with pytest.raises(ValueError, match=r"\(3, 6, 5\)"):
         CutMix(2)(IMAGES[0], torch.tensor([0]), generator(0))
     with pytest.raises(ValueError, match="4 images, 3 targets"):
@@ -199,19 +199,19 @@ def test_batches_that_do_not_fit():
         ({"per_batch": "False"}, "per_batch='False': must be True or False"),
     ],
 )
-def test_options_out_of_range(kind, options, message):
+def test_invalid_options_are_refused(kind, options, message):
     with pytest.raises(ValueError, match=message):
         kind(**{"num_classes": 10, **options})
 
 
-def test_options_are_readable():
+def test_repr_shows_options():
     assert repr(CutMix(10, alpha=0.5)) == "CutMix(num_classes=10, alpha=0.5, per_batch=False)"
 
 
 @pytest.mark.parametrize(
     "mixer", [CutMix(3), ResizeMix(3), MixUp(3), SaliencyMix(3, mean=(0, 0, 0), std=(1, 1, 1))], ids=repr
 )
-def test_wrong_targets_leave_the_images_as_they_were(mixer):
+def test_wrong_targets_do_not_change_images_in_place(mixer):
     images = torch.rand(2, 3, 9, 7)
     before = images.clone()
     with pytest.raises(ValueError, match="class indices span"):
@@ -230,7 +230,7 @@ MIXERS = [
 
 
 @pytest.mark.parametrize("mixer", MIXERS, ids=lambda mixer: type(mixer).__name__)
-def test_inplace_option(mixer):
+def test_inplace_changes_the_given_images(mixer):
     images, labels = batch(6), torch.arange(6) % 5
     wanted, wanted_targets = mixer(images, labels, torch.Generator().manual_seed(4))
     kept = images.clone()
@@ -258,6 +258,6 @@ SMALL_LABELS = torch.tensor([0, 1, 2, 3])
     ],
 )
 @pytest.mark.parametrize("mixer", [CutMix(4), MixUp(4), SpliceMix(num_classes=4)], ids=repr)
-def test_batches_refused(mixer, images, targets, message):
+def test_invalid_images_or_targets_are_refused(mixer, images, targets, message):
     with pytest.raises(ValueError, match=message):
         mixer(images, targets)

@@ -29,30 +29,30 @@ def generator(seed):
 
 
 @dataclass(frozen=True)
-class Nothing:
+class CountParams:
     count: int
 
 
-class Dark(Mixer[Nothing]):
+class Dark(Mixer[CountParams]):
     """A third-party mixer without `inplace` whose attribute `prob` is not a constructor argument."""
 
     def __init__(self, num_classes):
         self.num_classes, self.prob = num_classes, 0.0
 
     def sample(self, batch_size, height, width, generator=None, device="cpu"):
-        return Nothing(batch_size)
+        return CountParams(batch_size)
 
     def apply(self, images, targets, params):
         return images * 0, torch.nn.functional.one_hot(targets, self.num_classes).float()
 
 
-def test_every_registered_mixer_is_made_here():
+def test_make_covers_every_registered_mixer():
     assert set(MAKE) == {name for name, kind in mixers.MIXERS.items() if not kind.takes_boxes}
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("name", MAKE)
-def test_draws_and_results_are_those_of_a_choice_of_one(name, seed):
+def test_prob_matches_mix_choice_of_one_mixer(name, seed):
     ours = MAKE[name](prob=0.5)(IMAGES, LABELS, generator(seed))
     choice = MixChoice([MAKE[name]()], probs=[0.5])(IMAGES, LABELS, generator(seed))
     assert torch.equal(ours[0], choice[0])
@@ -61,14 +61,14 @@ def test_draws_and_results_are_those_of_a_choice_of_one(name, seed):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_about_the_share_named_is_mixed(name):
+def test_prob_is_share_of_mixed_batches(name):
     mixer, draws = MAKE[name](prob=0.3), generator(0)
     unmixed = [isinstance(mixer.sample(4, 12, 10, draws), Unmixed) for _ in range(300)]
     assert 180 < sum(unmixed) < 240
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_unmixed_batches_keep_images_and_the_kind_of_targets(name):
+def test_unmixed_batch_keeps_images_and_target_format(name):
     mixer = MAKE[name](prob=0)
     images, targets = mixer(IMAGES, LABELS, generator(0))
     assert images is IMAGES
@@ -78,14 +78,14 @@ def test_unmixed_batches_keep_images_and_the_kind_of_targets(name):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_prob_one_draws_as_without(name):
+def test_prob_one_makes_no_extra_draw(name):
     always, plain = generator(3), generator(3)
     MAKE[name](prob=1.0).sample(8, 12, 10, always)
     MAKE[name]().sample(8, 12, 10, plain)
     assert torch.equal(always.get_state(), plain.get_state())
 
 
-def test_prob_is_shown_where_it_is_not_one():
+def test_repr_shows_prob_below_one():
     assert repr(CutMix(4, prob=0.25)) == "CutMix(num_classes=4, alpha=1.0, per_batch=False, prob=0.25)"
     assert repr(CutMix(4, prob=1)) == "CutMix(num_classes=4, alpha=1.0, per_batch=False)"
 
@@ -94,12 +94,12 @@ def test_prob_is_shown_where_it_is_not_one():
 @pytest.mark.parametrize(
     "make", [lambda prob: CutMix(4, prob=prob), lambda prob: build("cutmix", num_classes=4, prob=prob)]
 )
-def test_wrong_values_are_named(make, prob):
+def test_invalid_prob_is_refused(make, prob):
     with pytest.raises(ValueError, match="prob="):
         make(prob)
 
 
-def test_unmixed_batches_are_checked_like_others():
+def test_unmixed_batches_are_validated():
     params = CutMix(4, prob=0).sample(8, 12, 10)
     with pytest.raises(ValueError, match="do not fit together"):
         CutMix(4).apply(IMAGES[:3], LABELS[:3], params)
@@ -107,7 +107,7 @@ def test_unmixed_batches_are_checked_like_others():
         CutMix(4, prob=0)(IMAGES[:1].expand(8, -1, -1, -1), LABELS, inplace=True)
 
 
-def test_a_mixer_of_a_third_party_gets_it_by_name_and_is_unaffected_otherwise():
+def test_build_passes_prob_to_third_party_mixer():
     name = f"{__name__}:Dark"
     assert not build(name, num_classes=4)(IMAGES, LABELS)[0].any()  # its own attribute `prob` has no effect
     assert build(name, num_classes=4, prob=0)(IMAGES, LABELS)[0] is IMAGES
@@ -117,7 +117,7 @@ def test_a_mixer_of_a_third_party_gets_it_by_name_and_is_unaffected_otherwise():
         build(name, num_classes=4, prob=2)
 
 
-def test_an_override_that_calls_super_draws_once():
+def test_sample_override_calling_super_draws_prob_once():
     class Own(CutMix):
         def sample(self, *args, **options):
             return super().sample(*args, **options)
@@ -127,7 +127,7 @@ def test_an_override_that_calls_super_draws_once():
         assert torch.equal(ours[0], wanted[0])
 
 
-def test_an_objective_that_needs_cells_in_every_batch_says_so():
+def test_splicemix_consistency_refuses_prob():
     objective = SpliceMixConsistency(torch.nn.Identity(), torch.nn.Identity())
     with pytest.raises(ValueError, match="omit prob"):
         objective.check(SpliceMix(num_classes=4, prob=0.5))
@@ -135,5 +135,5 @@ def test_an_objective_that_needs_cells_in_every_batch_says_so():
         objective.check(SpliceMix(num_classes=4))
 
 
-def test_it_survives_a_copy():  # deepcopy uses the pickle protocol, like DataLoader workers
+def test_deepcopy_keeps_prob():  # deepcopy uses the pickle protocol, like DataLoader workers
     assert isinstance(copy.deepcopy(CutMix(4, prob=0.0)).sample(4, 8, 8), Unmixed)

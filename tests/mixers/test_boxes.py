@@ -44,7 +44,7 @@ def frame_of(image, channel):
 
 
 @pytest.mark.parametrize("mixer", [BoxResizeMix(), BoxSpliceMix()], ids=repr)
-def test_boxes_frame_their_pixels(mixer):
+def test_mixed_boxes_frame_their_pixels(mixer):
     checked = 0
     for seed in range(40):
         images, targets = batch(seed)
@@ -69,7 +69,7 @@ def test_boxes_frame_their_pixels(mixer):
 
 
 @pytest.mark.parametrize("mixer", [BoxResizeMix(), BoxSpliceMix()], ids=repr)
-def test_in_place_and_input(mixer):
+def test_in_place_equals_out_of_place(mixer):
     images, targets = batch()
     before = images.clone()
     params = mixer.sample(4, *CANVAS, torch.Generator().manual_seed(3))
@@ -80,7 +80,7 @@ def test_in_place_and_input(mixer):
     assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(mixed, again, strict=True))
 
 
-def test_four_different_images_are_tiled_the_first_in_its_own_place():
+def test_box_splicemix_draws_four_different_sources():
     sources = BoxSpliceMix().sample(9, *CANVAS, torch.Generator().manual_seed(4)).sources
     assert sources[:, 0].tolist() == list(range(9))
     assert all(len(set(row)) == 4 for row in sources.tolist())
@@ -88,7 +88,7 @@ def test_four_different_images_are_tiled_the_first_in_its_own_place():
     assert BoxSpliceMix().sample(1, *CANVAS).sources.tolist() == [[0, 0, 0, 0]]
 
 
-def test_the_patch_is_the_partner_resized():
+def test_patch_is_resized_partner():
     images, targets = batch()
     images[:] = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
     mixer = BoxResizeMix((0.5, 0.5))
@@ -107,7 +107,7 @@ def test_the_patch_is_the_partner_resized():
         assert torch.equal(out[own][:, rest], images[own][:, rest])
 
 
-def test_the_largest_position_is_inside(monkeypatch):
+def test_largest_position_keeps_patch_inside(monkeypatch):
     """The largest draw below 1 rounds to 1 in float32, which would place the patch one pixel outside."""
     monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 1 - 2.0**-53, dtype=torch.float64))
     images, targets = batch()
@@ -131,7 +131,7 @@ def test_the_largest_position_is_inside(monkeypatch):
         ((-1, -1, 11, 11), None, 0.0),
     ],
 )
-def test_what_is_left_of_a_box(patch, box, share):
+def test_uncovered_returns_rest_of_box(patch, box, share):
     boxes, left = uncovered(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor(patch))
     assert float(left) == pytest.approx(share)
     if box is not None:
@@ -148,7 +148,7 @@ def test_what_is_left_of_a_box(patch, box, share):
         ((0, 0, 10, 3), (0, 0, 2, 3), (0, 0, 10, 3)),  # thin, but not cut: 0.8 remains
     ],
 )
-def test_which_boxes_of_a_host_stay(box, patch, wanted):
+def test_kept_drops_covered_or_thin_cut_boxes(box, patch, wanted):
     target = {"boxes": torch.tensor([box]).float(), "labels": torch.tensor([3]), "difficult": torch.tensor([True])}
     found = kept(target, *uncovered(target["boxes"], torch.tensor(patch)))
     assert len(found["boxes"]) == len(found["labels"]) == len(found["difficult"]) == (wanted is not None)
@@ -157,7 +157,7 @@ def test_which_boxes_of_a_host_stay(box, patch, wanted):
 
 
 @pytest.mark.parametrize("mixer", [BoxResizeMix(), BoxSpliceMix()], ids=repr)
-def test_bytes_are_rounded(mixer):
+def test_uint8_images_are_rounded(mixer):
     images, targets = batch()
     images = torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     params = mixer.sample(4, *CANVAS, torch.Generator().manual_seed(3))
@@ -183,7 +183,7 @@ def test_small_and_covered_boxes_are_dropped():
         assert mixed[own]["labels"].tolist() == [[1, 2], [5, 6]][partner]
 
 
-def test_images_without_boxes():
+def test_images_without_boxes_are_mixed():
     images, targets = batch()
     for target in targets:
         target |= {
@@ -196,7 +196,7 @@ def test_images_without_boxes():
         assert all(one["boxes"].shape == (0, 4) and one["labels"].dtype == torch.int64 for one in mixed)
 
 
-def test_a_mixer_of_boxes_may_know_the_number_of_classes():
+def test_unmixed_boxes_ignore_num_classes():
     images, targets = batch()
     mixer = BoxResizeMix(prob=0.0)
     mixer.num_classes = 4
@@ -204,7 +204,7 @@ def test_a_mixer_of_boxes_may_know_the_number_of_classes():
     assert unmixed(mixer, images, targets, 4) == (images, targets)
 
 
-def test_prob_and_choice():
+def test_box_mixers_support_prob_and_mix_choice():
     images, targets = batch()
     never = BoxResizeMix(prob=0.0)
     out, same = never(images, targets)
@@ -234,6 +234,6 @@ def test_prob_and_choice():
         (lambda i, t: MixChoice([BoxResizeMix(), build("CutMix", num_classes=3)], [0.5, 0.5]), "with other mixers"),
     ],
 )
-def test_wrong_calls(call, message):
+def test_box_mixers_refuse_invalid_calls(call, message):
     with pytest.raises(ValueError, match=message):
         call(*batch())

@@ -12,7 +12,7 @@ def test_mean_and_std_from_lists_arrays_and_tensors(kind):
     assert means == pytest.approx((0.5, 0.4, 0.3)) and stds == pytest.approx((0.2, 0.3, 0.4))
 
 
-def test_one_number_counts_for_all_channels():
+def test_single_mean_and_std_apply_to_all_channels():
     assert mean_and_std([0.13], [0.31]) == ((0.13,) * 3, (0.31,) * 3)
     assert mean_and_std(None, None) == (None, None)
 
@@ -30,6 +30,6 @@ def test_one_number_counts_for_all_channels():
         (("a", "b", "c"), (0.2,) * 3, "mean='a': must be a number"),
     ],
 )
-def test_what_cannot_be_is_named(mean, std, message):
+def test_mean_and_std_refuses_invalid_values(mean, std, message):
     with pytest.raises(ValueError, match=message):
         mean_and_std(mean, std)

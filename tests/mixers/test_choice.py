@@ -1,4 +1,4 @@
-"""MixChoice: probabilities and rejected arguments."""
+"""MixChoice: probabilities, chosen mixers and rejected arguments."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from tests.mixers.drawing import generator
 IMAGES = torch.rand(4, 3, 6, 5, generator=generator(0))
 
 
-def test_choice_draws_its_shares():
+def test_choice_draws_mixers_with_their_probs():
     choice = MixChoice([CutMix(4), MixUp(4)], probs=[0.5, 0.2])
     gen = generator(5)
     drawn = [choice.sample(1, 4, 4, gen).index for _ in range(10_000)]
@@ -20,7 +20,7 @@ def test_choice_draws_its_shares():
     assert shares == pytest.approx([0.5, 0.2, 0.3], abs=0.015)
 
 
-def test_choice_does_what_it_chose():
+def test_choice_applies_drawn_mixer():
     choice = MixChoice([CutMix(4), MixUp(4), Cutout(2)], probs=[0.3, 0.3, 0.2])
     labels = torch.tensor([0, 1, 2, 3])
     seen = set()
@@ -38,18 +38,18 @@ def test_choice_does_what_it_chose():
     assert seen == {-1, 0, 1, 2}
 
 
-def test_choice_refuses_params_of_another_batch_also_where_it_mixes_nothing():
+def test_choice_checks_batch_size_even_if_unmixed():
     choice = MixChoice([CutMix(4)], probs=[0.0])
     with pytest.raises(ValueError, match="drawn for 3"):
         choice.apply(IMAGES, torch.arange(4), choice.sample(3, 6, 5, generator(0)))
 
 
-def test_choice_of_mixers_that_leave_targets_alone():
+def test_choice_of_cutout_returns_targets_unchanged():
     labels = torch.tensor([0, 1, 2, 3])
     assert MixChoice([Cutout(2)], probs=[0.5])(IMAGES, labels, generator(0))[1] is labels
 
 
-def test_choice_refuses_different_ways_of_combining():
+def test_choice_refuses_mixers_with_different_combine():
     class Union(CutMix):
         combine = "union"
 
@@ -65,7 +65,7 @@ class Plain(CutMix):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_mixer_without_inplace_is_one_of_a_choice(seed):
+def test_choice_accepts_mixer_without_inplace(seed):
     labels = torch.tensor([0, 1, 2, 3])
     (ours, targets), (theirs, their_targets) = (
         MixChoice([kind(4), MixUp(4)], [0.8, 0.2])(IMAGES, labels, generator(seed)) for kind in (CutMix, Plain)
@@ -89,7 +89,7 @@ def test_a_mixer_without_inplace_is_one_of_a_choice(seed):
         ([CutMix], [0.5], "MixChoice takes mixers"),
     ],
 )
-def test_choice_refuses(mixers, probs, message):
+def test_choice_refuses_invalid_arguments(mixers, probs, message):
     with pytest.raises(ValueError, match=message):
         MixChoice(mixers, probs)
 
@@ -106,7 +106,7 @@ class Named(NamedTuple):
 
 @pytest.mark.parametrize("method", ["sample", "draw"])
 @pytest.mark.parametrize("kind", [Slots, Named, list, dict])
-def test_params_of_any_kind_are_on_the_device_of_the_images(kind, method):
+def test_params_of_any_type_are_on_requested_device(kind, method):
     def params(device):
         lam = torch.zeros(2, device=device)
         if kind is Slots:

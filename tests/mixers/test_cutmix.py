@@ -16,7 +16,7 @@ LABELS = [0, 3, 1, 2, 3]
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cutmix_equals_the_loop(dtype, channels_last):
+def test_cutmix_equals_pixel_loop(dtype, channels_last):
     images = pictures(dtype=dtype, channels_last=channels_last)
     before = images.clone()
     mixed, targets = CutMix(4).apply(images, torch.tensor(LABELS), params())
@@ -39,7 +39,7 @@ HEIGHT, WIDTH = 48, 32
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
-def test_cutmix_boxes(alpha):
+def test_cutmix_box_distribution(alpha):
     drawn = CutMix(10, alpha=alpha).sample(COUNT, HEIGHT, WIDTH, generator())
     top, left, box_h, box_w = drawn.boxes.numpy().T
     assert (top >= 0).all() and (left >= 0).all()
@@ -62,6 +62,6 @@ def test_cutmix_boxes(alpha):
     assert np.array_equal(drawn.lam.numpy(), (1 - box_h * box_w / (HEIGHT * WIDTH)).astype(np.float32))
 
 
-def test_one_box_for_the_batch():
+def test_per_batch_uses_one_box():
     drawn = CutMix(10, per_batch=True).sample(64, HEIGHT, WIDTH, generator())
     assert (drawn.boxes == drawn.boxes[0]).all() and (drawn.lam == drawn.lam[0]).all()

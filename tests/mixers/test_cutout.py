@@ -15,7 +15,7 @@ LABELS = [0, 3, 1, 2, 3]
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cutout_equals_the_loop(dtype, channels_last):
+def test_cutout_equals_pixel_loop(dtype, channels_last):
     images = pictures(dtype=dtype, channels_last=channels_last)
     before = images.clone()
     labels = torch.tensor(LABELS)
@@ -43,12 +43,12 @@ def test_cutout_centres_are_uniform():
 
 
 @pytest.mark.parametrize("size", [0, 1.5])
-def test_a_square_has_a_whole_side(size):
+def test_cutout_size_must_be_positive_integer(size):
     with pytest.raises(ValueError, match=f"size={size}: must be an integer of at least 1"):
         Cutout(size)
 
 
 @pytest.mark.parametrize("batch_size", [0, 1, 3])
-def test_any_batch_size(batch_size):
+def test_cutout_accepts_any_batch_size(batch_size):
     images = torch.rand(batch_size, 3, 9, 5)
     assert Cutout(3)(images, torch.arange(batch_size), generator())[0].shape == images.shape

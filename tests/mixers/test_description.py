@@ -16,7 +16,7 @@ def mixed(mixer, seed=0):
     return *mixer.apply(IMAGES, LABELS, params), mixer.describe(IMAGES, params)
 
 
-def outside(box):
+def outside_mask(box):
     top, left, height, width = (round(side) for side in box)
     mask = torch.ones(24, 20, dtype=torch.bool)
     mask[top : top + height, left : left + width] = False
@@ -25,7 +25,7 @@ def outside(box):
 
 @pytest.mark.parametrize("prob", [0.5, 1.0])
 @pytest.mark.parametrize("name", MAKE)
-def test_every_image_returned_is_described(name, prob):
+def test_describe_covers_every_returned_image(name, prob):
     for seed in range(6):
         images, _, described = mixed(MAKE[name](prob=prob), seed)
         assert len(described) == len(images)
@@ -33,18 +33,18 @@ def test_every_image_returned_is_described(name, prob):
 
 
 @pytest.mark.parametrize("name", ["CutMix", "ResizeMix", "SaliencyMix", "Cutout"])
-def test_outside_of_its_boxes_an_image_is_as_it_was(name):
+def test_images_change_only_inside_described_boxes(name):
     images, _, described = mixed(MAKE[name]())
     assert sum(len(image.boxes) for image in described) > 4
     for i, image in enumerate(described):
         for box in image.boxes:
-            assert torch.equal(images[i][:, outside(box)], IMAGES[i][:, outside(box)])
+            assert torch.equal(images[i][:, outside_mask(box)], IMAGES[i][:, outside_mask(box)])
             assert not torch.equal(images[i], IMAGES[i]) or image.partner == i
         assert image.boxes or torch.equal(images[i], IMAGES[i])
 
 
 @pytest.mark.parametrize("name", ["CutMix", "ResizeMix", "SaliencyMix", "MixUp", "ResizeMixPlus"])
-def test_targets_are_shared_by_lam(name):
+def test_described_lam_matches_targets(name):
     _, targets, described = mixed(MAKE[name]())
     hot = torch.eye(4)
     for target, image in zip(targets, described, strict=True):
@@ -53,7 +53,7 @@ def test_targets_are_shared_by_lam(name):
 
 
 @pytest.mark.parametrize("per_batch", [False, True])
-def test_saliencymix_names_the_pixel_its_box_lies_around(per_batch):
+def test_saliencymix_describes_peak_inside_its_box(per_batch):
     mixer = build("SaliencyMix", num_classes=4, mean=[0.5], std=[0.5], per_batch=per_batch)
     peaks = [divmod(int(one.argmax()), 20) for one in mixer.saliency(IMAGES)]
     _, _, described = mixed(mixer)
@@ -86,13 +86,13 @@ class Swap(Mixer[PasteParams]):
         return CutMix(4).apply(images, targets, params, inplace=inplace)
 
 
-def test_a_mixer_that_draws_paste_params_is_described():
+def test_third_party_mixer_with_paste_params_is_described():
     params = CutMix(4).sample(8, 24, 20, torch.Generator().manual_seed(0))
     assert Swap().describe(IMAGES, params) == CutMix(4).describe(IMAGES, params)
     assert Swap().describe(IMAGES, object()) == [MixedImage(own) for own in range(8)]
 
 
-def test_a_derived_mixer_without_inplace_is_not_mixed_in_place():
+def test_in_place_is_false_for_apply_without_inplace():
     class Mine(CutMix):
         def apply(self, images, targets, params):
             return super().apply(images, targets, params)

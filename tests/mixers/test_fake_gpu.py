@@ -32,7 +32,7 @@ CASES = [
 ]
 
 
-class Crossings(TorchDispatchMode):
+class DeviceCopies(TorchDispatchMode):
     """A mode that collects operations with tensors on both devices, that is, copies to or from the host."""
 
     def __init__(self):
@@ -47,29 +47,29 @@ class Crossings(TorchDispatchMode):
         return result
 
 
-def faked(params):
+def on_fake_gpu(params):
     """Return params drawn on the CPU as tensors on the fake GPU."""
     if torch.is_tensor(params):
         return torch.empty(params.shape, dtype=params.dtype, device="cuda")
     if type(params) in (tuple, list):
-        return type(params)(map(faked, params))
+        return type(params)(map(on_fake_gpu, params))
     if dataclasses.is_dataclass(params):
         return dataclasses.replace(
-            params, **{f.name: faked(getattr(params, f.name)) for f in dataclasses.fields(params)}
+            params, **{f.name: on_fake_gpu(getattr(params, f.name)) for f in dataclasses.fields(params)}
         )
     return params
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
 @pytest.mark.parametrize("mixer", CASES)
-def test_apply_reads_no_value_and_copies_nothing_from_the_host(mixer, dtype):
+def test_apply_does_not_synchronize_or_copy_from_host(mixer, dtype):
     drawn = mixer.sample(COUNT, HEIGHT, WIDTH, torch.Generator().manual_seed(0))
     grows = mixer.combine == "union"  # SpliceMix appends two images
     with FakeTensorMode():
         images = torch.empty(COUNT, 3, HEIGHT, WIDTH, dtype=dtype, device="cuda")
         labels = torch.empty(COUNT, dtype=torch.int64, device="cuda")
-        params = faked(drawn)
-        with Crossings() as crossings:
+        params = on_fake_gpu(drawn)
+        with DeviceCopies() as crossings:
             mixed, targets = mixer.apply(images, labels, params)
             own = images if grows else mixer.apply(images, labels, params, inplace=True)[0]
     assert crossings.found == []
@@ -78,12 +78,12 @@ def test_apply_reads_no_value_and_copies_nothing_from_the_host(mixer, dtype):
     assert targets.device.type == "cuda" or not mixer.changes_targets
 
 
-def test_a_look_and_a_copy_are_found():
+def test_fake_gpu_detects_reads_and_copies():
     drawn = CutMix(4).sample(COUNT, HEIGHT, WIDTH, torch.Generator().manual_seed(0))
     with FakeTensorMode():
-        params = faked(drawn)
+        params = on_fake_gpu(drawn)
         with pytest.raises(Exception, match=r"item|aten\._local_scalar_dense|data-dependent"):
             int(params.boxes.max())
-        with Crossings() as crossings:
+        with DeviceCopies() as crossings:
             torch.zeros(3).to("cuda", non_blocking=True)
     assert crossings.found

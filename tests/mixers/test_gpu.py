@@ -1,4 +1,4 @@
-"""The mixers on a GPU: the same results as on the CPU, no synchronization, CUDA graphs and torch.compile.
+"""Mixers on a GPU: same results as on the CPU, no synchronization, CUDA graphs and torch.compile.
 
 The tests iterate over `MIXERS`, so a newly registered mixer is tested automatically.
 """
@@ -32,7 +32,7 @@ STEPS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch
 EXACT = {"CutMix", "ResizeMix", "Cutout", "MixChoice", "SaliencyMix"}
 
 
-def made(name):
+def make(name):
     options = dict(OPTIONS.get(name, {}))
     if "num_classes" in inspect.signature(MIXERS[name]).parameters:
         options["num_classes"] = 4
@@ -43,13 +43,13 @@ def cases():
     for name in MIXERS:
         if name in WITH_BOXES:
             continue
-        yield pytest.param(made(name), name in EXACT, id=name)
+        yield pytest.param(make(name), name in EXACT, id=name)
     yield pytest.param(ResizeMix(4, interpolation="bilinear"), False, id="ResizeMix-bilinear")
 
 
 # kornia's RandAugment reads its parameters on the host and has thresholds; see test_gpu_saliency.
 HOST_BOUND = {"ResizeMixPlus"}
-each_on_the_device = pytest.mark.parametrize(
+parametrize_mixers = pytest.mark.parametrize(
     ("mixer", "exact"), [case for case in cases() if case.id not in HOST_BOUND]
 )
 
@@ -77,7 +77,7 @@ def on_gpu(params):
     return params
 
 
-def forbid_waiting():
+def forbid_synchronization():
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
 
@@ -93,15 +93,15 @@ def takes_inplace(mixer):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@each_on_the_device
-def test_as_on_the_cpu(mixer, exact, dtype, channels_last):
+@parametrize_mixers
+def test_gpu_matches_cpu(mixer, exact, dtype, channels_last):
     images, labels = pictures(dtype, channels_last), labels_of()
     drawn = mixer.sample(*images[:, 0].shape, torch.Generator().manual_seed(2))
     on_cpu, targets = mixer.apply(images, labels, drawn)
     moved, moved_labels, moved_drawn = images.cuda(), labels.cuda(), on_gpu(drawn)
     before = moved.clone()
     mixed, gpu_targets = mixer.apply(moved, moved_labels, moved_drawn)
-    assert torch.equal(moved, before), "the input has changed"
+    assert torch.equal(moved, before), "the input was changed"
     assert mixed.dtype == on_cpu.dtype
     assert mixed.stride() == on_cpu.stride()
     within = 0 if exact else STEPS[dtype]
@@ -114,7 +114,7 @@ def test_as_on_the_cpu(mixer, exact, dtype, channels_last):
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_bilinear_is_not_rounded_to_tf32(precision):
+def test_bilinear_does_not_use_tf32(precision):
     images = pictures(height=64, width=48).cuda()
     mixer = ResizeMix(4, interpolation="bilinear")
     drawn = mixer.sample(9, 64, 48, torch.Generator().manual_seed(2))
@@ -134,7 +134,7 @@ def test_bilinear_is_not_rounded_to_tf32(precision):
 )
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.int64, torch.bool])
-def test_the_kernel_and_the_plain_operations_agree(dtype, channels_last, height, width, channels):
+def test_triton_and_torch_paste_agree(dtype, channels_last, height, width, channels):
     generator = torch.Generator().manual_seed(3)
     images = (torch.rand(7, channels, height, width, generator=generator) * 255).to(dtype).cuda()
     if channels_last:
@@ -163,12 +163,12 @@ def test_the_kernel_and_the_plain_operations_agree(dtype, channels_last, height,
         assert torch.equal(own, wanted)
 
 
-@each_on_the_device
-def test_apply_does_not_wait(mixer, exact):
+@parametrize_mixers
+def test_apply_does_not_synchronize(mixer, exact):
     images, labels = pictures().cuda(), labels_of().cuda()
     drawn = on_gpu(mixer.sample(9, 33, 21, torch.Generator().manual_seed(2)))
     mixer.apply(images, labels, drawn)  # compiles kernels and fills caches
-    forbid_waiting()
+    forbid_synchronization()
     try:
         with torch.profiler.profile(
             activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
@@ -177,7 +177,7 @@ def test_apply_does_not_wait(mixer, exact):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     names = {event.name for event in profiler.events()}
-    assert any("aten::" in name for name in names), "the profiler saw nothing"
+    assert any("aten::" in name for name in names), "the profiler recorded nothing"
     copies = [name for name in names if "memcpy" in name.lower() and ("dtoh" in name.lower() or "htod" in name.lower())]
     # The profiler synchronizes the device when it stops, so device synchronization is not counted.
     waits = [name for name in names if "streamsynchronize" in name.lower() or "eventsynchronize" in name.lower()]
@@ -186,19 +186,19 @@ def test_apply_does_not_wait(mixer, exact):
     assert not names & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero"}
 
 
-@each_on_the_device
-def test_sample_and_apply_do_not_wait(mixer, exact):
+@parametrize_mixers
+def test_sample_and_apply_do_not_synchronize(mixer, exact):
     images, labels = pictures().cuda(), labels_of().cuda()
     mixer(images, labels, torch.Generator().manual_seed(2))
-    forbid_waiting()
+    forbid_synchronization()
     try:
         mixer(images, labels, torch.Generator().manual_seed(2))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@each_on_the_device
-def test_cuda_graph(mixer, exact):
+@parametrize_mixers
+def test_apply_works_in_cuda_graph(mixer, exact):
     images, labels = pictures().cuda(), labels_of().cuda()
     drawn = on_gpu(mixer.sample(9, 33, 21, torch.Generator().manual_seed(2)))
     side = torch.cuda.Stream()
@@ -217,8 +217,8 @@ def test_cuda_graph(mixer, exact):
     assert torch.equal(targets, wanted_targets)
 
 
-@each_on_the_device
-def test_torch_compile(mixer, exact):
+@parametrize_mixers
+def test_compiled_apply_matches_eager(mixer, exact):
     images, labels = pictures().cuda(), labels_of().cuda()
     drawn = on_gpu(mixer.sample(9, 33, 21, torch.Generator().manual_seed(2)))
     wanted, wanted_targets = mixer.apply(images, labels, drawn)
@@ -227,8 +227,8 @@ def test_torch_compile(mixer, exact):
     torch.testing.assert_close(targets, wanted_targets, rtol=0, atol=1e-6)
 
 
-@each_on_the_device
-def test_gradients(mixer, exact):
+@parametrize_mixers
+def test_gradients_match_cpu(mixer, exact):
     images, labels = pictures().cuda().requires_grad_(), labels_of().cuda()
     drawn = on_gpu(mixer.sample(9, 33, 21, torch.Generator().manual_seed(2)))
     mixed, _ = mixer.apply(images, labels, drawn)
@@ -242,8 +242,8 @@ def test_gradients(mixer, exact):
 
 
 @pytest.mark.parametrize("name", [name for name in MIXERS if name not in {"MixChoice", *HOST_BOUND, *WITH_BOXES}])
-def test_a_generator_on_the_gpu(name):
-    mixer, images, labels = made(name), pictures().cuda(), labels_of().cuda()
+def test_gpu_generator_is_reproducible(name):
+    mixer, images, labels = make(name), pictures().cuda(), labels_of().cuda()
     first = mixer(images, labels, torch.Generator("cuda").manual_seed(3))
     again = mixer(images, labels, torch.Generator("cuda").manual_seed(3))
     assert torch.equal(first[0], again[0])
@@ -251,7 +251,7 @@ def test_a_generator_on_the_gpu(name):
 
 
 @pytest.mark.parametrize("name", WITH_BOXES)
-def test_boxes_on_the_cpu_with_images_on_the_gpu(name):
+def test_gpu_images_with_cpu_boxes_match_cpu(name):
     images, targets = batch()
     mixer = MIXERS[name]()
     params = mixer.sample(len(images), *images.shape[2:], torch.Generator().manual_seed(1), "cuda")
@@ -262,7 +262,7 @@ def test_boxes_on_the_cpu_with_images_on_the_gpu(name):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_a_batch_on_a_device_that_is_not_the_current_one():
+def test_batch_on_other_than_current_device():
     images, labels = pictures(), labels_of()
     wanted, _ = CutMix(4)(images, labels, torch.Generator().manual_seed(2))
     mixed, _ = CutMix(4)(images.to("cuda:1"), labels.to("cuda:1"), torch.Generator().manual_seed(2))

@@ -1,4 +1,4 @@
-"""On a GPU: saliency exact to the grey level, SaliencyMix of normalized images, kornia's RandAugment, masks."""
+"""GPU results compared with the CPU: saliency maps, SaliencyMix, ResizeMixPlus and free-form masks."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def batch(height, width, count=5):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_saliency_as_on_the_cpu(size, channels_last):
+def test_gpu_saliency_equals_cpu(size, channels_last):
     images = batch(*size)
     moved = images.cuda()
     if channels_last:
@@ -43,12 +43,12 @@ def test_saliency_as_on_the_cpu(size, channels_last):
 
 
 @pytest.mark.parametrize("name", drawn_pictures())
-def test_pictures_of_extremes(name):
+def test_gpu_saliency_of_drawn_pictures_equals_cpu(name):
     images = torch.from_numpy(drawn_pictures()[name])[None].permute(0, 3, 1, 2).contiguous()
     assert torch.equal(fine_grained_saliency(images.cuda()).cpu(), fine_grained_saliency(images))
 
 
-def test_many_images_and_none():
+def test_gpu_saliency_of_large_and_empty_batches():
     images = torch.randint(256, (3000, 3, 8, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     assert torch.equal(fine_grained_saliency(images.cuda()).cpu(), fine_grained_saliency(images))
     assert fine_grained_saliency(images[:0].cuda()).shape == (0, 8, 9)
@@ -56,7 +56,7 @@ def test_many_images_and_none():
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_normalized_images_as_on_the_cpu(dtype, channels_last):
+def test_gpu_saliency_of_normalized_images_equals_cpu(dtype, channels_last):
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     for images in ((batch(97, 61) / 255 - mean) / std, near_ties(), 9 * torch.randn(3, 3, 20, 30)):
         images = images.to(dtype)
@@ -68,7 +68,7 @@ def test_normalized_images_as_on_the_cpu(dtype, channels_last):
         assert torch.equal(fine_grained_saliency(moved, MEAN, STD).cpu(), fine_grained_saliency(images, MEAN, STD))
 
 
-def test_products_round_before_they_are_added():
+def test_grey_level_kernel_rounds_products_before_adding():
     """With one channel repeated in all planes, the grey picture reveals each level."""
     from dali_mix.mixers.kernels import triton_saliency
 
@@ -87,7 +87,7 @@ def test_products_round_before_they_are_added():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
-def test_saliency_in_a_cuda_graph(dtype):
+def test_saliency_works_in_cuda_graph(dtype):
     def maps(images):
         return fine_grained_saliency(images, MEAN, STD)
 
@@ -110,7 +110,7 @@ def test_saliency_in_a_cuda_graph(dtype):
 
 @pytest.mark.parametrize("per_batch", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
-def test_saliencymix_as_on_the_cpu(dtype, per_batch):
+def test_gpu_saliencymix_equals_cpu(dtype, per_batch):
     mixer = SaliencyMix(4, per_batch=per_batch, mean=(0.5, 0.4, 0.45), std=(0.2, 0.25, 0.23))
     levels = torch.from_numpy(np.stack([drawn(33, 21, seed) for seed in range(9)])).permute(0, 3, 1, 2).contiguous()
     mean, std = (torch.tensor(values)[:, None, None] for values in (mixer.mean, mixer.std))
@@ -128,7 +128,7 @@ def test_saliencymix_as_on_the_cpu(dtype, per_batch):
 
 
 @pytest.mark.parametrize("seed", range(20))  # the seeds cover every operation
-def test_resizemix_plus_as_on_the_cpu(seed):
+def test_gpu_resizemix_plus_matches_cpu(seed):
     images = torch.rand(6, 3, 20, 28, generator=torch.Generator().manual_seed(1))
     labels, mixer = torch.arange(6) % 4, ResizeMixPlus(4, mean=(0.5,) * 3, std=(0.25,) * 3)
     on_cpu, targets = mixer(images, labels, torch.Generator().manual_seed(seed))
@@ -139,7 +139,7 @@ def test_resizemix_plus_as_on_the_cpu(seed):
     torch.testing.assert_close(gpu_targets.cpu(), targets)
 
 
-def test_free_form_masks_as_on_the_cpu():
+def test_gpu_free_form_masks_match_cpu():
     images, source = torch.rand(4, 3, 30, 44), FreeFormMasks()
     on_cpu = source(images, torch.Generator().manual_seed(3))
     moved = images.cuda()

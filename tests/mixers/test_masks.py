@@ -46,7 +46,7 @@ def check_pixels(masks, params):
                 assert wanted is None or bool(masks[image, 0, y, x]) == wanted, (image, y, x)
 
 
-def test_strokes_and_holes_equal_the_loop():
+def test_strokes_and_holes_equal_pixel_loop():
     strokes = torch.tensor(
         [
             [[[2.0, 3.0], [9.0, 15.0], [9.0, 25.0]], [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]],
@@ -67,12 +67,12 @@ def test_strokes_and_holes_equal_the_loop():
     assert masks[1, 0, 0, 20] and not masks[2].any()
 
 
-def test_drawn_masks_equal_the_loop():
+def test_sampled_masks_equal_pixel_loop():
     params = FreeFormMasks().sample(4, HEIGHT, WIDTH, generator())
     check_pixels(FreeFormMasks().masks(params), params)
 
 
-def test_what_is_drawn():
+def test_free_form_params_follow_options():
     masks = FreeFormMasks(strokes=(1, 3), segments=4, length=(0.2, 0.4), stroke_width=(0.1, 0.2), turn=0.5)
     params = masks.sample(3000, 40, 90, generator())
     assert params.strokes.shape == (3000, 3, 5, 2) and params.strokes.dtype == torch.float32
@@ -88,26 +88,26 @@ def test_what_is_drawn():
     assert (start.amin((0, 1)) >= 0).all() and (start.amax((0, 1)) <= torch.tensor([40.0, 90.0])).all()
     present = (params.stroke_radii > 0).sum(1)
     counts = present.bincount(minlength=4).tolist()
-    assert counts[0] == 0 and min(counts[1:]) > 900, "one to three strokes, equally often"
+    assert counts[0] == 0 and min(counts[1:]) > 900, "one, two and three strokes must be equally frequent"
     widths = 2 * params.stroke_radii[params.stroke_radii > 0]
     assert widths.min() >= 0.1 * side and widths.max() <= 0.2 * side
     assert (params.hole_radii > 0).sum(1).bincount().tolist() == pytest.approx([750] * 4, abs=110)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40)])
-def test_coverage_is_what_the_docstring_says(height, width):
+def test_coverage_matches_docstring(height, width):
     share = FreeFormMasks()(torch.empty(600, 1, height, width), generator()).float().mean((1, 2, 3)).numpy()
     assert share.mean() == pytest.approx(MEAN_COVERAGE, abs=0.02)
     assert np.percentile(share, [5, 95]) == pytest.approx(MIDDLE, abs=0.04)
     assert share.min() > 0
 
 
-def test_the_generator_decides():
+def test_masks_depend_only_on_generator():
     images = torch.rand(3, 3, HEIGHT, WIDTH)
     state = torch.get_rng_state()
     first, again, other = (FreeFormMasks()(images, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    assert not torch.equal(first[0], first[1]), "each image its own"
+    assert not torch.equal(first[0], first[1]), "two images have the same mask"
     assert torch.equal(state, torch.get_rng_state())
     assert FreeFormMasks()(images[:0], generator()).shape == (0, 1, HEIGHT, WIDTH)
     assert not FreeFormMasks(strokes=(0, 0), holes=(0, 0))(images, generator()).any()
@@ -126,12 +126,12 @@ def test_the_generator_decides():
         ({"turn": 4}, "turn=4"),
     ],
 )
-def test_free_form_refuses(options, message):
+def test_free_form_refuses_invalid_options(options, message):
     with pytest.raises(ValueError, match=message):
         FreeFormMasks(**options)
 
 
-def test_params_are_copied_to_the_device_of_the_images():
+def test_free_form_params_are_on_requested_device():
     drawn = FreeFormMasks().sample(2, HEIGHT, WIDTH, generator(), device="meta")
     assert drawn.strokes.is_meta and drawn.stroke_radii.is_meta and drawn.holes.is_meta and drawn.hole_radii.is_meta
 
@@ -153,7 +153,7 @@ def folder(tmp_path):
     return tmp_path, {"a.png": grey > 0, "b.PNG": faint > 0, "c.png": colour.any(-1), "d.png": deep > 0}
 
 
-def test_folder_masks_are_the_files_resized_to_the_nearest(folder):
+def test_folder_masks_are_resized_by_nearest_pixel(folder):
     path, wanted = folder
     source = FolderMasks(path)
     assert source.names == ("a.png", "b.PNG", "c.png", "d.png") and len(source) == 4
@@ -167,7 +167,7 @@ def test_folder_masks_are_the_files_resized_to_the_nearest(folder):
                     assert mask[y, x] == full[y * full.shape[0] // height, x * full.shape[1] // width], (name, y, x)
 
 
-def test_folder_draws_each_equally_often_and_reads_once(folder, monkeypatch):
+def test_folder_masks_are_drawn_uniformly_and_read_once(folder, monkeypatch):
     source = FolderMasks(folder[0])
     index = source.sample(20_000, 8, 8, generator()).index
     assert index.bincount().tolist() == pytest.approx([5000] * 4, abs=250)
@@ -179,27 +179,27 @@ def test_folder_draws_each_equally_often_and_reads_once(folder, monkeypatch):
     assert source(torch.rand(0, 3, 8, 10), generator()).shape == (0, 1, 8, 10)
 
 
-def test_a_folder_that_is_missing_or_empty(tmp_path):
+def test_missing_or_empty_mask_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         FolderMasks(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"holds no \.png"):
         FolderMasks(tmp_path)
 
 
-def test_a_folder_shows_its_length(folder):
+def test_folder_masks_repr_shows_length(folder):
     assert repr(FolderMasks(folder[0])) == f"FolderMasks({str(folder[0])!r}: 4 masks)"
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40], ids=["empty", "text", "zeros"]
 )
-def test_files_that_are_no_png(tmp_path, content):
+def test_file_that_is_not_png_is_refused(tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.png: cannot be read as a PNG"):
         FolderMasks(tmp_path)
 
 
-def test_a_truncated_png(tmp_path):
+def test_truncated_png_is_refused(tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:900])
@@ -207,7 +207,7 @@ def test_a_truncated_png(tmp_path):
         FolderMasks(tmp_path)
 
 
-def test_a_mask_that_removes_nothing(tmp_path):
+def test_mask_without_removed_pixels_is_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "x.png")
     with pytest.raises(ValueError, match=r"x\.png: no pixel is above 0"):
         FolderMasks(tmp_path)
@@ -216,7 +216,7 @@ def test_a_mask_that_removes_nothing(tmp_path):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
 @pytest.mark.parametrize("fill", [0.0, 7, (1, 2, 3)], ids=str)
-def test_mask_out(fill, dtype, channels_last):
+def test_mask_out_fills_masked_pixels(fill, dtype, channels_last):
     images = (torch.rand(2, 3, HEIGHT, WIDTH, generator=generator()) * 200).to(dtype)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -233,7 +233,7 @@ def test_mask_out(fill, dtype, channels_last):
     assert torch.equal(images, before)
 
 
-def test_mask_out_lets_gradients_pass_to_what_stays():
+def test_mask_out_gradients_reach_only_unmasked_pixels():
     images = torch.rand(2, 3, HEIGHT, WIDTH, requires_grad=True)
     masks = torch.rand(2, 1, HEIGHT, WIDTH) < 0.5
     mask_out(images, masks, (0.1, 0.2, 0.3)).sum().backward()
@@ -249,6 +249,6 @@ def test_mask_out_lets_gradients_pass_to_what_stays():
         (torch.zeros(2, 1, 5, 4, dtype=torch.bool), (1, 2), "each of 3 channels"),
     ],
 )
-def test_mask_out_refuses(masks, fill, message):
+def test_mask_out_refuses_invalid_masks_or_fill(masks, fill, message):
     with pytest.raises(ValueError, match=message):
         mask_out(torch.rand(2, 3, 5, 4), masks, fill)

@@ -17,7 +17,7 @@ LABELS = [0, 3, 1, 2, 3]
 @pytest.mark.parametrize(
     ("dtype", "within"), [(torch.float32, 5e-7), (torch.float16, 1e-3), (torch.bfloat16, 8e-3), (torch.uint8, 0.5001)]
 )
-def test_mixup_equals_the_loop(dtype, within, channels_last):
+def test_mixup_equals_loop(dtype, within, channels_last):
     images = pictures(dtype=dtype, channels_last=channels_last)
     before = images.clone()
     lam = [0.3, 1.0, 0.0, 0.75, 0.5]
@@ -37,10 +37,10 @@ def test_mixup_equals_the_loop(dtype, within, channels_last):
 COUNT = 100_000
 
 
-def test_mixup_lam():
+def test_mixup_lam_follows_beta_distribution():
     lam = MixUp(10, alpha=0.4).sample(COUNT, 8, 8, generator()).lam.numpy()
     assert stats.kstest(lam.astype(np.float64), stats.beta(0.4, 0.4).cdf).pvalue > P_MIN
 
 
-def test_one_lam_for_the_batch():
+def test_per_batch_uses_one_lam():
     assert MixUp(10, per_batch=True).sample(64, 8, 8, generator()).lam.unique().numel() == 1

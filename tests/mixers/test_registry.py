@@ -32,7 +32,7 @@ def test_build_by_name():
         ("MixChoice", {"mixers": [{"alpha": 1.0}], "probs": [1.0]}, r"no type"),
     ],
 )
-def test_build_refuses(name, options, message):
+def test_build_refuses_wrong_name_or_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         mixers.build(name, num_classes=4, **options)
 
@@ -52,12 +52,12 @@ class Half(Mixer):
         ({"loud": "False"}, "Half: loud='False': must be True"),
     ],
 )
-def test_build_refuses_a_mixer_of_one_s_own(options, message):
+def test_build_refuses_invalid_custom_mixer(options, message):
     with pytest.raises(ValueError, match=message):
         mixers.build(f"{__name__}:Half", **options)
 
 
-def test_what_a_mixer_of_a_choice_names_itself_comes_before_the_set_s():
+def test_member_options_override_defaults_of_choice():
     member = {"type": "SaliencyMix", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     members, numbers = [member, {"type": "SaliencyMix"}], {"mean": (0.5,) * 3, "std": (0.2,) * 3}
     choice = build("MixChoice", mixers=members, probs=[0.5, 0.5], num_classes=4, **numbers)

@@ -17,7 +17,7 @@ NOT_EMPTY = [*BOXES[:4], [2, 1, 9, 5]]
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_resizemix_nearest_equals_the_loop(dtype, channels_last):
+def test_resizemix_nearest_equals_pixel_loop(dtype, channels_last):
     images, drawn = pictures(dtype=dtype, channels_last=channels_last), params(NOT_EMPTY)
     before = images.clone()
     mixed, targets = ResizeMix(4).apply(images, torch.tensor(LABELS), drawn)
@@ -37,7 +37,7 @@ def test_resizemix_nearest_equals_the_loop(dtype, channels_last):
 @pytest.mark.parametrize(
     ("dtype", "within"), [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.uint8, 0.5001)]
 )
-def test_resizemix_bilinear_equals_the_loop(dtype, within, channels_last):
+def test_resizemix_bilinear_equals_pixel_loop(dtype, within, channels_last):
     images, drawn = pictures(dtype=dtype, channels_last=channels_last), params(NOT_EMPTY)
     before = images.clone()
     mixer = ResizeMix(4, interpolation="bilinear")
@@ -54,7 +54,7 @@ COUNT = 100_000
 HEIGHT, WIDTH = 48, 32
 
 
-def test_resizemix_boxes():
+def test_resizemix_box_distribution():
     drawn = ResizeMix(10).sample(COUNT, HEIGHT, WIDTH, generator())
     top, left, box_h, box_w = drawn.boxes.numpy().T
     assert (top >= 0).all() and (left >= 0).all()
@@ -80,15 +80,15 @@ def test_resizemix_boxes():
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 3), (3, 40)])
-def test_a_small_partner_has_at_least_a_pixel_each_way(height, width):
+def test_box_has_at_least_one_pixel_per_side(height, width):
     boxes = ResizeMix(10, scale=(0.1, 0.2)).sample(50, height, width, generator()).boxes
     assert (boxes[:, 2:] >= 1).all()
 
 
-def test_one_tau_for_the_batch():
+def test_per_batch_uses_one_tau_with_own_centres():
     boxes = ResizeMix(10, per_batch=True).sample(64, HEIGHT, WIDTH, generator()).boxes
     assert (boxes[:, 2:] == boxes[0, 2:]).all()
-    assert len(boxes[:, :2].unique(dim=0)) > 10, "every image keeps a centre of its own"
+    assert len(boxes[:, :2].unique(dim=0)) > 10, "images must have different centres"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,6 @@ def test_one_tau_for_the_batch():
         ({"interpolation": "cubic"}, "interpolation='cubic': must be one of nearest, bilinear"),
     ],
 )
-def test_options_out_of_range(options, message):
+def test_resizemix_refuses_invalid_options(options, message):
     with pytest.raises(ValueError, match=message):
         ResizeMix(10, **options)

@@ -1,4 +1,4 @@
-"""ResizeMix+: each view is the mixed batch of ResizeMix, augmented by kornia's RandAugment."""
+"""ResizeMix+: each view is a batch mixed by ResizeMix and augmented by kornia's RandAugment."""
 
 import copy
 
@@ -28,7 +28,7 @@ def per_channel(values):
 
 
 @pytest.mark.parametrize("seed", range(12))  # the seeds cover every operation
-def test_views_are_kornias_randaugment_of_the_mixed_batch(seed):
+def test_views_equal_kornia_randaugment_of_mixed_batch(seed):
     images = pictures()
     mixer = ResizeMixPlus(4)
     drawn = mixer.sample(5, 14, 9, generator(seed))
@@ -38,22 +38,22 @@ def test_views_are_kornias_randaugment_of_the_mixed_batch(seed):
     out, targets = mixer.apply(images, LABELS, drawn)
     torch.testing.assert_close(out, torch.cat(views), rtol=0, atol=1e-6)
     assert torch.equal(targets, torch.cat([mixed_targets, mixed_targets]))
-    assert not torch.equal(out[:5], out[5:]), "two views"
+    assert not torch.equal(out[:5], out[5:]), "both views are equal"
     # The same params give the same result, even with another mixer and after other draws.
     mixer.sample(5, 14, 9, generator(99))
     assert torch.equal(out, mixer.apply(images, LABELS, drawn)[0])
     assert torch.equal(out, ResizeMixPlus(4).apply(images, LABELS, drawn)[0])
 
 
-def test_draws_come_from_the_generator_alone():
+def test_draws_depend_only_on_generator():
     state = torch.get_rng_state()
     first, again, other = (ResizeMixPlus(4)(pictures(), LABELS, generator(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert torch.equal(state, torch.get_rng_state()), "torch's own generator is left as it was"
+    assert torch.equal(state, torch.get_rng_state()), "the global generator was changed"
 
 
-def test_all_operations_come_up_equally_often():
+def test_operations_are_drawn_uniformly():
     mixer, gen, counts = ResizeMixPlus(4), generator(), torch.zeros(15)
     for _ in range(1500):
         for view in mixer.sample(1, 8, 8, gen).views:
@@ -63,7 +63,7 @@ def test_all_operations_come_up_equally_often():
     assert counts.sum() == 6000 and counts.min() > 320 and counts.max() < 480
 
 
-def test_magnitudes_at_14():
+def test_operations_use_magnitude_14_by_default():
     mixer, gen, seen = ResizeMixPlus(4), generator(), {}
     for _ in range(120):
         for view in mixer.sample(64, 100, 200, gen).views:
@@ -83,7 +83,7 @@ def test_magnitudes_at_14():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_normalized_images_are_augmented_as_pixels(seed):
+def test_normalized_images_are_augmented_like_pixels(seed):
     # Integer grey levels, so posterize and equalize get the same input in both forms.
     pixels = pictures(dtype=torch.uint8)
     normalized = (pixels.float() / 255 - per_channel(MEAN)) / per_channel(STD)
@@ -113,12 +113,12 @@ def test_dtype_and_memory_format_are_kept(dtype, channels_last):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_small_batches(count):
+def test_empty_and_single_image_batches(count):
     out, targets = ResizeMixPlus(4)(pictures(count), LABELS[:count], generator())
     assert len(out) == len(targets) == 2 * count
 
 
-def test_gradients_pass():
+def test_gradients_pass_through_rotation():
     images = pictures().requires_grad_()
     mixer = ResizeMixPlus(4, views=1, num_ops=1)
     for seed in range(30):
@@ -146,12 +146,12 @@ def test_gradients_pass():
         (lambda: ResizeMixPlus(4).apply(pictures(2), LABELS[:2], ResizeMixPlus(4).sample(3, 14, 9)), "drawn for 3"),
     ],
 )
-def test_refuses(make, message):
+def test_resizemix_plus_refuses_invalid_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_by_name_and_in_a_choice():
+def test_resizemix_plus_works_in_build_and_mix_choice():
     mixer = mixers.build("ResizeMixPlus", num_classes=7, mean=MEAN, std=STD, views=3)
     assert isinstance(mixer, ResizeMixPlus) and (mixer.num_classes, mixer.mean, mixer.std) == (7, MEAN, STD)
     choice = mixers.build(
@@ -168,7 +168,7 @@ def test_by_name_and_in_a_choice():
 SMALL_LABELS = torch.tensor([0, 1, 2, 3])
 
 
-def test_resizemixplus_wants_to_know_how_images_were_normalized():
+def test_resizemix_plus_requires_mean_and_std_if_normalized():
     with pytest.raises(ValueError, match="pass ResizeMixPlus the mean and std"):
         ResizeMixPlus(4)(SMALL * 4 - 2, SMALL_LABELS)
     with pytest.raises(ValueError, match=r"torch\.int64: ResizeMixPlus takes uint8"):

@@ -1,4 +1,4 @@
-"""SaliencyMix: boxes around the peaks, pixels compared with a loop on non-square images, draws."""
+"""SaliencyMix: boxes around saliency peaks, pixels compared with a loop on non-square images, and draws."""
 
 import math
 
@@ -61,7 +61,7 @@ def loop_boxes(images, permutation, sides, only=None):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("per_batch", [False, True])
 @pytest.mark.parametrize("dtype", [torch.uint8, *NORMALIZED])
-def test_equals_the_loop(dtype, per_batch, channels_last):
+def test_saliencymix_equals_pixel_loop(dtype, per_batch, channels_last):
     levels = pictures()
     images = levels if dtype == torch.uint8 else normalized(levels, dtype)
     if channels_last:
@@ -88,7 +88,7 @@ def test_equals_the_loop(dtype, per_batch, channels_last):
     assert torch.equal(mixed, by_cutmix[0]) and torch.equal(targets, by_cutmix[1])
 
 
-def test_boxes_lie_where_the_spot_is():
+def test_boxes_are_centred_on_salient_spot():
     images = torch.full((4, 3, 31, 19), 90, dtype=torch.uint8)
     spots = [(4, 15), (28, 2), (15, 9), (0, 18)]
     for image, (y, x) in zip(images, spots, strict=True):
@@ -98,13 +98,13 @@ def test_boxes_lie_where_the_spot_is():
     assert located.lam.tolist() == pytest.approx([1 - 15 / 589, 1 - 15 / 589, 1 - 6 / 589, 1 - 15 / 589])
 
 
-def test_an_image_without_salience_has_its_peak_in_the_first_pixel():
+def test_image_without_saliency_peaks_at_first_pixel():
     images = torch.full((1, 3, 9, 7), 90, dtype=torch.uint8)
     assert SaliencyMix(2).locate(images, params([0], [[4, 4]])).boxes.tolist() == [[0, 0, 2, 2]]
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.4])
-def test_sides_are_as_the_paper_draws_them(alpha):
+def test_side_distribution_follows_paper(alpha):
     height, width = 10**9, 7 * 10**8  # so the sides determine λ0 to nine digits
     drawn_params = SaliencyMix(10, alpha=alpha).sample(100_000, height, width, generator())
     box_h, box_w = drawn_params.sides.double().numpy().T
@@ -113,7 +113,7 @@ def test_sides_are_as_the_paper_draws_them(alpha):
     assert sorted(drawn_params.permutation.tolist()) == list(range(100_000))
 
 
-def test_lam_is_the_share_left():
+def test_lam_is_visible_share_of_image():
     images = pictures(9)
     mixer = SaliencyMix(9)
     for seed in range(20):
@@ -131,7 +131,7 @@ def test_lam_is_the_share_left():
     torch.testing.assert_close(targets.diagonal()[moved].double(), own[moved], rtol=0, atol=1e-6)
 
 
-def test_per_batch_draws_and_looks_once():
+def test_per_batch_uses_first_partner_only():
     mixer = SaliencyMix(10, per_batch=True)
     drawn_params = mixer.sample(7, HEIGHT, WIDTH, generator())
     assert len(drawn_params.sides.unique(dim=0)) == 1
@@ -141,13 +141,15 @@ def test_per_batch_draws_and_looks_once():
     assert len(located.boxes.unique(dim=0)) == 1
     others = images.clone()
     others[torch.arange(7) != first] = 0
-    assert torch.equal(mixer.locate(others, drawn_params).boxes, located.boxes), "only the first partner is looked at"
+    assert torch.equal(mixer.locate(others, drawn_params).boxes, located.boxes), (
+        "only the first partner's saliency may be used"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("per_batch", [False, True])
 @pytest.mark.parametrize("batch_size", [0, 1, 3])
-def test_any_batch_size(batch_size, per_batch, dtype):
+def test_saliencymix_accepts_any_batch_size(batch_size, per_batch, dtype):
     images = pictures(batch_size)
     images = images if dtype == torch.uint8 else normalized(images)
     mixer = SaliencyMix(4, per_batch=per_batch, mean=MEAN, std=STD)
@@ -158,7 +160,7 @@ def test_any_batch_size(batch_size, per_batch, dtype):
     assert mixer(one_pixel, torch.arange(batch_size), generator())[0].shape == (batch_size, 3, 1, 1)
 
 
-def test_gradients_pass_through_the_paste_only():
+def test_gradients_pass_only_through_paste():
     images = normalized(pictures(3)).requires_grad_()
     mixer = SaliencyMix(4, mean=MEAN, std=STD)
     drawn_params = mixer.sample(3, HEIGHT, WIDTH, generator())
@@ -174,7 +176,7 @@ def test_gradients_pass_through_the_paste_only():
     torch.testing.assert_close(images.grad, wanted)
 
 
-def test_draws_are_repeatable_and_leave_the_global_generator_alone():
+def test_draws_are_reproducible_without_global_generator():
     state = torch.get_rng_state()
     mixer = SaliencyMix(4)
     first, again, other = (mixer.sample(16, HEIGHT, WIDTH, generator(seed)) for seed in (1, 1, 2))
@@ -202,12 +204,12 @@ def test_draws_are_repeatable_and_leave_the_global_generator_alone():
         ({"num_classes": 0}, "num_classes=0"),
     ],
 )
-def test_constructor_refuses(options, message):
+def test_constructor_refuses_invalid_options(options, message):
     with pytest.raises(ValueError, match=message):
         SaliencyMix(**{"num_classes": 4, **options})
 
 
-def test_images_that_do_not_fit():
+def test_saliencymix_refuses_invalid_images():
     labels = torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"torch.float32 images.*mean and std"):
         SaliencyMix(4)(torch.rand(2, 3, 8, 6), labels, generator())
@@ -225,7 +227,7 @@ def test_images_that_do_not_fit():
         SaliencyMix(4).apply(pictures(3), torch.arange(3), SaliencyMix(4).sample(2, HEIGHT, WIDTH, generator()))
 
 
-def test_in_a_choice():
+def test_saliencymix_works_in_mix_choice():
     choice = MixChoice([SaliencyMix(4), CutMix(4)], probs=[0.5, 0.25])
     images, labels = pictures(3), torch.arange(3)
     seen = set()
@@ -239,7 +241,7 @@ def test_in_a_choice():
     assert seen == {-1, 0, 1}
 
 
-def test_build_hands_mean_and_std_on():
+def test_build_passes_mean_and_std():
     mixer = mixers.build("saliencymix", num_classes=7, mean=MEAN, std=list(STD), alpha=0.5)
     assert repr(mixer) == f"SaliencyMix(num_classes=7, alpha=0.5, per_batch=False, mean={MEAN}, std={STD})"
     members = [{"type": "SaliencyMix", "per_batch": True}, {"type": "CutMix"}]
@@ -253,7 +255,7 @@ def test_build_hands_mean_and_std_on():
 
 
 @pytest.mark.parametrize("per_batch", [False, True])
-def test_partners_that_do_not_exist_are_refused(per_batch):
+def test_saliencymix_refuses_partners_outside_batch(per_batch):
     images = torch.zeros(3, 3, 16, 12, dtype=torch.uint8)
     drawn = SaliencyMixParams(torch.tensor([3, 1, 0]), torch.full((3, 2), 4))
     with pytest.raises(ValueError, match=r"permutation must name images 0 … 2"):

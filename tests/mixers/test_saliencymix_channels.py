@@ -1,4 +1,4 @@
-"""SaliencyMix for images with one channel and with other numbers of channels."""
+"""Saliency of images with one channel, and mixers with other numbers of channels."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ FOUR = torch.tensor([0, 1, 2, 3])
 
 @pytest.mark.parametrize("per_batch", [False, True])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
-def test_saliency_of_grey_images_is_that_of_three_equal_channels(dtype, per_batch):
+def test_grey_saliency_equals_three_equal_channels(dtype, per_batch):
     grey = (images(channels=1) * 255).byte()
     mean, std = (0.13,), (0.31,)
     if dtype != torch.uint8:
@@ -28,7 +28,7 @@ def test_saliency_of_grey_images_is_that_of_three_equal_channels(dtype, per_batc
 @pytest.mark.parametrize("channels", [2, 4, 5])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("options", [{}, {"mean": MEAN, "std": STD}], ids=str)
-def test_saliency_of_other_numbers_of_channels(options, channels, dtype):
+def test_saliencymix_refuses_other_channel_counts(options, channels, dtype):
     with pytest.raises(ValueError, match=rf"\(4, {channels}, 12, 9\): saliency is defined on"):
         SaliencyMix(4, **options)(images(channels).mul(255).to(dtype), FOUR)
 
@@ -36,19 +36,19 @@ def test_saliency_of_other_numbers_of_channels(options, channels, dtype):
 @pytest.mark.parametrize("channels", [2, 4, 5])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("name", ["CutMix", "ResizeMix", "MixUp", "Cutout", "SpliceMix"])
-def test_others_take_any_number_of_channels(name, channels, dtype):
+def test_other_mixers_accept_any_number_of_channels(name, channels, dtype):
     batch = images(channels).mul(255).to(dtype)
     assert MAKERS[name]()(batch, FOUR)[0].shape[1:] == batch.shape[1:]
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_randaugment_of_other_numbers_of_channels(channels, dtype):
+def test_resizemix_plus_refuses_other_channel_counts(channels, dtype):
     with pytest.raises(ValueError, match="RandAugment takes"):
         ResizeMixPlus(4, mean=MEAN, std=STD)(images(channels).mul(255).to(dtype), FOUR)
 
 
-def test_grey_images_and_the_mean_of_colours():
+def test_grey_images_need_single_mean_and_std():
     with pytest.raises(ValueError, match=r"one channel, and mean=.* differ by channel: pass \[one\] number"):
         SaliencyMix(4, mean=(0.5, 0.4, 0.3), std=STD)(images(channels=1), FOUR)
     with pytest.raises(ValueError, match=r"saliency of torch\.float32 images needs the mean and std"):

@@ -1,4 +1,4 @@
-"""SpliceMix: the published arrays, per-pixel loops, draws, rejected input."""
+"""SpliceMix compared with published arrays and a loop over pixels; its draws; rejected input."""
 
 import re
 from dataclasses import replace
@@ -41,7 +41,7 @@ def grid(rows, cols, sources, dropped=()):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_parity_with_the_published_implementation(case):
+def test_splicemix_equals_published_implementation(case):
     rows, cols = map(int, re.search(r"_(\d)x(\d)_", case).groups())
     images, labels = torch.tensor(REFERENCE[f"{case}_x"]), torch.tensor(REFERENCE[f"{case}_y"])
     wanted = torch.tensor(REFERENCE[f"{case}_mixed"])
@@ -56,11 +56,11 @@ def test_parity_with_the_published_implementation(case):
     assert torch.equal(targets[: len(images)], labels)
 
 
-def together(first, *more):
+def join_grids(first, *more):
     return replace(first, more=more)
 
 
-GRIDS = together(
+GRIDS = join_grids(
     grid(1, 2, [[5, 0], [2, 2]]),  # 4 cells for 6 images: resized before they are selected
     grid(3, 2, [[0, 1, 2, 3, 4, 5]], [(0, 0), (0, 3), (0, 4)]),
     grid(1, 2, [[3, 1]], [(0, 1)]),  # 2 cells: selected, then resized
@@ -72,7 +72,7 @@ GRIDS = together(
 @pytest.mark.parametrize(
     ("dtype", "within"), [(torch.float32, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 3e-2), (torch.uint8, 0.501)]
 )
-def test_equals_the_loop(dtype, within, height, width, channels_last):
+def test_splicemix_equals_pixel_loop(dtype, within, height, width, channels_last):
     images = pictures(height=height, width=width, dtype=dtype, channels_last=channels_last)
     before = images.clone()
     mixed, targets = SpliceMix(num_classes=4).apply(images, torch.tensor([0, 1, 2, 3, 0, 1]), GRIDS)
@@ -98,7 +98,7 @@ def test_equals_the_loop(dtype, within, height, width, channels_last):
 @pytest.mark.parametrize(
     ("height", "width", "channels"), [(30, 42, 3), (37, 23, 3), (3, 2, 1), (5, 224, 4), (13, 8, 2)]
 )
-def test_loops_and_plain_operations_agree(height, width, channels, dtype, channels_last, monkeypatch):
+def test_numba_and_torch_splice_agree(height, width, channels, dtype, channels_last, monkeypatch):
     monkeypatch.setattr(threads, "_COST_OF_A_THREAD", 256)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     images = torch.rand(6, channels, height, width, generator=generator()) * 255
@@ -118,7 +118,7 @@ def test_loops_and_plain_operations_agree(height, width, channels, dtype, channe
         torch.testing.assert_close(mixed, wanted, rtol=0, atol=1e-6)
 
 
-def test_union_equals_the_loop():
+def test_unite_equals_loop():
     gen = generator()
     rows = torch.randint(-1, 2, (500, 4, 5), generator=gen).float()
     seen = torch.rand(500, 4, generator=gen) < 0.6
@@ -128,7 +128,7 @@ def test_union_equals_the_loop():
     assert torch.equal(unite(targets, targets, sources, ~seen), torch.tensor(wanted))
 
 
-def test_class_numbers_unite_as_their_rows_do():
+def test_unite_of_class_indices_equals_one_hot():
     gen = generator()
     labels, sources = torch.randint(7, (9,), generator=gen), torch.randint(9, (200, 6), generator=gen)
     dropped = torch.rand(200, 6, generator=gen) < 0.6
@@ -139,15 +139,15 @@ def test_class_numbers_unite_as_their_rows_do():
     assert (united.sum(1) == 0).any(), "all cells dropped"
 
 
-def test_ignored_entries_of_dropped_cells_do_not_count():
+def test_ignored_entries_of_dropped_cells_are_excluded():
     hot = torch.tensor([[1.0, -1, 0, -1], [0, 0, 0, -1], [-1, 1, 0, -1], [0, 0, -1, 1]])
-    drawn = together(grid(2, 2, [[0, 1, 2, 3]]), grid(2, 2, [[0, 1, 2, 3]], [(0, 0), (0, 3)]))
+    drawn = join_grids(grid(2, 2, [[0, 1, 2, 3]]), grid(2, 2, [[0, 1, 2, 3]], [(0, 0), (0, 3)]))
     _, targets = SpliceMix().apply(pictures(4), hot, drawn)
     assert torch.equal(targets[:4], hot)
     assert torch.equal(targets[4:], torch.tensor([[1.0, 1, -1, 1], [-1, 1, 0, -1]]))
 
 
-def test_grids_transposes_drops_and_counts():
+def test_default_layouts_follow_documented_probabilities():
     mixer, gen = SpliceMix(), generator()
     seen: dict[tuple[int, int, int], int] = {}
     for _ in range(DRAWS):
@@ -165,7 +165,7 @@ def test_grids_transposes_drops_and_counts():
     assert stats.chisquare([seen[key] for key in wanted], expected).pvalue > P_MIN
 
 
-def test_dropped_cells_are_as_many_in_every_image_and_any():
+def test_dropped_cells_are_uniform_with_fixed_count():
     drawn = SpliceMix(["2x2-2"], counts=[DRAWS]).sample(50, 8, 8, generator()).grids[0]
     assert (drawn.dropped.sum(1) == 2).all()
     codes = (drawn.dropped.long() * torch.tensor([8, 4, 2, 1])).sum(1)
@@ -173,7 +173,7 @@ def test_dropped_cells_are_as_many_in_every_image_and_any():
     assert stats.chisquare(counts[counts > 0]).pvalue > P_MIN and (counts > 0).sum() == 6
 
 
-def test_sources_are_orders_of_the_batch():
+def test_sources_are_permutations_of_the_batch():
     drawn = SpliceMix("mini").sample(8, 8, 8, generator()).grids[0]
     assert sorted(drawn.sources.flatten().tolist()) == list(range(8)), "each image once: 2 images of 4 cells"
     pooled = SpliceMix(["1x2", "2x3"], counts=[1, 2]).sample(6, 8, 8, generator())
@@ -195,7 +195,7 @@ def test_default_and_mini_append_a_quarter(name, size, appended):
         assert mixed is not images
 
 
-def test_custom_grids():
+def test_custom_grids_append_their_counts():
     mixer = SpliceMix(["1x2", "2x3-2"], counts=[1, 2], num_classes=3)
     shapes = set()
     for seed in range(30):
@@ -210,7 +210,7 @@ def test_custom_grids():
     assert len(mixer(torch.rand(0, 3, 9, 7), torch.zeros(0, dtype=torch.int64), generator())[0]) == 0
 
 
-def test_the_generator_decides():
+def test_draws_depend_only_on_generator():
     first, again, other = (SpliceMix("mini").sample(16, 8, 8, generator(seed)).grids[0].sources for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     state = torch.get_rng_state()
@@ -218,7 +218,7 @@ def test_the_generator_decides():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_gradients_reach_what_is_shown():
+def test_gradients_reach_only_visible_images():
     images = pictures(4, 8, 6).double().requires_grad_()
     drawn = grid(2, 2, [[0, 1, 1, 3]], [(0, 3)])
     mixed, _ = SpliceMix().apply(images, torch.eye(4), drawn)
@@ -259,12 +259,12 @@ WRONG = SpliceMixParams(2, 2, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, dtype
         ),
     ],
 )
-def test_refuses(make, message):
+def test_splicemix_refuses_invalid_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_by_name_and_in_a_choice():
+def test_splicemix_works_in_build_and_mix_choice():
     mixer = mixers.build("splicemix", num_classes=3, grids=["2x2-1"], counts=[2])
     assert isinstance(mixer, SpliceMix) and mixer.num_classes == 3 and mixer.combine == "union"
     choice = MixChoice([SpliceMix("mini", num_classes=2)], probs=[0.5])
@@ -274,6 +274,6 @@ def test_by_name_and_in_a_choice():
         MixChoice([SpliceMix(num_classes=2), mixers.CutMix(2)], probs=[0.5, 0.5])
 
 
-def test_all_grids_are_copied_to_the_device_of_the_images():
+def test_all_grids_are_on_requested_device():
     drawn = SpliceMix(["1x2", "2x2-1"], counts=[1, 2]).sample(4, 8, 8, generator(), device="meta")
     assert [(grid.sources.is_meta, grid.dropped.is_meta) for grid in drawn.grids] == [(True, True)] * 2

@@ -19,7 +19,7 @@ def by_torch(params, monkeypatch):
 
 
 @pytest.mark.parametrize(("height", "width"), [(61, 97), (224, 150), (1, 33), (20, 1)])
-def test_loops_and_torch_draw_the_same_masks(height, width, monkeypatch):
+def test_numba_and_torch_masks_agree(height, width, monkeypatch):
     monkeypatch.setattr(threads, "_COST_OF_A_THREAD", 1000)
     params = FreeFormMasks(strokes=(1, 5), holes=(0, 4)).sample(9, height, width, generator(7))
     drawn, wanted = FreeFormMasks().masks(params), by_torch(params, monkeypatch)
@@ -27,7 +27,7 @@ def test_loops_and_torch_draw_the_same_masks(height, width, monkeypatch):
     assert 0.02 < wanted.float().mean() < 0.9
 
 
-def test_loops_take_any_numbers_as_torch_does(monkeypatch):
+def test_numba_and_torch_masks_agree_for_extreme_values(monkeypatch):
     """Points far outside, lines of length zero, negative radii, NaN and infinity give the same masks."""
     lines = [
         [[5.0, 5.0], [5.0, 5.0], [-4e5, 3e5]],
@@ -46,7 +46,7 @@ def test_loops_take_any_numbers_as_torch_does(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_no_images_no_strokes_no_holes(count, monkeypatch):
+def test_masks_without_strokes_or_holes_are_empty(count, monkeypatch):
     params = FreeFormParams(
         3, 4, torch.rand(count, 0, 6, 2), torch.rand(count, 0), torch.rand(count, 0, 2), torch.rand(count, 0)
     )

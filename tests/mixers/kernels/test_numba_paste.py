@@ -14,7 +14,7 @@ from tests.mixers.batches import batch, boxes_for
 
 @pytest.mark.parametrize("count", [0, 1, 2, 128])
 @pytest.mark.parametrize("parts", [1, 2, 5])
-def test_chains_put_little_aside(count, parts):
+def test_chain_order_stages_few_images(count, parts):
     partners = np.random.default_rng(count).permutation(count)
     chain, staged_at = numba_paste.loops.chain(partners, True)
     assert staged_at.tolist() == [-1] * count
@@ -41,7 +41,7 @@ def test_chains_put_little_aside(count, parts):
         assert written[partners[image]][1] > index
 
 
-def test_callers_on_several_threads():
+def test_concurrent_callers_get_correct_results():
     images, permutation, boxes = batch(16), torch.randperm(16), boxes_for(16)
     wanted = torch_paste.paste_nearest(images, permutation, boxes)
     results = []

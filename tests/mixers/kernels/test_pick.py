@@ -8,7 +8,7 @@ from dali_mix.mixers.ops import paste
 from tests.mixers.batches import backend, batch, boxes_for
 
 
-def test_the_kernels_leave_gradients_to_the_plain_operations(monkeypatch):
+def test_pick_uses_torch_for_unsupported_tensors():
     images, lam = batch(3), torch.rand(3, requires_grad=True)
     assert backend("blend", images) == "numba_paste"
     assert backend("blend", images, lam) == "torch_paste"
@@ -20,7 +20,7 @@ def test_the_kernels_leave_gradients_to_the_plain_operations(monkeypatch):
     assert backend("paste", batch(3, channels=4)[:, ::2]) == "torch_paste"
 
 
-def test_without_compiling_plain_operations_are_used(monkeypatch):
+def test_torch_is_used_without_numba(monkeypatch):
     images, permutation, boxes = batch(6), torch.tensor([1, 2, 3, 4, 5, 0]), boxes_for(6)
     wanted = [paste.paste_boxes(images, permutation, boxes), paste.erase_boxes(images, boxes)]
     monkeypatch.setattr(kernels, "_load", lambda name: None)
@@ -29,7 +29,7 @@ def test_without_compiling_plain_operations_are_used(monkeypatch):
     assert torch.equal(paste.erase_boxes(images, boxes, inplace=True), wanted[1])
 
 
-def test_a_lazily_negated_batch_is_not_read_from_memory():
+def test_lazily_negated_batch_uses_torch():
     images = batch(4)
     negated = torch._neg_view(images)  # as from `torch.imag(x.conj())`: the memory has the opposite sign
     permutation, boxes = torch.tensor([2, 3, 1, 0]), boxes_for(4)

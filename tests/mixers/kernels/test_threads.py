@@ -1,4 +1,4 @@
-"""Worker threads for mixing on the CPU: errors, concurrent callers, forks."""
+"""Worker threads for mixing on the CPU: errors, interrupts, concurrent callers and forks."""
 
 import multiprocessing
 import signal
@@ -16,7 +16,7 @@ from dali_mix.mixers import CutMix
 from dali_mix.mixers.kernels import numba_paste, threads
 
 
-def test_jobs_run_side_by_side():
+def test_jobs_run_concurrently():
     meeting = threading.Barrier(4, timeout=20)
     seen = []
     threads.together([lambda: seen.append((meeting.wait(), threading.get_ident()))] * 4)
@@ -25,7 +25,7 @@ def test_jobs_run_side_by_side():
     assert threading.get_ident() in {thread for _, thread in seen}
 
 
-def test_threads_are_woken_again():
+def test_idle_threads_are_reused():
     def idents():
         meeting, seen = threading.Barrier(3, timeout=20), set()
         threads.together([lambda: (meeting.wait(), seen.add(threading.get_ident()))] * 3)
@@ -39,7 +39,7 @@ def test_threads_are_woken_again():
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_an_error_is_raised_when_all_have_ended(failing):
+def test_error_is_raised_after_all_jobs_end(failing):
     ended = []
 
     def work(number):
@@ -54,7 +54,7 @@ def test_an_error_is_raised_when_all_have_ended(failing):
     threads.together([lambda: None] * 3)  # the error does not persist
 
 
-def test_a_job_is_forgotten_when_it_has_run():
+def test_finished_job_is_not_kept_in_memory():
     class Batch:
         pass
 
@@ -62,11 +62,11 @@ def test_a_job_is_forgotten_when_it_has_run():
     gone = weakref.ref(batch)
     threads.together([lambda: None, lambda batch=batch: None])
     del batch
-    assert gone() is None, "a thread asleep keeps a batch in memory"
+    assert gone() is None, "an idle thread keeps a batch in memory"
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
-def test_an_interrupt_waits_for_the_jobs_and_loses_no_thread():
+def test_interrupt_waits_for_jobs_and_keeps_threads():
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
@@ -85,14 +85,14 @@ def test_an_interrupt_waits_for_the_jobs_and_loses_no_thread():
     assert len(threads._idle) == asleep
 
 
-def _run(code):
+def _run_code(code):
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")
     return ran.stdout
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
-def test_interrupts_at_any_time_hang_nothing():
+def test_random_interrupts_do_not_hang():
     code = """
 import random, signal
 from dali_mix.mixers.kernels import threads
@@ -107,10 +107,10 @@ while interrupts < 500:
     except KeyboardInterrupt:
         interrupts += 1
 """
-    _run(code)
+    _run_code(code)
 
 
-def test_jobs_run_once_the_main_thread_has_ended():
+def test_jobs_run_after_main_thread_ends():
     code = """
 import atexit, threading
 from dali_mix.mixers.kernels import threads
@@ -126,10 +126,10 @@ threading.Thread(target=work).start()
 atexit.register(lambda: print(len(done)))
 atexit.register(threads.together, jobs)
 """
-    assert _run(code) == "4\n"
+    assert _run_code(code) == "4\n"
 
 
-def test_a_thread_that_cannot_be_started_loses_no_other(monkeypatch):
+def test_failed_thread_start_keeps_other_threads(monkeypatch):
     threads.together([lambda: None] * 3)
     asleep = len(threads._idle)
 
@@ -143,13 +143,13 @@ def test_a_thread_that_cannot_be_started_loses_no_other(monkeypatch):
     threads.together([lambda: None] * (asleep + 1))
 
 
-def test_a_job_may_have_others_run():
+def test_nested_jobs_run():
     done = []
     threads.together([lambda: threads.together([lambda: done.append(1)] * 3)] * 3)
     assert len(done) == 9
 
 
-def test_callers_on_several_threads_share_no_helper():
+def test_concurrent_callers_do_not_share_threads():
     meeting = threading.Barrier(8, timeout=20)  # four callers with one helper each, none shared
     callers = [threading.Thread(target=threads.together, args=([meeting.wait] * 2,)) for _ in range(4)]
     for caller in callers:
@@ -160,7 +160,7 @@ def test_callers_on_several_threads_share_no_helper():
     assert not meeting.broken
 
 
-def _mixed(sender):
+def _send_negated(sender):
     mixed = np.arange(8)
     threads.together([lambda part=part: np.negative(mixed[part::4], out=mixed[part::4]) for part in range(4)])
     sender.send(mixed.tolist())
@@ -168,12 +168,12 @@ def _mixed(sender):
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_starts_its_own():
+def test_forked_process_starts_its_own_threads():
     threads.together([lambda: None] * 4)
     assert threads._idle
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
-    child = fork.Process(target=_mixed, args=(sender,), daemon=True)
+    child = fork.Process(target=_send_negated, args=(sender,), daemon=True)
     child.start()
     sender.close()
     assert receiver.poll(20), "the child waits for a thread it does not have"
@@ -183,7 +183,7 @@ def test_a_forked_process_starts_its_own():
     threads.together([lambda: None] * 4)  # the parent's threads still work
 
 
-def test_a_large_batch_is_mixed_on_several_threads(monkeypatch):
+def test_only_large_batches_use_several_threads(monkeypatch):
     used, together = [], threads.together
     monkeypatch.setattr(numba_paste, "together", lambda jobs: (used.append(len(jobs)), together(jobs)))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)

@@ -1,4 +1,4 @@
-"""Nearest pixels equal those of torch's interpolate."""
+"""The nearest-pixel indices equal those of torch's interpolate."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from dali_mix.mixers.kernels import torch_paste
 
 
 @pytest.mark.parametrize("full", [26, 62, 224, 256])
-def test_resizemix_nearest_takes_the_pixels_torch_takes(full):
+def test_nearest_source_equals_torch_interpolate(full):
     # For some of these sides, torch's float32 ratio and the integer quotient differ.
     ramp = torch.arange(full, dtype=torch.float32)
     for size in range(1, full + 1):

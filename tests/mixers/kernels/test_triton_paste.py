@@ -1,4 +1,4 @@
-"""Triton kernels for pasting and blending without a GPU: interpreted, and compiled for one."""
+"""Triton kernels for pasting and blending without a GPU: interpreted, and compiled to PTX."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 
-def test_the_triton_kernels_leave_batches_beyond_a_launch_grid():
+def test_fits_refuses_batches_beyond_launch_limits():
     triton_paste = pytest.importorskip("dali_mix.mixers.kernels.triton_paste", reason="Triton is not installed")
     assert triton_paste.fits(torch.empty(65535, 1, 1, 1))
     assert not triton_paste.fits(torch.empty(65536, 1, 1, 1))
@@ -41,7 +41,7 @@ for height, width, channels in ((13, 9, 3), (37, 23, 2), (1, 5, 1), (6, 1, 2), (
                 mixed = triton_paste.blend(images, partners, lam, False)
                 wanted = torch_paste.blend(images, partners, lam)
                 assert (mixed.double() - wanted.double()).abs().max() <= steps[dtype], dtype
-                assert torch.equal(mixed[1], images[1]) and torch.equal(mixed[2], images[2]), "both ends to the bit"
+                assert torch.equal(mixed[1], images[1]) and torch.equal(mixed[2], images[2]), "lam 0 and 1 are exact"
                 own = images.clone()
                 assert torch.equal(triton_paste.blend(own, partners, lam, True), mixed)
 empty = torch.empty(0, 3, 4, 5)
@@ -51,7 +51,7 @@ print("all equal")
 """
 
 
-def test_triton_kernels_in_the_interpreter():
+def test_triton_interpreter_matches_torch():
     """Triton reads TRITON_INTERPRET when a kernel is defined, so the test runs in a subprocess."""
     pytest.importorskip("triton", reason="Triton is not installed")
     result = subprocess.run(
@@ -69,7 +69,7 @@ def test_triton_kernels_in_the_interpreter():
     ("mode", "own", "boxes_only"),
     [("SAME_POSITION", False, False), ("NEAREST", False, True), ("ZEROS", True, False)],
 )
-def test_triton_kernels_compile_for_a_gpu(mode, own, boxes_only):
+def test_paste_kernel_compiles_for_sm80(mode, own, boxes_only):
     """Compiling to PTX for sm_80 needs no GPU. Rows without a box must be copied with 16-byte loads."""
     pytest.importorskip("triton", reason="Triton is not installed")
     import triton

@@ -1,4 +1,4 @@
-"""Triton kernels for saliency without a GPU: interpreted and compared with the CPU, and compiled for a GPU."""
+"""Triton kernels for saliency without a GPU: interpreted and compared with the CPU, and compiled to PTX."""
 
 import os
 import subprocess
@@ -51,8 +51,8 @@ def check_extremes():
         images = torch.from_numpy(pictures[name])[None].permute(0, 3, 1, 2).contiguous()
         maps = triton_saliency.saliency(images)
         assert torch.equal(maps, fine_grained_saliency(images)), name
-        assert maps.any() == ("x14" not in name and "x9" not in name), "one colour is not salient"
-    assert (maps == 255).sum() > 10, "above 255"
+        assert maps.any() == ("x14" not in name and "x9" not in name), "only constant images have no saliency"
+    assert (maps == 255).sum() > 10, "no sum above 255"
     for shape in ((0, 3, 20, 30), (0, 3, 1, 1)):
         assert triton_saliency.saliency(torch.empty(shape)).shape == (0, *shape[2:])
 
@@ -96,7 +96,7 @@ def check_normalized():
 @pytest.mark.parametrize(
     "call", [*(f"check_sizes({name!r})" for name in SETS), "check_extremes()", "check_normalized()"]
 )
-def test_in_the_interpreter(call):
+def test_triton_interpreter_matches_cpu(call):
     """Triton reads TRITON_INTERPRET when a kernel is defined, so the test runs in a subprocess."""
     code = (
         f"import torch; torch.set_num_threads(1); from tests.mixers.kernels import test_triton_saliency as t; t.{call}"
@@ -110,16 +110,16 @@ def test_in_the_interpreter(call):
     )
 
 
-def test_what_is_left_to_torch():
+def test_unsupported_sizes_and_float64_fall_back_to_torch():
     from dali_mix.mixers.kernels import triton_saliency
 
     assert triton_saliency.fits(batch(256, 257))
-    assert not triton_saliency.fits(torch.zeros(1, 3, 257, 257, dtype=torch.uint8)), "sums that float32 rounds"
+    assert not triton_saliency.fits(torch.zeros(1, 3, 257, 257, dtype=torch.uint8)), "float32 would round the sums"
     assert not triton_saliency.fits(torch.zeros(1, 3, 2, 2049, dtype=torch.uint8))
     assert torch.float64 not in kernels.OPERATIONS["saliency"].compiled[-1].dtypes
 
 
-def test_quotients_truncate_as_whole_numbers_do():
+def test_float32_quotients_truncate_like_integer_division():
     """float32 quotients truncate to the integer quotient for every possible sum and maximum."""
     for most in range(1, 6 * 255 + 1):
         values = np.arange(most + 1)
@@ -127,7 +127,7 @@ def test_quotients_truncate_as_whole_numbers_do():
         assert np.array_equal(quotients.astype(np.int32), 255 * values // most)
 
 
-def compiled(kernel, pointers, sizes, constants, floats=(), **options):
+def compile_ptx(kernel, pointers, sizes, constants, floats=(), **options):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -148,14 +148,14 @@ def compiled(kernel, pointers, sizes, constants, floats=(), **options):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "u8"])
-def test_products_round_before_they_are_added(dtype, channels_last):
+def test_grey_level_kernel_has_no_fused_multiply_add(dtype, channels_last):
     from dali_mix.mixers.kernels import triton_saliency
 
     floats = ["s0", "s1", "s2", "m0", "m1", "m2"]
     sizes, strides = (["size"], {"channel": 1}) if channels_last else (["size", "channel"], {"pixel": 1})
     constants = {"pixel": 3, **strides, "FLOATS": dtype != "u8", "BLOCK": 512}
     pointers = {"images": f"*{dtype}", "grey": "*u8"}
-    ptx = compiled(triton_saliency.grey_levels, pointers, sizes, constants, floats, **triton_saliency.UNFUSED)
+    ptx = compile_ptx(triton_saliency.grey_levels, pointers, sizes, constants, floats, **triton_saliency.UNFUSED)
     assert "fma" not in ptx
     if dtype != "u8":
         # "rn" also prevents ptxas from fusing them.
@@ -163,35 +163,35 @@ def test_products_round_before_they_are_added(dtype, channels_last):
         assert "add.rn.f32" in ptx
         assert "mul.f32" not in ptx
         assert "add.f32" not in ptx
-        assert "fma.rn.f32" in compiled(triton_saliency.grey_levels, pointers, sizes, constants, floats), (
+        assert "fma.rn.f32" in compile_ptx(triton_saliency.grey_levels, pointers, sizes, constants, floats), (
             "by default it fuses"
         )
     if not channels_last:
-        assert ("ld.global.b32" if dtype == "u8" else "ld.global.v") in ptx, "four pixels a load"
+        assert ("ld.global.b32" if dtype == "u8" else "ld.global.v") in ptx, "four pixels per load"
 
 
 @pytest.mark.parametrize("one", [None, "height", "width"])
-def test_the_others_compile_for_a_gpu(one):
+def test_other_kernels_compile_with_exact_division(one):
     """A side of length 1 is passed as a constant."""
     from dali_mix.mixers.kernels import triton_saliency
 
     sides = [name for name in ("height", "width") if name != one]
     fixed = {one: 1} if one else {}
-    compiled(
+    compile_ptx(
         triton_saliency.blur,
         {"grey": "*u8", "blurred": "*u8", "columns": "*i16"},
         sides,
         {"STRIP": 32, "COLS": 128, **fixed},
         num_warps=2,
     )
-    compiled(
+    compile_ptx(
         triton_saliency.integral,
         {"columns": "*i16", "table": "*i32", "most": "*i32"},
         sides,
         {"STRIP": 32, "ROWS": 16, "COLS": 256, **fixed},
         num_warps=8,
     )
-    ptx = compiled(
+    ptx = compile_ptx(
         triton_saliency.on_and_off,
         {"blurred": "*u8", "table": "*i32", "sums": "*i32", "most": "*i32"},
         sides,
@@ -204,7 +204,7 @@ def test_the_others_compile_for_a_gpu(one):
     assert "div.approx" not in ptx
     assert "local" not in ptx
     if one is None:
-        ptx = compiled(
+        ptx = compile_ptx(
             triton_saliency.to_bytes, {"sums": "*i32", "most": "*i32", "maps": "*u8"}, ["size"], {"BLOCK": 512}
         )
         assert "div.rn" in ptx

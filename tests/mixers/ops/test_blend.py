@@ -8,7 +8,7 @@ from tests.mixers.five import PERMUTATION, pictures
 LABELS = [0, 3, 1, 2, 3]
 
 
-def test_a_share_may_carry_gradients():
+def test_gradients_reach_lam():
     images, lam = pictures(), torch.full((5,), 0.25, requires_grad=True)
     mixed, _ = MixUp(4).apply(images, torch.tensor(LABELS), MixUpParams(torch.tensor(PERMUTATION), lam))
     mixed.sum().backward()

@@ -1,4 +1,4 @@
-"""Compiled box operations equal those of torch, for strided and single draws."""
+"""Compiled box operations equal those of torch, also for strided and single draws."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 48, 32
 
 @pytest.mark.parametrize("way", [boxes.cut, boxes.shrunk])
 @pytest.mark.parametrize(("height", "width"), [(HEIGHT, WIDTH), (224, 37), (1, 1)])
-def test_boxes_by_loops_are_those_by_torch(way, height, width, monkeypatch):
+def test_numba_and_torch_boxes_agree(way, height, width, monkeypatch):
     ends = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
     draws = torch.cat([ends, torch.rand(5000, dtype=torch.float64, generator=generator())])
     centre_y = torch.randint(height, draws.shape, generator=generator())
@@ -29,7 +29,7 @@ def test_boxes_by_loops_are_those_by_torch(way, height, width, monkeypatch):
     assert torch.equal(kept, boxes.kept_share(by_torch, height, width))
 
 
-def test_a_box_of_strided_draws():
+def test_cut_accepts_strided_and_single_draws():
     draws = torch.rand(20, dtype=torch.float64, generator=generator())
     centre = torch.randint(9, (20,), generator=generator())
     every_other = boxes.cut(draws[::2], centre[::2], centre[1::2], 9, 9)

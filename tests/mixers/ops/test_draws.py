@@ -1,4 +1,4 @@
-"""Distributions of 10^5 draws with a fixed seed."""
+"""Distributions of random draws with a fixed seed."""
 
 import math
 
@@ -15,12 +15,12 @@ COUNT = 100_000
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.5, 1.0, 4.0])
-def test_beta(alpha):
+def test_beta_draws_follow_distribution(alpha):
     draws = random.beta(COUNT, alpha, generator()).numpy()
     assert stats.kstest(draws, stats.beta(alpha, alpha).cdf).pvalue > P_MIN
 
 
-def test_a_tiny_alpha_gives_no_nan():
+def test_beta_with_tiny_alpha_is_finite():
     draws = random.beta(COUNT, 1e-3, generator())
     assert torch.isfinite(draws).all()
     assert draws.min() >= 0 and draws.max() <= 1
@@ -36,7 +36,7 @@ def test_permutations_are_uniform():
     assert stats.chisquare(counts).pvalue > P_MIN
 
 
-def test_square_roots():
+def test_square_root_equals_math_sqrt():
     draws = torch.cat([torch.tensor([0.0, 1.0]).double(), torch.rand(1000, dtype=torch.float64, generator=generator())])
     wanted = torch.tensor([math.sqrt(draw) for draw in draws.tolist()], dtype=torch.float64)
     assert torch.equal(random.square_root(draws), wanted)

@@ -1,4 +1,4 @@
-"""Pasting gives the same pixels for every backend, dtype and memory format, in place or not."""
+"""Pasting gives the same pixels for every backend, dtype and memory format, in place and out of place."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def many_threads(monkeypatch):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_loops_and_plain_operations_agree(dtype, channels_last, many_threads):
+def test_numba_and_torch_paste_agree(dtype, channels_last, many_threads):
     images = batch(7, dtype, channels_last)
     permutation, boxes = torch.tensor([3, 0, 2, 6, 5, 4, 1]), boxes_for(7)
     assert backend("paste", images) == "numba_paste"
@@ -43,7 +43,7 @@ def test_loops_and_plain_operations_agree(dtype, channels_last, many_threads):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize(("height", "width"), [(33, 61), (64, 20), (1, 17), (16, 1), (7, 300)])
-def test_any_channels_and_sizes_shrink_as_by_torch(height, width, channels, channels_last, many_threads):
+def test_paste_nearest_equals_torch_for_any_shape(height, width, channels, channels_last, many_threads):
     images = batch(9, torch.float32, channels_last, height, width, channels)
     permutation, boxes = torch.tensor([3, 0, 2, 6, 5, 4, 1, 8, 7]), boxes_for(9, height, width)
     boxes[-2:] = torch.tensor([[0, 0, height, width], [height - 1, width - 1, 1, 1]])
@@ -56,7 +56,7 @@ def test_any_channels_and_sizes_shrink_as_by_torch(height, width, channels, chan
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("height", "width", "channels"), [(33, 61, 3), (64, 20, 1), (1, 17, 3), (16, 1, 4)])
-def test_bilinear_is_torchs(height, width, channels, channels_last):
+def test_paste_bilinear_equals_torch_interpolate(height, width, channels, channels_last):
     images = batch(6, torch.float32, channels_last, height, width, channels) / 255
     permutation, boxes = torch.tensor([1, 2, 3, 4, 5, 0]), boxes_for(6, height, width)
     ours = paste.paste_resized(images, permutation, boxes, "bilinear")
@@ -95,7 +95,7 @@ BOXES, LAM = boxes_for(7), torch.tensor([0.3, 1.0, 0.0, 0.75, 0.5, 0.9, 0.1])
 )
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-def test_in_place_reads_what_was_there_before(dtype, channels_last, change, partners, many_threads):
+def test_in_place_equals_out_of_place(dtype, channels_last, change, partners, many_threads):
     images, partners = batch(7, dtype, channels_last), torch.tensor(partners)
     wanted = change(images, partners)
     own = images.clone()
@@ -111,7 +111,7 @@ def test_in_place_reads_what_was_there_before(dtype, channels_last, change, part
         torch.testing.assert_close(odd, wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
 
 
-def test_in_place_against_the_loop():
+def test_in_place_paste_equals_pixel_loop():
     images, boxes = batch(5), boxes_for(5)
     permutation = [4, 2, 1, 0, 3]
     wanted = oracles.cutmix(images, permutation, boxes.tolist())
@@ -119,7 +119,7 @@ def test_in_place_against_the_loop():
 
 
 @pytest.mark.parametrize("partners", [[0, 1, 3], [0, -1, 2]])
-def test_partners_that_do_not_exist_are_refused(partners):
+def test_paste_refuses_partners_outside_batch(partners):
     with pytest.raises(ValueError, match=r"must name images 0 … 2"):
         paste.paste_boxes(batch(3), torch.tensor(partners), boxes_for(3))
 
@@ -140,12 +140,12 @@ OUTSIDE += [[0, 0, MOST, MOST], [1, 1, 2, MOST], [2**62, 0, 2**62, 4], [MOST] * 
     ],
     ids=["paste", "nearest", "bilinear", "erase"],
 )
-def test_boxes_that_reach_outside_are_refused(change, box):
+def test_boxes_outside_image_are_refused(change, box):
     with pytest.raises(ValueError, match="reach outside"):
         change(batch(3), torch.tensor([1, 2, 0]), torch.tensor([box] * 3))
 
 
-def test_other_numbers_of_partners_and_shares_are_refused():
+def test_blend_refuses_wrong_number_of_partners_or_lam():
     images, permutation = batch(3), torch.tensor([1, 2, 0])
     with pytest.raises(ValueError, match=r"permutation has shape \(2,\) for 3 images"):
         blend(images, permutation[:2], torch.rand(3))
@@ -154,7 +154,7 @@ def test_other_numbers_of_partners_and_shares_are_refused():
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_one_channel_is_contiguous_and_channels_last_at_once(channels_last):
+def test_single_channel_paste_has_contiguous_strides(channels_last):
     images = batch(4, channels_last=channels_last, channels=1)
     mixed = paste.paste_boxes(images, torch.tensor([2, 3, 1, 0]), boxes_for(4))
     assert mixed.is_contiguous() and mixed.stride() == (HEIGHT * WIDTH, HEIGHT * WIDTH, WIDTH, 1)
@@ -164,7 +164,7 @@ SMALL_LABELS = torch.tensor([0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("permutation", [[0, 1, 2, 4], [0, 1, 2, -1], [0.0, 1, 2, 3]])
-def test_partners_outside_the_batch(permutation):
+def test_cutmix_refuses_invalid_permutation(permutation):
     boxes = torch.tensor([[0, 0, 1, 1]] * 4)
     with pytest.raises(ValueError, match="permutation"):
         CutMix(4).apply(SMALL, SMALL_LABELS, PasteParams(torch.tensor(permutation), boxes, torch.ones(4)))

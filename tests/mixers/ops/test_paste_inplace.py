@@ -1,4 +1,4 @@
-"""Batches that may be changed in place."""
+"""In-place mixing of views, and refusal of batches that must not be changed."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.mixers.every import INPLACE, MAKERS, images, seeded
 FOUR = torch.tensor([0, 1, 2, 3])
 
 
-def shared(way):
+def unwritable_batch(way):
     """Return four images that share memory or must not be changed for another reason."""
     if way == "one image":
         return images(count=1).expand(4, -1, -1, -1)
@@ -39,8 +39,8 @@ def shared(way):
         "inference",
     ],
 )
-def test_in_place_where_values_cannot_be_changed(name, way):
-    batch = shared(way)
+def test_in_place_is_refused_for_unwritable_batch(name, way):
+    batch = unwritable_batch(way)
     before = batch.detach().clone()
     mixer = MAKERS[name]()
     for seed in range(3):  # includes a MixChoice that chooses no mixer
@@ -54,7 +54,7 @@ def test_in_place_where_values_cannot_be_changed(name, way):
 
 @pytest.mark.parametrize("name", INPLACE)
 @pytest.mark.parametrize("way", ["crop", "every other", "channels_last", "permuted", "one", "none"])
-def test_in_place_on_views_that_share_nothing(name, way):
+def test_in_place_works_on_views_without_overlap(name, way):
     batch = {
         "crop": lambda: torch.rand(4, 3, 20, 20)[:, :, 4:16, 4:13],
         "every other": lambda: torch.rand(8, 3, 12, 18)[::2, :, :, ::2],

@@ -1,4 +1,4 @@
-"""Saliency by torch and by compiled loops, compared pixel by pixel with OpenCV and with a loop in plain Python."""
+"""Saliency maps of torch and of compiled loops, compared with OpenCV and with a loop in plain Python."""
 
 import math
 import os
@@ -43,7 +43,7 @@ def assert_opencv(picture, wanted):
     assert torch.equal(fine_grained_saliency(images), clamped)
 
 
-def naive(picture):
+def saliency_by_loop(picture):
     """Compute the map pixel by pixel with lists and Python integers, and with float32 where OpenCV uses it."""
     height, width, _ = picture.shape
     grey = [[(9798 * int(r) + 19235 * int(g) + 3735 * int(b) + 16384) // 32768 for r, g, b in row] for row in picture]
@@ -90,22 +90,22 @@ def test_equals_opencv_on_drawn_pictures(name):
         assert_opencv(PICTURES[name], maps[name])
 
 
-def test_a_sum_above_255_does_not_wrap():
+def test_sum_above_255_is_clamped():
     sums = torch_saliency._sums(batch(PICTURES["bowl_180x200"]))
     assert (sums > 255).sum() > 10
     with np.load(DATA) as maps:
-        assert maps["bowl_180x200"][(sums > 255)[0]].max() < 60, "OpenCV's most salient pixels wrap"
+        assert maps["bowl_180x200"][(sums > 255)[0]].max() < 60, "OpenCV's most salient pixels did not wrap"
     row, column = peaks(fine_grained_saliency(batch(PICTURES["bowl_180x200"])))
     assert abs(row.item() - 90) <= 4 and abs(column.item() - 100) <= 4
     torch_maps = torch_saliency.saliency(batch(PICTURES["bowl_180x200"]))
-    assert torch.equal(torch_maps, sums.clamp(max=255).to(torch.uint8)), "nor does it by plain operations"
+    assert torch.equal(torch_maps, sums.clamp(max=255).to(torch.uint8)), "the sum wraps in torch operations"
 
 
 def test_equals_opencv_on_200_photo_crops():
     """OpenCV itself runs in a separate environment."""
     python = opencv_python()
     if python is None:
-        pytest.skip("opencv-contrib needs a Python with venv for an environment of its own; there is none")
+        pytest.skip("opencv-contrib needs its own environment, and no Python with venv was found")
     crops = photo_crops(200, seed=1)
     assert len({crop.shape for crop in crops.values()}) > 100
     found = opencv_maps(python, crops)
@@ -117,15 +117,15 @@ def test_equals_opencv_on_200_photo_crops():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 3), (5, 1), (13, 9), (9, 26), (31, 14)])
-def test_equals_the_loop(size):
+def test_saliency_equals_pixel_loop(size):
     for seed in (1, 2):
         picture = drawn(*size, seed)
-        wanted = naive(picture)
+        wanted = saliency_by_loop(picture)
         assert np.array_equal(torch_saliency.saliency(batch(picture))[0].numpy(), wanted)
         assert np.array_equal(fine_grained_saliency(batch(picture))[0].numpy(), wanted)
 
 
-def test_whole_numbers_scale_as_opencvs_floats_do():
+def test_integer_scaling_equals_opencv_float_scaling():
     """The integer formula equals OpenCV's truncated float64 product of a float32 quotient for every possible sum."""
     for most in range(1, 6 * 255 + 1):
         values = np.arange(most + 1)
@@ -137,8 +137,8 @@ def test_whole_numbers_scale_as_opencvs_floats_do():
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("batch_size", [0, 1, 3, 8])
-def test_each_image_as_if_alone(batch_size, channels_last):
-    torch.set_num_threads(3)  # they share 8 images, but smaller batches use one thread
+def test_maps_do_not_depend_on_other_images(batch_size, channels_last):
+    torch.set_num_threads(3)  # a batch of 8 is split between threads; smaller batches use one thread
     images = torch.zeros(0, 3, 120, 90, dtype=torch.uint8)
     if batch_size:
         images = batch(*(drawn(120, 90, seed) for seed in range(batch_size)))
@@ -154,7 +154,7 @@ def test_each_image_as_if_alone(batch_size, channels_last):
     assert torch.equal(images, before)
 
 
-def test_views_and_expanded_images():
+def test_views_and_expanded_images_equal_contiguous():
     wide = batch(drawn(40, 60, 1), drawn(40, 60, 2))
     view = wide[:, :, 3:33, 10:50]
     assert torch.equal(fine_grained_saliency(view), fine_grained_saliency(view.contiguous()))
@@ -164,11 +164,11 @@ def test_views_and_expanded_images():
 
 
 @pytest.mark.parametrize("level", [0, 7, 255])
-def test_one_colour_is_not_salient(level):
+def test_constant_image_has_no_saliency(level):
     assert not fine_grained_saliency(torch.full((2, 3, 20, 30), level, dtype=torch.uint8)).any()
 
 
-def test_works_without_compiling(tmp_path):
+def test_saliency_works_without_numba_jit(tmp_path):
     """A subprocess disables numba with NUMBA_DISABLE_JIT; torch operations give OpenCV's map."""
     np.save(tmp_path / "image.npy", batch(PICTURES["drawn_48x64"]).numpy())
     code = """
@@ -194,12 +194,12 @@ np.save(sys.argv[2], fine_grained_saliency(images).numpy())
         (torch.zeros(2, 3, 8, 8), r"float32.*uint8"),
     ],
 )
-def test_images_it_cannot_take(images, message):
+def test_saliency_refuses_wrong_shape_or_dtype(images, message):
     with pytest.raises(ValueError, match=message):
         fine_grained_saliency(images)
 
 
-def test_peaks_take_the_first_of_equals_in_reading_order():
+def test_peaks_return_first_maximum_in_row_major_order():
     maps = torch.zeros(4, 5, 7, dtype=torch.uint8)
     maps[0, 2, 6] = maps[0, 3, 0] = maps[0, 4, 6] = 9
     maps[1, 4, 6] = 255
@@ -220,11 +220,11 @@ def test_peaks_take_the_first_of_equals_in_reading_order():
         (torch.zeros(1, 3, 4, 5, dtype=torch.int32), (0.5,) * 3, "int32: saliency takes uint8"),
     ],
 )
-def test_what_has_no_grey_levels_is_refused(images, mean, message):
+def test_saliency_refuses_images_without_grey_levels(images, mean, message):
     with pytest.raises(ValueError, match=message):
         fine_grained_saliency(images, mean, mean)
 
 
-def test_uint8_images_need_no_mean():
+def test_mean_and_std_are_ignored_for_uint8():
     images = batch(PICTURES["drawn_48x64"])
     assert torch.equal(fine_grained_saliency(images, (0.5,) * 3, (0.2,) * 3), fine_grained_saliency(images))

@@ -1,4 +1,4 @@
-"""Input that splicing rejects."""
+"""Splicing of invalid grids and of no grid."""
 
 import pytest
 import torch
@@ -20,13 +20,13 @@ KEPT = torch.zeros(1, 1, dtype=torch.bool)
         ((1, 2, torch.zeros(1, 1, dtype=torch.int64), KEPT), r"both must be \(n, 2\)"),
     ],
 )
-def test_grids_that_do_not_fit_are_refused(grid, message, compiled, monkeypatch):
+def test_splice_refuses_invalid_grids(grid, message, compiled, monkeypatch):
     if not compiled:
         monkeypatch.setattr(kernels, "_load", lambda name: None)
     with pytest.raises(ValueError, match=message):
         splice(torch.zeros(4, 3, 2, 8), [grid])
 
 
-def test_no_grid_copies_the_batch():
+def test_splice_without_grids_equals_batch():
     images = torch.rand(4, 3, 2, 8)
     assert torch.equal(splice(images, []), images)

@@ -10,7 +10,7 @@ from tests.mixers.drawing import generator
 from tests.mixers.five import params, pictures
 
 
-def test_soft_targets_may_carry_gradients():
+def test_gradients_reach_soft_targets():
     soft = torch.rand(5, 4, requires_grad=True)
     _, targets = CutMix(4).apply(pictures(), soft, params())
     targets.sum().backward()
@@ -22,14 +22,14 @@ HALF = MixUpParams(torch.tensor([1, 0, 3, 2]), torch.tensor([0.5, 1.0, 0.0, 0.25
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-def test_class_numbers_become_rows(dtype):
+def test_class_indices_become_one_hot(dtype):
     soft = to_soft(torch.tensor([2, 0], dtype=dtype), 3)
     assert torch.equal(soft, torch.tensor([[0.0, 0, 1], [1, 0, 0]]))
     assert soft.dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.int64])
-def test_rows_keep_their_rank(dtype):
+def test_to_soft_keeps_rows_as_float32(dtype):
     rows = torch.tensor([[1, 0, 0], [0, 1, 1]], dtype=dtype)
     assert torch.equal(to_soft(rows, 3), rows.float())
 
@@ -46,7 +46,7 @@ def test_rows_keep_their_rank(dtype):
         (torch.tensor([0, 1]), None, r"without num_classes"),
     ],
 )
-def test_targets_that_cannot_be_mixed(targets, num_classes, message):
+def test_mixup_refuses_invalid_targets(targets, num_classes, message):
     with pytest.raises(ValueError, match=message):
         MixUp(num_classes)(IMAGES[:2], targets, generator(0))
 
@@ -57,7 +57,7 @@ def test_soft_targets_are_averaged():
     torch.testing.assert_close(mixed, torch.tensor([[0.55, 0.45], [0.2, 0.8], [0.4, 0.6], [0.85, 0.15]]))
 
 
-def test_area_keeps_an_ignored_entry_ignored_while_its_image_is_seen():
+def test_mix_area_keeps_ignored_entries_of_visible_images():
     hot = torch.tensor([[1.0, -1, 0], [-1, 0, 1], [1, 1, -1], [-1, 0, 0]])
     mixed = mix_area(hot, HALF.permutation, HALF.lam)
     # Row 1 contains only itself (lam 1), row 2 only its partner (lam 0).
@@ -65,7 +65,7 @@ def test_area_keeps_an_ignored_entry_ignored_while_its_image_is_seen():
     assert torch.equal(mixed, wanted)
 
 
-def test_union_shows_what_either_shows():
+def test_unite_combines_positive_and_ignored_entries():
     first = torch.tensor([1.0, 1, 1, 0, 0, 0, -1, -1, -1])
     second = torch.tensor([1.0, 0, -1, 1, 0, -1, 1, 0, -1])
     rows, wanted = torch.stack([first, second]), torch.tensor([1.0, 1, 1, 1, 0, -1, 1, -1, -1])
@@ -74,7 +74,7 @@ def test_union_shows_what_either_shows():
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-def test_class_numbers_mix_as_their_rows_do(dtype):
+def test_mix_area_of_class_indices_equals_one_hot(dtype):
     gen = torch.Generator().manual_seed(5)
     labels, permutation = torch.randint(5, (4000,), generator=gen), torch.randperm(4000, generator=gen)
     lam = torch.rand(4000, generator=gen)
@@ -83,13 +83,13 @@ def test_class_numbers_mix_as_their_rows_do(dtype):
     mixed = mix_area(labels.to(dtype), permutation, lam, 5)
     assert torch.equal(mixed, mix_area(torch.eye(5)[labels], permutation, lam))
     equal = labels == labels[permutation]
-    assert torch.equal(mixed[equal], torch.eye(5)[labels[equal]]), "exactly 1 where both are of a class"
+    assert torch.equal(mixed[equal], torch.eye(5)[labels[equal]]), "not exactly 1 for two images of one class"
     rows = torch.arange(4000)[~equal]
     assert torch.equal(mixed[rows, labels[~equal]], lam[~equal])
     assert torch.equal(mixed[rows, labels[permutation][~equal]], (1 - lam)[~equal])
 
 
-def test_class_numbers_mix_with_and_without_loops_alike(monkeypatch):
+def test_numba_and_torch_mix_classes_agree(monkeypatch):
     gen = torch.Generator().manual_seed(6)
     labels, permutation = torch.randint(5, (60,), generator=gen), torch.randperm(30, generator=gen)
     given = labels[::2], permutation, torch.rand(60, generator=gen)[::2]  # two of them strided
@@ -102,7 +102,7 @@ def test_class_numbers_mix_with_and_without_loops_alike(monkeypatch):
 
 @pytest.mark.parametrize("partners", [[1, 2], [5, 0], [0, -3]])
 @pytest.mark.parametrize("loops", [True, False])
-def test_partners_that_do_not_exist_are_refused(partners, loops, monkeypatch):
+def test_mix_area_refuses_partners_outside_batch(partners, loops, monkeypatch):
     if not loops:
         monkeypatch.setattr(kernels, "_load", lambda name: None)
     with pytest.raises(ValueError, match=r"permutation must name images 0 … 1"):
@@ -111,12 +111,12 @@ def test_partners_that_do_not_exist_are_refused(partners, loops, monkeypatch):
 
 @pytest.mark.parametrize("targets", [torch.tensor([0, 1, 2]), torch.eye(3)])
 @pytest.mark.parametrize(("partners", "shares"), [(2, 3), (3, 2), (4, 3), (3, 1)])
-def test_mix_area_refuses_other_numbers_of_samples(targets, partners, shares):
+def test_mix_area_refuses_wrong_number_of_partners_or_lam(targets, partners, shares):
     with pytest.raises(ValueError, match="do not fit 3 targets"):
         mix_area(targets, torch.zeros(partners, dtype=torch.long), torch.rand(shares), 3)
 
 
-def test_class_numbers_mixed_pass_gradients_to_their_shares():
+def test_mix_area_passes_gradients_to_lam():
     lam = torch.tensor([0.25, 0.5, 0.75], requires_grad=True)
     mixed = mix_area(torch.tensor([0, 1, 1]), torch.tensor([1, 2, 0]), lam, 3)
     (mixed * torch.tensor([1.0, 10, 100])).sum().backward()
@@ -133,6 +133,6 @@ def test_class_numbers_mixed_pass_gradients_to_their_shares():
         (torch.zeros(2, 4), 3, "4 columns"),
     ],
 )
-def test_mix_area_refuses(targets, classes, message):
+def test_mix_area_refuses_invalid_targets(targets, classes, message):
     with pytest.raises(ValueError, match=message):
         mix_area(targets, torch.tensor([1, 0]), torch.rand(2), classes)
