@@ -13,8 +13,8 @@ from dali_mix.models.build import build_model
 from dali_mix.models.weights.load import head_name
 
 Features = Callable[[nn.Module, Tensor], Tensor]
-# Options that make timm's models accept images of any size: for Swins, for ViTs, and for all others. They are tried in
-# this order: ViTs refuse the first one, whereas Swins silently ignore the second one before timm 1.0.31.
+# Options that make timm's models accept images of any size: for Swins, for ViTs, and for all others. The order matters:
+# ViTs refuse the option of Swins, but before timm 1.0.31 Swins silently ignore the option of ViTs.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 
