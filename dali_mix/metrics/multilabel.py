@@ -226,8 +226,8 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
     if ties == "sklearn":
         value = (before + hits) / (first + size)
     else:
-        # On average, a positive at position j of its group follows (j - 1) · share others of the group. Take the mean over
-        # j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), with harmonic numbers.
+        # On average, a positive at position j of its group follows (j - 1) · share others of the group. Take the mean
+        # over j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), with harmonic numbers.
         share = (hits - 1) / np.maximum(size - 1, 1)
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, len(falling) + 1))])
         reciprocals = harmonic[first + size] - harmonic[first]

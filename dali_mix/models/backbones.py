@@ -97,9 +97,9 @@ def _forward_features(model: Any, images: Tensor) -> Tensor:
 
 
 def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
-    """Reshape tokens (B,N,C) to maps (B,C,h,w) with the aspect ratio of the images.
+    """Reshape tokens (B,N,C) to maps (B,C,h,w) with about the aspect ratio of the images.
 
-    Raise ValueError if N tokens do not form such a grid.
+    Raise ValueError if N is not divisible by the number of rows, √(N · height / width) rounded.
     """
     count, (height, width) = tokens.shape[1], images.shape[2:]
     rows = round((count * height / width) ** 0.5)

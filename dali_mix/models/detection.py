@@ -191,8 +191,8 @@ def build_detector(
         hidden: width of the two layers of the box head.
         rois: number of regions sampled per image in training.
         proposals: two numbers, one for training and one for evaluation. Each is the number of regions kept per level
-            before non-maximum suppression, and per image after it. The suppression takes a third of a step on small
-            images (docs/decisions.md).
+            before non-maximum suppression, and per image after it. On a CPU with small images, the suppression takes a
+            third of a step (docs/decisions.md).
         score_threshold: only predictions with a higher score are returned.
         nms_threshold: maximum IoU of a prediction with one of the same class and a higher score.
         detections: maximum number of predictions per image.
