@@ -23,7 +23,7 @@ from dali_mix.recordio import RecordSet
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
 
-DRAW_AHEAD = 4096  # fewest records per draw within an epoch; drawing for so many takes 3 times as long as for one
+DRAW_AHEAD = 4096  # minimum number of records per draw within an epoch; so many take only 3 times as long as one
 DECODE_BATCH = 256
 
 

@@ -261,7 +261,7 @@ class Decoder:
 
 
 class SingleDecoder:
-    """A decoder of one image at a time on `device`. It cannot be used after a RuntimeError."""
+    """A decoder on `device` for one image at a time. It cannot be used after a RuntimeError."""
 
     def __init__(self, device: torch.device) -> None:
         self._image = np.empty(0, np.uint8)

@@ -33,7 +33,7 @@ from dali_mix.pipelines import Pipeline
 
 WINDOW = 4  # chunks requested or received beyond those of the current step; raised to the number that a step needs
 PATIENCE = 1.0, 4.0  # a chunk is late after 1 s or 4 times the median latency, whichever is longer
-FIRST_PATIENCE = 15.0  # seconds until the first chunk is late, since workers start their pipelines
+FIRST_PATIENCE = 15.0  # seconds until the first chunk is late; workers start their pipelines first
 DEATHS = 4  # worker deaths per chunk until an error; after half as many, the chunk is a suspect
 PAUSES = 0.1, 5.0  # shortest and longest delay in seconds before a question is repeated; none after its first loss
 SILENCE = 30.0  # seconds without any chunk until a warning
@@ -212,7 +212,8 @@ class RemoteSource(Source):
         A worker that still has the question is not asked again, since a single slow worker would have to decode
         everything twice. Suspects are sent one at a time, because a crash also loses the worker's other questions.
 
-        Return False if no worker has the question, and True if one has it or a suspect was postponed.
+        Return False if no worker has the question. Return True if one has it, or if `piece` is a suspect and has to
+        wait.
         """
         if piece.suspect and any(own.suspect and own.tickets for own in self._pieces.values() if own is not piece):
             piece.again = now + PAUSES[0]

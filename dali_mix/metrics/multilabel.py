@@ -128,8 +128,8 @@ class MultiLabelMetrics:
 
         Returns:
             a dict of "mAP" (NaN without any positive), "AP" (a list of K, NaN for classes without positives), "CP",
-            "CR", "CF1", "OP", "OR", "OF1", and these last six with the suffix "_top3". Predictions for "_top3" are only
-            the three highest scores of each sample, if above the threshold.
+            "CR", "CF1", "OP", "OR" and "OF1". The last six appear again with the suffix "_top3". For these, only the
+            three highest scores of each sample count as predictions, if they are above the threshold.
 
         Raises:
             ValueError: see `samples`.
@@ -226,8 +226,8 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
     if ties == "sklearn":
         value = (before + hits) / (first + size)
     else:
-        # On average, (j - 1) · share positives of the group precede a positive at position j of it. Take the mean over
-        # j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), with harmonic numbers.
+        # On average, a positive at position j of its group follows (j - 1) · share others of the group. Take the mean
+        # over j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), with harmonic numbers.
         share = (hits - 1) / np.maximum(size - 1, 1)
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, len(falling) + 1))])
         reciprocals = harmonic[first + size] - harmonic[first]

@@ -35,7 +35,7 @@ _Sample = TypeVar("_Sample", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class PasteParams:
-    """Params of CutMix and ResizeMix: image permutation[i] is pasted into a box of image i.
+    """Params of CutMix and ResizeMix: a box of image i is filled from image permutation[i].
 
     Attributes:
         permutation: (B,) int64.
@@ -238,8 +238,8 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
             del options["inplace"]
         return apply(self, images, targets, params, **options)
 
-    # Give every wrapper its own code object. torch.compile limits the recompilations of a code object, and all mixers
-    # would share one.
+    # Give every wrapper its own code object. Otherwise all mixers would share one, and torch.compile limits the
+    # recompilations of a code object.
     applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)  # type: ignore[attr-defined]
     return applied
 

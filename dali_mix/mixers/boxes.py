@@ -255,7 +255,7 @@ def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 
 def _centred(cell: tuple[int, int, int, int], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of an image of `size`, resized in proportion to fit a cell, and centred."""
+    """Return top, left, height and width of an image of `size` after it is scaled to fit a cell and centred in it."""
     top, left, height, width = cell
     factor = min(height / size[0], width / size[1])
     h, w = min(height, max(1, round(size[0] * factor))), min(width, max(1, round(size[1] * factor)))

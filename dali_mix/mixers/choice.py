@@ -99,7 +99,7 @@ class MixChoice(Mixer[ChoiceParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ChoiceParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Apply the chosen mixer, or return the batch without a copy if none was chosen. See `Mixer.apply`."""
+        """Apply the chosen mixer. If none was chosen, return the images without a copy. See `Mixer.apply`."""
         if params.index < 0:
             return unmixed(self, images, targets, params.batch_size, inplace=inplace)
         images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)

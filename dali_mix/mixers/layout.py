@@ -33,7 +33,7 @@ def empty_like_batch(images: Tensor, count: int) -> Tensor:
 def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
     """Allocate like `empty_like_batch`, but with numpy, which requests huge pages from Linux.
 
-    Without huge pages, fresh memory costs a page fault every 4 KiB, and these take longer than the copy itself.
+    Without huge pages, fresh memory costs a page fault every 4 KiB. These faults take longer than the copy itself.
     """
     memory = np.empty((count, *image_shape(images)), f"i{images.element_size()}")
     out = torch.from_numpy(memory).view(images.dtype)

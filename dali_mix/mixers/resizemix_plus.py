@@ -47,7 +47,8 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     - Colour, contrast, brightness, sharpness: factor 0.94, from a range of 0.1 to 1.9 where 1 is no change.
     - Posterize: 6 bits per colour.
     - Solarize: values from 0.47 up are inverted.
-    - Solarize-add: 0.2 is added, then values from 0.5 up are inverted. Other libraries add only to values below 0.5.
+    - Solarize-add: 0.2 is added, then values at or above a threshold drawn per image from 0..1 are inverted. Other
+      libraries add only to values below 0.5, and invert none.
     - Equalize, autocontrast and invert have no magnitude.
 
     Images are converted to 0..1 and back: uint8 by a factor of 255, floats by `mean` and `std`. Values outside 0..1 are
@@ -117,9 +118,9 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         """Return (views·B,3,H,W) and (views·B,K): the images of the first view, then of the next. See `Mixer.apply`.
 
         Raises:
-            ValueError: besides the errors of `Mixer.apply`: `inplace`; images that are not RGB, or have a side below 3
-                pixels, the minimum for sharpening; float images outside 0..1 if mean and std are None (checked on a CPU
-                only).
+            ValueError: as for `Mixer.apply`; also for `inplace`, for images that are not RGB or have a side below 3
+                pixels (the minimum for sharpening), and for float images outside 0..1 if mean and std are None (checked
+                on a CPU only).
         """
         if inplace:
             raise ValueError("ResizeMixPlus returns a larger batch and cannot work in place: leave inplace=False")

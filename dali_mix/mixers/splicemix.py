@@ -151,7 +151,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
         """Append n images: return (B+n,C,H,W) and (B+n,K) float32, the originals first. See `Mixer.apply`.
 
         Raises:
-            ValueError: besides the errors of `Mixer.apply`: `inplace`, or, on a CPU, params with a source outside the
+            ValueError: as for `Mixer.apply`; also for `inplace` and, on a CPU, for params with a source outside the
                 batch.
         """
         if inplace:

@@ -13,8 +13,8 @@ from dali_mix.models.build import build_model
 from dali_mix.models.weights.load import head_name
 
 Features = Callable[[nn.Module, Tensor], Tensor]
-# Options that make timm's models accept images of any size: for Swins, for ViTs, and for all others. They are tried in
-# this order: ViTs refuse the first one, whereas Swins silently ignore the second one before timm 1.0.31.
+# Options that make timm's models accept images of any size: for Swins, for ViTs, and for all others. The order matters:
+# ViTs refuse the option of Swins, but before timm 1.0.31 Swins silently ignore the option of ViTs.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 
@@ -97,9 +97,9 @@ def _forward_features(model: Any, images: Tensor) -> Tensor:
 
 
 def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
-    """Reshape tokens (B,N,C) to maps (B,C,h,w) with the aspect ratio of the images.
+    """Reshape tokens (B,N,C) to maps (B,C,h,w) with about the aspect ratio of the images.
 
-    Raise ValueError if N tokens do not form such a grid.
+    Raise ValueError if N is not divisible by the number of rows, √(N · height / width) rounded.
     """
     count, (height, width) = tokens.shape[1], images.shape[2:]
     rows = round((count * height / width) ** 0.5)

@@ -58,9 +58,9 @@ class Detector(FasterRCNN):
                 that no image is padded.
 
         Returns:
-            in training, a dict of the four losses, scalars, by name. In evaluation, a dict for each image: `boxes`
-            (n, 4) in pixels, `scores` (n,) in descending order, `labels` (n,), and `finite` () bool. If `finite` is
-            False, the heads' outputs for the image contain NaN or infinity, and boxes may be missing.
+            in training, a dict of the four scalar losses by name. In evaluation, a list with a dict for each image:
+            `boxes` (n, 4) in pixels, `scores` (n,) in descending order, `labels` (n,), and `finite` () bool. If
+            `finite` is False, the heads' outputs for the image contain NaN or infinity, and boxes may be missing.
 
         Raises:
             ValueError: no targets in training; images in a list, as for torchvision's models.
@@ -186,13 +186,13 @@ def build_detector(
             torchvision's detection weights `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce
             torchvision's outputs only with 0.
         anchors: sides of the square anchors in pixels. A pyramid needs five, one per level; the single map of "c5" gets
-            all of them. Anchors with height / width 0.5 and 2 have the same areas.
+            all of them. Two more anchors per side have the same area and a height / width of 0.5 and 2.
         channels: number of channels of the pyramid.
         hidden: width of the two layers of the box head.
         rois: number of regions sampled per image in training.
         proposals: two numbers, one for training and one for evaluation. Each is the number of regions kept per level
-            before non-maximum suppression, and per image after it. The suppression takes a third of a step on small
-            images (docs/decisions.md).
+            before non-maximum suppression, and per image after it. On a CPU with small images, the suppression takes a
+            third of a step (docs/decisions.md).
         score_threshold: only predictions with a higher score are returned.
         nms_threshold: maximum IoU of a prediction with one of the same class and a higher score.
         detections: maximum number of predictions per image.

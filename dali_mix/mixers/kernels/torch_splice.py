@@ -43,8 +43,8 @@ def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor
 def _cells(images: Tensor, sources: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the images at `sources`, resized to `size`: (len(sources), C, *size).
 
-    If `sources` has at most half as many entries as the batch, only these images are resized. Otherwise, every image of
-    the batch is resized once.
+    If `sources` has at most half as many entries as the batch has images, each entry is resized. Otherwise, every image
+    of the batch is resized once.
     """
     if 2 * len(sources) <= len(images):
         return _resize(images[sources], size)

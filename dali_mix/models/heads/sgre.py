@@ -70,7 +70,7 @@ class SGREHead(nn.Module):
     Args:
         dim: C of the features, a multiple of 4 and of `heads`.
         embeddings: (K,E) of a float dtype, one row per class in order, from a language model or random.
-        learn_embeddings: whether to train the embeddings, as is useful for random ones; otherwise they are fixed.
+        learn_embeddings: True to train the embeddings, as for random ones; otherwise they are fixed.
         heads, feedforward: number of heads and hidden width of the encoder layer.
         rank: rank of the bilinear attention.
         temperature: temperature of its softmax, > 0.

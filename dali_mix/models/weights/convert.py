@@ -6,8 +6,8 @@ A conversion never relies on names alone. `theirs` are a file's keys, `ours` the
        |                                                                                              |
        +---------------- differences: key by key, in the names of the file <--(Layout.theirs)---------+
 
-A file is converted only if the model recognized from its shapes has exactly the file's keys and shapes. Differences are
-reported with the file's names.
+A file is converted only if the model recognized from its shapes has exactly the file's keys and shapes. Only the step
+counters of BatchNorms may all be missing, as in old files. Differences are reported with the file's names.
 
 Three kinds of tensors are not just renamed. CSRA's heads are one convolution each in the release, and one tensor here.
 SGRE's table of positions is computed here. SGRE's label embeddings may be a separate file in the release.

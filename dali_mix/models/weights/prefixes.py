@@ -13,7 +13,7 @@ _RIVAL = 0.5  # the choice is ambiguous if another prefix fits at least this sha
 
 
 def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return the prefix whose removal turns the largest number of a file's keys into keys of the model.
+    """Return the prefix whose removal makes the tensors of a file fit the model best.
 
     Lightning adds the prefix `model.`, DDP adds `module.`, and a user's wrapper may add any name. Prefixes may be
     nested, and not all keys need to have one. Prefixes are compared by the number of tensors with the right shape, then

@@ -47,7 +47,7 @@ class Recognized:
     """An identified model: the arguments of `build_model` or, with a `head`, of `build_multilabel`.
 
     Attributes:
-        family: the kind of backbone, a row of the table above, or "named" if the user named the model.
+        family: the kind of backbone, from the table in the module docstring, or "named" if the user named the model.
         name: name of the classifier or backbone.
         num_classes: number of classes.
         options: options of the classifier or backbone.
