@@ -1,6 +1,6 @@
 """Layout `yolo`: boxes in text files, as Ultralytics, Roboflow, CVAT and darknet write them.
 
-    data.yaml                     path, train, val, test: folders, lists of images (.txt), or several of them; names
+    data.yaml                     path, names; train, val, test: a folder, a list of images (.txt), or several of these
     images/train/a.jpg            train/images/a.jpg (Roboflow)         obj_train_data/a.jpg (CVAT YOLO 1.1, obj.data)
     labels/train/a.txt            train/labels/a.txt                    obj_train_data/a.txt
 

@@ -17,8 +17,8 @@ _NO_LENGTH = frozenset(range(0xD0, 0xDA)) | {0x00, 0x01}
 def read_jpeg(data: bytes | memoryview) -> ImageHeader:
     """Return the header of a JPEG.
 
-    Raise ValueError if it is truncated or damaged before its first scan, or if DALI does not support its bits per
-    sample or its number of components.
+    Raise ValueError if it is truncated, if it is damaged before its first scan, or if DALI does not support its bits
+    per sample or its number of components.
     """
     size, at = len(data), 2
     frame: tuple[int, int, int, int] | None = None  # marker, height, width, components
