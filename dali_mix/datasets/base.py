@@ -38,7 +38,8 @@ class Options:
         val_share: fraction of the images (classification: of each class) in split "val"; the rest is "train".
         follow_links: True if symbolic links may leave the root.
         exif: as in `PackOptions`.
-        bad_boxes: "error", "clip" or "drop", for boxes that exceed their image or lie outside it.
+        bad_boxes: "error", "clip" or "drop", for boxes that exceed their image by more than one pixel and 1%, lie
+            outside it or have a negative side.
         mistakes: collects the mistakes found; use `with options.mistakes:` around each check.
     """
 
@@ -184,9 +185,9 @@ def listed_paths(
 ) -> dict[str, str]:
     """Read a list of files, one path per line; return path → "FILE: line N" for messages.
 
-    With `last_part`, only the last component of each path is used. A path that is outside `base` or a duplicate is
-    added to `mistakes`. Raise FileNotFoundError if the list is missing, ValueError if it is not UTF-8 text. Also raise
-    ValueError if it lists no file, unless `may_be_empty`.
+    With `last_part`, only the last component of each path is used. For a path outside `base` and for a duplicate, an
+    error is added to `mistakes`. Raise FileNotFoundError if the list is missing, ValueError if it is not UTF-8 text.
+    Also raise ValueError if it lists no file, unless `may_be_empty`.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):

@@ -1,4 +1,4 @@
-"""Geometric steps: crops that depend only on the image size, resizing and flips; and decoding."""
+"""Geometric steps (crops that depend only on the image size, resizing and flips), and decoding."""
 
 from __future__ import annotations
 

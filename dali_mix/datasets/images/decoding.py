@@ -60,7 +60,7 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
 
 
 def has_alpha(data: bytes) -> bool:
-    """Return True if the header declares transparency, False if it does not, or if PIL cannot open the image."""
+    """Return True if the header declares transparency. Return False if PIL cannot open the image."""
     if data[:2] == b"\xff\xd8":  # JPEGs have none, and PIL may warn about their EXIF block
         return False
     try:
@@ -200,7 +200,7 @@ def _opened(data: bytes | memoryview) -> Image.Image:
 
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Rotate and mirror (H, W, 3) by an EXIF orientation, 1 to 8."""
+    """Rotate and mirror an image (H, W, 3) according to an EXIF orientation, 1 to 8."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

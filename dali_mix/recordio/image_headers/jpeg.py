@@ -7,7 +7,7 @@ import struct
 from dali_mix.recordio.image_headers.common import Exif, ImageHeader, cut_short, merged, read_exif, sized
 
 _END = b"\xff\xd9"
-# Markers that begin a frame (SOF0..SOF15) without DHT (C4), JPG (C8) and DAC (CC), which share the range.
+# Markers that begin a frame (SOF0..SOF15), without DHT (C4), JPG (C8) and DAC (CC), which are in the same range.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PLAIN_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive with Huffman codes
 _SCAN, _APP1, _APP14 = 0xDA, 0xE1, 0xEE
