@@ -254,14 +254,9 @@ class Pool:
     def status(self) -> dict[str, Any]:
         """Return the status shown by `dali-mix serve --status`, as plain values.
 
-        The keys are:
-
-        - "seconds": the time since the start
-        - "images_per_second": the rate over the last `RATE_OVER` seconds
-        - "bytes" and "capacity" of the cache
-        - "chunks": the number of answers cached or pending
-        - "asked", "decoded", "shared", "second_asks" and "lost": counts since the start
-        - "workers", "trainers" and "sets": lists of dicts
+        The values are "seconds" since the start, "images_per_second" over the last `RATE_OVER` seconds, "bytes" and
+        "capacity" of the cache, and the number of "chunks" cached or pending. The counts since the start are "asked",
+        "decoded", "shared", "second_asks" and "lost". The lists of dicts are "workers", "trainers" and "sets".
         """
         self._collect()
         now = time.monotonic()
