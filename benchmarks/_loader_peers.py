@@ -3,8 +3,8 @@
 usage: python _loader_peers.py NAME SETTINGS.json
 
 Each loader is an endless stream of training batches, float32 on the CPU: random-resized crop, flip, normalize. A
-measurement starts and ends in mid-stream, after batches that are not counted, so that work done ahead of its start and
-unfinished work at its end cancel out.
+measurement follows batches that are not counted. It starts and ends in mid-stream, so that work done ahead of its start
+and unfinished work at its end cancel out.
 
 Imports are inside the functions, since this file also runs in FFCV's environment, where dali_mix and DALI are not
 installed.

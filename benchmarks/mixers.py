@@ -4,8 +4,8 @@ usage: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype
                                  [--only NAME] [--clock wall|cpu] [--keep-freed-memory] [--out FILE]
 
 Every registered mixer is measured, except MixChoice and those for boxes. A call includes the mixer's draws and one-hot
-targets. It is made out of place and, if supported, also in place. On a GPU, `apply` alone is also measured, as a CUDA
-graph. Libraries that are not installed are skipped.
+targets. Each mixer is called out of place and, if it supports that, also in place. On a GPU, `apply` alone is also
+measured, as a CUDA graph. Libraries that are not installed are skipped.
 
 In a round, each contestant mixes the same batch once (on a GPU ten times, between CUDA events). Prints the median and
 quartiles of the time per call and of its ratio to `clone()` in the same round, and the median of its ratio to `copy_`
@@ -18,7 +18,7 @@ the process keeps freed memory.
 --keep-freed-memory: keep freed memory, as training on a CPU does, so that `clone()` costs the same as `copy_`.
 --clock cpu: measure CPU time of all threads, for a machine that is in use (set OMP_WAIT_POLICY=passive, so that waiting
 does not count).
-If OpenCV has its contrib modules, its fine-grained saliency is compared with ours.
+On a CPU, OpenCV's fine-grained saliency is compared with ours if cv2 has the contrib modules.
 """
 
 from __future__ import annotations

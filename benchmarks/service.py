@@ -8,7 +8,7 @@ Three measurements on one machine, the first two interleaved (see _compare.py):
     sharing  total images/s of four trainers that read the same epochs, with the pool and with each decoding in its own
              process, and the number of chunks that the pool decoded per chunk of the epochs. This is measured once
              with normalization on the CPU, and once up to the uint8 batch that would be copied to a GPU. A first run is
-             not measured, since it is the first to use the pool's memory, which the system then has to zero
+             not measured, because the system has to zero the pool's memory when it is first used
     faults   the longest wait for a batch after a worker is killed, and after one is frozen
 Ray Data is included if `ray[data]` is installed.
 """

@@ -6,8 +6,8 @@ The images are scikit-learn's scans of digits: single digits for pretraining, an
 two steps. Expected results with 2,000 scenes: top-1 99.2%, mAP 99.0%, AP50 97.9% after the first epoch and 99.4% at
 the end, in 7 minutes on two shared CPU cores.
 
-In addition to the runs, the script writes reports/labels and reports/boxes (scores per class, correct and missed
-predictions), curves/, scene.png, and the scene with its detected boxes in drawn/.
+In addition to the runs, the script writes reports/labels and reports/boxes (scores per class; for boxes, also images
+with hits and misses), curves/, scene.png, and the scene with its detected boxes in drawn/.
 
 For your own images, pack them (docs/packing.md) and choose other recipes. The option `model.backbone.weights`, which
 passes the backbone on, stays the same.

@@ -1,8 +1,10 @@
 """Pipelines: random draws for each record, and the DALI graph that uses them.
 
-`get(name)` returns a pipeline class, and `build(name, train, options)` constructs the pipeline. A name is that of a
-bundled pipeline, an entry point that an installed package registers in the group "dali_mix.pipelines" (NAME =
-module:Class), or "module:Class".
+`get(name)` returns a pipeline class, and `build(name, train, options)` constructs the pipeline. A name is one of:
+
+- the name of a bundled pipeline
+- the name of an entry point that an installed package registers in the group "dali_mix.pipelines" (NAME = module:Class)
+- "module:Class"
 """
 
 from dali_mix.pipelines.base import Step

@@ -64,7 +64,7 @@ class Cifar(CachedPipeline):
         return {"anchor": anchor, "mirror": random.uniform(1)[:, 0] < self.flip}
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Decode to uint8 HWC of `cached_size`."""
+        """Decode to uint8 HWC images of `cached_size`."""
         return Resize(self.cached_size).graph(decode(encoded, device), {}, device)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:

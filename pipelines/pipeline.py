@@ -96,8 +96,8 @@ class Pipeline:
         """Draw like `draw`, depending on each record's boxes: (n, 4), x1, y1, x2, y2 in 0..1 of the record's size.
 
         Loaders call it if `draws_from_boxes` is True and the set has boxes. Raise ValueError naming the step if a
-        step's draws, windows or boxes are invalid, and ValueError naming the pipeline if the steps return images of
-        another size than `image_size`.
+        step's draws, windows or boxes are invalid, and ValueError naming the pipeline if the steps return images of a
+        size other than `image_size`.
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)
@@ -270,7 +270,7 @@ def _check_inside(step: Step, sizes: np.ndarray, anchor: np.ndarray, shape: np.n
 
 
 def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array, shaped like `boxes`."""
+    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array shaped like `boxes`."""
     mapped = step.map_boxes(boxes, size, draws)
     if isinstance(mapped, np.ndarray) and mapped.shape == boxes.shape and math.isfinite(mapped.sum()):
         return mapped

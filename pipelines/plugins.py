@@ -1,6 +1,7 @@
 """Construct pipelines and steps by name.
 
-A name is that of a bundled pipeline, an entry point of an installed package (NAME = module:Class), or "module:Class".
+A name refers to a bundled pipeline, to an entry point of an installed package (NAME = module:Class), or to any class
+("module:Class"). Bundled steps have no short names.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Random numbers that depend only on (seed, epoch, record), drawn for all records of a batch at once.
 
-Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a keyed bijection of 128-bit
-counters. A counter identifies each random number, so there is no hidden state, and the numbers of any record
-can be computed at any time.
+The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), a keyed
+bijection of 128-bit counters. A counter identifies each random number, so there is no hidden state, and the numbers of
+any record can be computed at any time.
 """
 
 from __future__ import annotations

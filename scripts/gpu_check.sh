@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run everything that needs a GPU: the tests marked gpu, then the benchmarks of mixers and of training on a packed set.
 # usage: scripts/gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]
-#   OUT           folder for logs, JSON and summary.txt, a few small files
+#   OUT           folder for logs, JSON and summary.txt (a few small files)
 #   IMAGE_FOLDER  images for part train as IMAGE_FOLDER/class/image.jpg, packed with a shorter side of 256; without it,
 #                 train is skipped
 #   PART          tests, mixers, mixers_channels_last, train (default: all four). Each part is stopped after

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Lint, format, types and the import contract. `pipelines/` is mapped to dali_mix.pipelines at installation, which static
-# tools cannot follow, so they read a copy of the package laid out as it is installed: build/lint/dali_mix.
+# Check style, formatting, types, the import contract and import cycles. `pipelines/` is mapped to dali_mix.pipelines at
+# installation, which static tools cannot follow, so they read a copy of the package laid out as it is installed:
+# build/lint/dali_mix.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff check .

@@ -105,8 +105,8 @@ def column(
 ) -> list[Any]:
     """Return field `key` of each entry, or `missing` for an entry without it.
 
-    A value that does not satisfy `fits` is added to `mistakes` and returned as None. `expected` describes valid values
-    in the message.
+    For a value that does not satisfy `fits`, an error is added to `mistakes`, and None is returned. `expected`
+    describes valid values in its message.
     """
     values = []
     for number, entry in enumerate(entries):
@@ -141,7 +141,8 @@ def is_text(value: Any) -> bool:
 def boxes_of(entries: list[Any], key: str, where: str, mistakes: Mistakes, signed: bool = False) -> np.ndarray:
     """Return field `key` of each entry as boxes (N, 4) float64: x, y, width, height.
 
-    An invalid box is added to `mistakes` and returned as a row of NaN. If `signed`, width and height may be negative.
+    For an invalid box, an error is added to `mistakes`, and the row is NaN. If `signed`, width and height may be
+    negative.
     """
     least = -math.inf if signed else 0
     values: list[Any] = [entry.get(key) if isinstance(entry, dict) else None for entry in entries]

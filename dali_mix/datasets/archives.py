@@ -234,8 +234,8 @@ def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:
 
     `follow_links` is for folders only (see `FolderTree`).
 
-    Raise FileNotFoundError if `root` does not exist. Raise ValueError for a damaged archive, another kind of file, or
-    an archive with `follow_links`.
+    Raise FileNotFoundError if `root` does not exist. Raise ValueError for a damaged or unsafe archive, another kind of
+    file, or an archive with `follow_links`.
     """
     path = Path(root)
     if path.is_file():

@@ -28,7 +28,7 @@ class Options:
 
     Attributes:
         list_file: file of `--list`, which lists images and labels.
-        classes_file: class names in order; or the path of a file of them, or Path("auto").
+        classes_file: a tuple of class names in order, the path of a file that lists them, or Path("auto").
         task: name of the task; None: chosen by the layout.
         years: years to pack, for VOC and COCO.
         unlabelled: "keep" or "drop" images without labels; None: the layout's own rule.
@@ -38,7 +38,8 @@ class Options:
         val_share: fraction of the images (classification: of each class) in split "val"; the rest is "train".
         follow_links: True if symbolic links may leave the root.
         exif: as in `PackOptions`.
-        bad_boxes: "error", "clip" or "drop", for boxes that exceed their image or lie outside it.
+        bad_boxes: "error", "clip" or "drop", for boxes that exceed their image by more than one pixel and 1%, lie
+            outside it or have a negative side.
         mistakes: collects the mistakes found; use `with options.mistakes:` around each check.
     """
 
@@ -81,7 +82,7 @@ class Listing:
     or if the numbers of names and labels differ.
 
     Attributes:
-        tree: the folder or archive, which reads the files.
+        tree: the folder or archive that contains the files.
         names: paths of the images relative to `tree`.
         labels: one label per name.
         classes: class names, in the order of the class indices.
@@ -184,9 +185,9 @@ def listed_paths(
 ) -> dict[str, str]:
     """Read a list of files, one path per line; return path → "FILE: line N" for messages.
 
-    With `last_part`, only the last component of each path is used. A path that is outside `base` or a duplicate is
-    added to `mistakes`. Raise FileNotFoundError if the list is missing, ValueError if it is empty, unless
-    `may_be_empty`.
+    With `last_part`, only the last component of each path is used. For a path outside `base` and for a duplicate, an
+    error is added to `mistakes`. Raise FileNotFoundError if the list is missing, ValueError if it is not UTF-8 text.
+    Also raise ValueError if it lists no file, unless `may_be_empty`.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):

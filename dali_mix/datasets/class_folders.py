@@ -207,7 +207,7 @@ def _unwrapped(tree: Tree, base: str, split: str) -> str:
 def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
     """Return a list with a notice if the folders look like splits; else [].
 
-    They do if all have the same subfolders, or if one has the structure NAME/NAME/CLASS.
+    They do if all have the same subfolders and no images of their own, or if one has the structure NAME/NAME/CLASS.
     """
     for name in folders:
         doubled = _join(base, f"{name}/{name}")

@@ -78,7 +78,7 @@ class PackOptions:
         workers: number of threads; None: one per core or, if other machines pack the shards, one per shard.
         skip_bad: skip images that cannot be read and list them in the manifest.
         force: replace an existing set.
-        exif: what boxes refer to: the rotated image ("apply") or the stored pixels ("ignore"); None: "apply".
+        exif: what boxes and crops refer to: the rotated image ("apply") or the stored pixels ("ignore"); None: "apply".
     """
 
     transform: Transform = field(default_factory=Transform)
@@ -144,9 +144,8 @@ def pack_listing(
 ) -> SetInfo:
     """Pack `listing` as the set `prefix` and return the set's manifest.
 
-    `progress` is called with the number of images done since the last call. `machines` are other machines. If they are
-    set, they pack each shard as a separate job with `options.workers` threads (None: one). The resulting bytes are the
-    same.
+    `progress` is called with the number of images done since the last call. If `machines` is set, these other machines
+    pack each shard as a separate job with `options.workers` threads (None: one). The resulting bytes are the same.
 
     Nothing is published if an exception is raised.
 

@@ -216,7 +216,7 @@ def pack(
 
 
 def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return class names as a tuple. Raise ValueError if there are none, or one is empty, a duplicate or no string."""
+    """Return class names as a tuple. Raise ValueError if there are none, or if one is empty, duplicate or no string."""
     if classes is None:
         return None
     names = tuple(classes) if isinstance(classes, Iterable) else ()

@@ -32,9 +32,9 @@ def shared_split(options: Options, split: str) -> str:
 def of_share(listing: Listing, options: Options, base: str = "") -> Listing:
     """Return the part of `listing` that `--val-share` assigns to its split, or all of it if the option is not set.
 
-    Names are hashed relative to folder `base`. A class with a single image is in "train" only, any other class in both.
-    Raise ValueError if the tree has a folder "val" next to `base` or next to one of its parents, or if the part is
-    empty.
+    Names are hashed relative to folder `base`. A class with a single image is only in "train"; every other class is
+    in both splits. Raise ValueError if the tree has a folder "val" next to `base` or next to one of its parents, or if
+    the part is empty.
     """
     share = options.val_share
     if share is None:

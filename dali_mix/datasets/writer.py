@@ -176,10 +176,10 @@ class Writer:
         Args:
             image: a file path; encoded bytes; a PIL image; or uint8 pixels in RGB, as a numpy array (H, W, 3),
                 (H, W, 1) or (H, W), or as a torch tensor (3, H, W) or (1, H, W).
-            label: classification: the index or the name of a class. Multi-label: the names of the positive classes,
-                or 1, 0 or -1 (ignore) for each class. Detection: a dict in torchvision's format. `boxes` (n, 4) are x1,
-                y1, x2, y2 in pixels after EXIF rotation; `labels` (n,) are indices from 0 or names; `difficult` or
-                `iscrowd` (n,) is optional.
+            label: for classification, the index or the name of a class. For multi-label, the names of the positive
+                classes, or 1, 0 or -1 (ignore) for each class. For detection, a dict in torchvision's format: `boxes`
+                (n, 4) are x1, y1, x2, y2 in pixels after EXIF rotation; `labels` (n,) are indices from 0 or names;
+                `difficult` or `iscrowd` (n,) is optional.
             id: a unique record id; by default the index of the record.
 
         Raises:

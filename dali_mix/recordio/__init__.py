@@ -1,6 +1,6 @@
 """The record format: framing, reader, writer, manifest and verification.
 
-Apart from modules of dali_mix, it depends only on the standard library and numpy.
+Apart from other modules of dali_mix, this package depends only on the standard library and numpy.
 """
 
 from dali_mix.recordio.block import Block

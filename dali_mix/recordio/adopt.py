@@ -230,8 +230,8 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     keys and order of such an index are stored nowhere else, so the new index has the records' ids in file order, and
     the manifest is updated.
 
-    Raise ValueError if `paths` are not those of the set, or if an index that differs from the original would have to be
-    made from a changed table.
+    Raise ValueError if `paths` are not those of the set. Also raise it if the table has changed and the index made from
+    it differs from the original.
     """
     manifest = manifest_path(base)
     info = read_info(manifest)

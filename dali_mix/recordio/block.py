@@ -2,7 +2,9 @@
 
     | record                                          | record …
     | frame head | IRHeader | label floats | image, 0 | frame head …
-                            ^ reserved by `room`, so that a file is read directly to its final position
+                                             ^ reserved by `room`
+
+`room` reserves space for the next image, so that a file is read directly to its final position.
 
 A thread that hashes or writes single images needs the GIL for each of them. With blocks, it needs the GIL once for up
 to 16 images.

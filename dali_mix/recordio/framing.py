@@ -109,7 +109,7 @@ def _read_frame(buffer: memoryview, offset: int) -> tuple[memoryview, int, int]:
 
 
 def walk(buffer: memoryview) -> Iterator[tuple[memoryview, Record]]:
-    """Yield every (payload, Record) of a .rec file. Raise ValueError at the first framing error."""
+    """Yield (payload, Record) for each record of a .rec file. Raise ValueError at the first framing error."""
     offset = 0
     while offset < len(buffer):
         payload, record = read_record(buffer, offset)

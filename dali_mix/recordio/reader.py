@@ -98,7 +98,7 @@ class RecordSet:
         return np.asarray(self.table["height"]) > self.table["width"]
 
     def where(self, row: int) -> str:
-        """Return "FILE: record N" of a row, for error messages."""
+        """Return "FILE: record N" for a row, for error messages."""
         return f"{self.rec_paths[int(self.table['part'][row])]}: record {row}"
 
     def payload(self, row: int) -> memoryview:
@@ -231,8 +231,8 @@ def map_file(path: Path) -> memoryview:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             return memoryview(b"")
-        # A set may have more shards than a process may have open files, and mmap.mmap duplicates the descriptor and
-        # keeps it for as long as the mapping (trackfd=False needs Python 3.13). Therefore reserve the addresses with
+        # A set may have more shards than a process may have open files, and mmap.mmap keeps a duplicate of the
+        # descriptor until the file is unmapped (trackfd=False needs Python 3.13). Therefore reserve the addresses with
         # an anonymous mapping, which needs no descriptor, and map the file over it. Freeing the mapping unmaps both.
         reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
         address = np.frombuffer(reserved, np.uint8).ctypes.data

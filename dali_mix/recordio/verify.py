@@ -55,13 +55,13 @@ def verify_set(
     - the framing, crc32, header and label of each record
     - that each image is complete according to its header, and has the dimensions in the table
 
-    If the table changed, single records are not checked.
+    If the table changed, individual records are not checked.
 
     Args:
         decode: a function that decodes an image, to check every image: encoded (n,) uint8 → height, width. It raises
             ValueError if the image cannot be decoded.
         progress: called with the number of records done since the last call.
-        machines: machines that check the .rec files, one at a time each; this machine checks index and table.
+        machines: machines that check the .rec files, each one file at a time; this machine checks index and table.
     """
     base = set_prefix(prefix)
     try:

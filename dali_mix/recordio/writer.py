@@ -36,8 +36,8 @@ class RecordWriter:
     """A context manager that writes records in order into the .rec files `paths`.
 
     Each file holds an equal share of the `total` positions. If `total` is None, the number of records is unknown and
-    there must be one path. Only `spare_block` and the functions returned by `place` are thread-safe. Raise
-    OSError naming the file if the disk is full.
+    there must be one path. Only `spare_block` and the functions returned by `place` are thread-safe. Writing
+    raises OSError, naming the file, if the disk is full.
     """
 
     def __init__(self, task: str, classes: Iterable[str], total: int | None, paths: Sequence[Path]) -> None:
@@ -274,8 +274,10 @@ def write_set(
 ) -> SetInfo:
     """Write `samples` (`Sample`, or tuples of its first fields, such as (encoded, label)) as the set `prefix`.
 
-    Return the set's manifest. Use it for tests and small sets in memory; `dali_mix.datasets` packs folders in parallel.
-    Raise ValueError naming an invalid sample, FileExistsError if the set exists and `force` is not set.
+    Return the set's manifest. Raise ValueError naming an invalid sample, FileExistsError if the set exists and `force`
+    is not set.
+
+    This function is for tests and small sets in memory. `dali_mix.datasets` packs folders in parallel.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
     total = len(listed)

@@ -39,8 +39,9 @@ def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
 
     Args:
         fallback: what loaders do while there are no workers. With "wait", they wait for one up to ten minutes, or 20
-            seconds when a loader is built. With "local", they decode in their own process, with bit-identical results
-            if the workers decode on CPUs. This needs the set at the same path, and a GPU if the workers decode on GPUs.
+            seconds when a loader is built. With "local", they decode in their own process, which needs the set at the
+            same path, and a GPU if the workers decode on GPUs. If the workers decode on CPUs, the results are
+            bit-identical.
     """
     choice("fallback", fallback, ("wait", "local"))
     ray, where = cluster.join(address)

@@ -157,7 +157,7 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
 
 
 def _no_messages(*_: object) -> None:
-    """Do nothing, instead of Ray's thread that would print 1,200 characters for each worker that died."""
+    """Do nothing. This replaces Ray's thread, which would print 1,200 characters for each worker that died."""
 
 
 def _leave(ray: Any) -> None:

@@ -102,14 +102,18 @@ def metrics(status: Mapping[str, Any]) -> str:
 
 
 class Dashboard:
-    """An HTTP server of a pool's status. It serves `/`, `/metrics` and `/status.json` on its own thread, until `close`.
+    """An HTTP server for a pool's status.
+
+    It serves `/`, `/metrics` and `/status.json` on its own thread, until `close`.
 
     Args:
-        host, port: address to listen on; ValueError if it cannot be used. Port 0 selects a free port, see the attribute
-            `port`.
+        host, port: address to listen on. Port 0 selects a free port; see the attribute `port`.
         address: address of the pool.
         status: called for each request; returns the result of `pool.Pool.status`. If it raises, for example because the
             pool does not answer, the request gets HTTP status 503.
+
+    Raises:
+        ValueError: the address cannot be used.
     """
 
     def __init__(self, host: str, port: int, address: str, status: Callable[[], Mapping[str, Any]]) -> None:

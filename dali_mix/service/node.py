@@ -1,6 +1,6 @@
 """`Node`, this machine's part of a pool: Ray's processes, the workers and, on the head machine, the pool's actor.
 
-    dali-mix serve ─┬─ ray_node.py            this machine's Ray processes, all ended with it
+    dali-mix serve ─┬─ ray_node.py            this machine's Ray processes, which end with it
                     ├─ pool                    on the first machine
                     └─ worker, worker, …       on every machine
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from dali_mix.service import cluster
 
-LEAST_STORE = 160 << 20  # bytes of shared memory: two trainers' windows
+LEAST_STORE = 160 << 20  # bytes of shared memory: enough for the windows of two trainers
 SHARE_OF_STORE = 0.5  # share of it for cached answers; the rest is for answers in flight
 START = 60.0  # seconds for Ray to start
 STOP = 10.0  # seconds for Ray to end

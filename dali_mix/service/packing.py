@@ -359,7 +359,11 @@ class _Mapping:
         self.cancel([attempt for attempt in self.tries if attempt.index >= index])
 
     def cancel(self, tries: Sequence[_Try], *, wait: bool = True) -> None:
-        """Cancel tries. With `wait`, wait for their end, so that they write no file after the packer has cleaned up."""
+        """Cancel tries.
+
+        With `wait`, wait up to `CANCEL` seconds until they end, so that they write no file after the packer has cleaned
+        up.
+        """
         ending = list(tries)
         self.tries = [attempt for attempt in self.tries if attempt not in ending]
         if not ending or self._pool.watch.ended:

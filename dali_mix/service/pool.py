@@ -83,7 +83,7 @@ class Pool:
     # Workers
 
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-        """Register workers, name → (handle, details). Return "", or why they are incompatible with those registered.
+        """Register workers, name → (handle, details). Return "", or why they do not fit the registered workers.
 
         Nodes call this repeatedly. The details are those of `workers.Worker.describe` and, in addition, "node", the id
         of the worker's node, and "capacity", the bytes of answers to cache on that node.
@@ -254,9 +254,9 @@ class Pool:
     def status(self) -> dict[str, Any]:
         """Return the status shown by `dali-mix serve --status`, as plain values.
 
-        Keys: "seconds" since the start, "images_per_second" over the last `RATE_OVER` seconds, "bytes" and "capacity"
-        of the cache, "chunks" cached or pending, the counts "asked", "decoded", "shared", "second_asks" and "lost", and
-        lists of dicts: "workers", "trainers" and "sets".
+        The values are "seconds" since the start, "images_per_second" over the last `RATE_OVER` seconds, "bytes" and
+        "capacity" of the cache, and the number of "chunks" cached or pending. The counts since the start are "asked",
+        "decoded", "shared", "second_asks" and "lost". The lists of dicts are "workers", "trainers" and "sets".
         """
         self._collect()
         now = time.monotonic()

@@ -26,8 +26,8 @@ _PR_SET_PDEATHSIG = 1
 def main(settings: dict[str, Any]) -> int:
     """Run Ray until SIGTERM, or until one of its processes ends, and return the exit status.
 
-    `settings` has `parent` (its process id), `head` (True for a pool's first machine) and `params` (arguments of Ray's
-    `RayParams`).
+    `settings` has `parent` (the parent's process id), `head` (True for a pool's first machine) and `params` (arguments
+    of Ray's `RayParams`).
     """
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
@@ -38,7 +38,7 @@ def main(settings: dict[str, Any]) -> int:
         from ray._private.node import Node
         from ray._private.parameter import RayParams
 
-        # Its processes get SIGKILL when this one dies. Ray's own exit handler would wait for actors to end.
+        # Ray's processes get SIGKILL when this one dies. Ray's own exit handler would wait for actors to end.
         node = Node(RayParams(**settings["params"]), head=settings["head"], shutdown_at_exit=False)
         print(f"node {node.node_id}", flush=True)
         while not stopped and not (dead := node.dead_processes()):

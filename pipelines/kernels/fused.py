@@ -1,4 +1,4 @@
-"""The last steps of a graph as one CPU operator: crop, resize, crop, flip, pad and normalize.
+"""The last steps of a graph as one CPU operator: crop, resize, crop, flip, normalize and pad.
 
 It maps uint8 (H,W,3) to uint8 or float32 (3,h,w). It runs inside the DALI graph, one sample at a time on DALI's
 threads, through the operator behind `nvidia.dali.plugin.numba`.
@@ -91,7 +91,7 @@ def resize_flip(
     crop: DataNode | None = None,
     normalize: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> DataNode:
-    """Crop, resize, crop and flip uint8 HWC images, pad them with zeros, and normalize them.
+    """Crop, resize, crop, flip and normalize uint8 HWC images, and pad the result with zeros.
 
     `available()` must be true.
 

@@ -224,7 +224,10 @@ def _everywhere(builder: Any, number: Any) -> Any:
 
 @njit(nogil=True, error_model="numpy")
 def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return first taps int64 (n_out,) and weights float32 (n_out, taps) for an axis; all taps lie in the image."""
+    """Return the first tap, int64 (n_out,), and the weights, float32 (n_out, taps), of each output pixel of an axis.
+
+    All taps lie in the image.
+    """
     step = n_in / n_out
     radius = max(1.0, step) if antialias else 1.0
     slope = 1.0 / radius
@@ -272,10 +275,10 @@ def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, int]:
 def _sideways_tables(
     n_in: int, n_resized: int, start: int, n_out: int, antialias: bool, flip: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the tables for `_sixteen_pixels` that compute `n_out` of the `n_resized` pixels, from pixel `start` on.
+    """Return the tables with which `_sixteen_pixels` computes `n_out` of `n_resized` pixels, starting at pixel `start`.
 
-    They are byte offsets int64 (n_out,), weights int16 (pairs, n_out, 4, 2) and the number of the weights' fractional
-    bits. With `flip` the pixels are in reverse order.
+    They are byte offsets int64 (n_out,), weights int16 (pairs, n_out, 4, 2) and the number of fractional bits of the
+    weights. With `flip`, the pixels are in reverse order.
     """
     first, exact = axis_weights(n_in, n_resized, antialias)
     weights, bits = _fixed_point(exact[start : start + n_out])

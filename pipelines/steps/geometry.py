@@ -1,4 +1,4 @@
-"""Geometric steps: crops that depend only on the image size, resizing and flips; and decoding."""
+"""Geometric steps (crops that depend only on the image size, resizing and flips), and decoding."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from nvidia.dali.data_node import DataNode
 from dali_mix.options import choice, number
 
 TRIES = 10
-# For `MultiScaleCrop`: sides as fractions of the image's; pairs of indices in `SCALES` (height, width), at most two
-# entries apart; and positions (top, left) in quarters of the free space. The positions are four corners, the centre,
-# the middles of the borders and the quarter points.
+# For `MultiScaleCrop`: sides as fractions of those of the image.
 SCALES = np.array([1.0, 0.875, 0.75, 0.66, 0.5])
+# For `MultiScaleCrop`: pairs (height, width) of indices into `SCALES` that differ by at most 2.
 SIDE_PAIRS = np.array([(i, j) for i in range(5) for j in range(5) if abs(i - j) <= 2])
+# For `MultiScaleCrop`: positions (top, left) in quarters of the free space. They are the four corners, the centre, the
+# middles of the borders and the quarter points.
 QUARTERS = np.array(
     [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
 )

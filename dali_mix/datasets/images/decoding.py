@@ -28,14 +28,14 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them
 _TEXT_PNM = (b"P1", b"P2", b"P3", b"P4")
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # any marker but stuffed zeros, fill bytes, restarts
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # any marker except stuffed zeros, fill bytes and restarts
 # Arbitrary scan data: for the restart interval that is cut short, then for those that may follow.
 _FILLER = bytes(range(1, 241)) + b"".join(bytes([0xFF, 0xD0 + number, *range(1, 65)]) for number in range(8))
 _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
 
 
 def needs_conversion(data: bytes | memoryview) -> bool:
-    """Return True for an image that PIL decodes, but that DALI does not decode, or not to the correct pixels.
+    """Return True for an image that PIL decodes, but that DALI decodes to wrong pixels or not at all.
 
     Raise ValueError for a damaged header of a binary PNM.
     """
@@ -60,7 +60,7 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
 
 
 def has_alpha(data: bytes) -> bool:
-    """Return True if the header declares transparency, False if it does not, or if PIL cannot open the image."""
+    """Return True if the header declares transparency. Return False if PIL cannot open the image."""
     if data[:2] == b"\xff\xd8":  # JPEGs have none, and PIL may warn about their EXIF block
         return False
     try:
@@ -200,7 +200,7 @@ def _opened(data: bytes | memoryview) -> Image.Image:
 
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Rotate and mirror (H, W, 3) by an EXIF orientation, 1 to 8."""
+    """Rotate and mirror an image (H, W, 3) according to an EXIF orientation, 1 to 8."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

@@ -152,7 +152,7 @@ def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
 
 
 def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to `height` x `width`, antialiased."""
+    """Resize an image (H, W, 3) uint8 to `height` x `width`, antialiased."""
     if image.shape[:2] == (height, width):
         return image
     while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:

@@ -1,1 +1,1 @@
-"""Dataset layouts, one per file: a function (root, split, options) -> `Listing`."""
+"""Dataset layouts, one per file. A layout is a function (root, split, options) -> `Listing`."""

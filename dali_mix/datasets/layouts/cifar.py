@@ -1,6 +1,6 @@
 """Layouts `cifar10` and `cifar100`: Python pickles, binary version or image folders, in a folder or an archive.
 
-Arrays are stored losslessly as PNG. The pickles are read without executing them, see `safe_pickle`.
+Arrays are stored losslessly as PNG. The pickles are read without executing them (see `safe_pickle`).
 """
 
 from __future__ import annotations

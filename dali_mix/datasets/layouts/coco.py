@@ -164,7 +164,7 @@ def _name(folder: str, file: str, where: str) -> str:
 
 
 def _sizes(images: list[Any], where: str, mistakes: Mistakes) -> list[tuple[int, int]]:
-    """Return the (height, width) of each image; an invalid side is added to `mistakes` and returned as 0.
+    """Return the (height, width) of each image. For an invalid side, add an error to `mistakes` and return 0.
 
     Boxes are scaled by the size. Some tools write 64.0, which is valid; others write nothing or -1, which is not.
     """
@@ -230,7 +230,7 @@ def _renumbered(
 ) -> np.ndarray:
     """Convert `kind` (N,), indices of `classes` or -1, to indices of the names in `given`.
 
-    A category that is not in `given` is added to `mistakes` and becomes -1.
+    A category that is not in `given` becomes -1, and an error is added to `mistakes`.
     """
     number_of = {composed(name): number for number, name in enumerate(given)}
     renumbered = np.array([*(number_of.get(composed(name), -1) for name in classes), -1])[kind]

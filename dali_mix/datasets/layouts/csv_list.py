@@ -22,9 +22,9 @@ _INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # names that pandas gives t
 def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], list[str]]:
     """Return the rows of a CSV list, and notices on columns that are ignored because they are a pandas index.
 
-    Columns with neither name nor content are ignored too. A line with the wrong number of fields, or an invalid id, is
-    added to `mistakes`. Raise ValueError naming the line for text that is not UTF-8, invalid quoting, a missing `path`
-    or label column, or an unnamed or duplicate column.
+    Columns with neither name nor content are ignored too. For a line with the wrong number of fields or an invalid id,
+    an error is added to `mistakes`. Raise ValueError naming the line for text that is not UTF-8, invalid quoting, a
+    missing `path` or label column, or an unnamed or duplicate column.
     """
     decode_lines(data, where)
     text = data.decode("utf-8-sig")

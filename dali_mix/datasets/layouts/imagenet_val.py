@@ -25,9 +25,10 @@ _FOLDERS = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
 
 
 def imagenet_val(root: Path, split: str, options: Options) -> Listing:
-    """List the images of one flat folder with the labels of `--list`, or of a known file in the root.
+    """List the images of one flat folder with the labels of `--list` or of a known file.
 
-    The folder is the first that exists of root/SPLIT, root/val and root/ILSVRC2012_img_val, else the root.
+    The folder is the first that exists of root/SPLIT, root/val and root/ILSVRC2012_img_val, else the root. Known files
+    are looked up in the root and in the development kit.
 
     Raise FileNotFoundError or ValueError if there are no images or labels, or if they do not match.
     """

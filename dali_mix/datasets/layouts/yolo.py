@@ -1,6 +1,6 @@
 """Layout `yolo`: boxes in text files, as Ultralytics, Roboflow, CVAT and darknet write them.
 
-    data.yaml                     path, train, val, test: folders, lists of images (.txt), or several of them; names
+    data.yaml                     path, names; train, val, test: a folder, a list of images (.txt), or several of these
     images/train/a.jpg            train/images/a.jpg (Roboflow)         obj_train_data/a.jpg (CVAT YOLO 1.1, obj.data)
     labels/train/a.txt            train/labels/a.txt                    obj_train_data/a.txt
 
@@ -156,7 +156,9 @@ def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
 def _images(
     tree: Tree, file: str, config: dict[str, Any], split: str, folders: list[str], mistakes: Mistakes
 ) -> dict[str, str]:
-    """Return image → the folder, or the file and line, that lists it. Append the folders searched to `folders`.
+    """Return image → the folder that contains it, or the file and line that list it.
+
+    Append the searched folders to `folders`.
 
     Raise FileNotFoundError if the split or one of its paths does not exist. Raise ValueError if the split's entry in
     the config is neither a path nor a list of paths.

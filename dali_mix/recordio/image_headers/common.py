@@ -62,7 +62,7 @@ def cut_short(name: str, data: bytes | memoryview) -> ValueError:
 
 
 def read_exif(tiff: bytes) -> Exif:
-    """Return the `Exif` of an EXIF block, whose first bytes are its TIFF header. Only its first directory is read.
+    """Return the `Exif` of the EXIF block `tiff`, which begins with its TIFF header. Only the first directory is read.
 
     Decoders agree if the directory is complete and has a single orientation entry of one short integer. DALI and OpenCV
     ignore the entry's type and count; PIL does not. Each of them stops at a different point in a truncated block. DALI

@@ -7,7 +7,7 @@ import struct
 from dali_mix.recordio.image_headers.common import Exif, ImageHeader, cut_short, merged, read_exif, sized
 
 _END = b"\xff\xd9"
-# Markers that begin a frame (SOF0..SOF15) without DHT (C4), JPG (C8) and DAC (CC), which share the range.
+# Markers that begin a frame (SOF0..SOF15), without DHT (C4), JPG (C8) and DAC (CC), which are in the same range.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PLAIN_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive with Huffman codes
 _SCAN, _APP1, _APP14 = 0xDA, 0xE1, 0xEE
@@ -17,8 +17,8 @@ _NO_LENGTH = frozenset(range(0xD0, 0xDA)) | {0x00, 0x01}
 def read_jpeg(data: bytes | memoryview) -> ImageHeader:
     """Return the header of a JPEG.
 
-    Raise ValueError if it is truncated or damaged before its first scan, or if DALI does not support its bits per
-    sample or its number of components.
+    Raise ValueError if it is truncated, if it is damaged before its first scan, or if DALI does not support its bits
+    per sample or its number of components.
     """
     size, at = len(data), 2
     frame: tuple[int, int, int, int] | None = None  # marker, height, width, components

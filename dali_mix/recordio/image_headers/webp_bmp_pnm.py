@@ -8,7 +8,7 @@ import struct
 from dali_mix.recordio.image_headers.common import ImageHeader, cut_short, merged, read_exif, sized
 
 PNM_MAXIMA = 255, 65535  # DALI 2.4 does not scale by a PNM's maximum value
-_PNM_NUMBER = re.compile(rb"(?:\s+|#[^\n]*\n)*+(\d{1,10})")  # possessive *+: backtracking stores each comment
+_PNM_NUMBER = re.compile(rb"(?:\s+|#[^\n]*\n)*+(\d{1,10})")  # *+ is possessive: backtracking would store each comment
 _ORDER = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")  # in another order, libwebp ignores the rest
 _ANIMATION, _EXIF = 0x02, 0x08  # flags of VP8X
 
