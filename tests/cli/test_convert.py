@@ -46,7 +46,7 @@ def convert(*arguments):
 @pytest.mark.parametrize(
     ("release", "dtype"), [*((name, torch.float32) for name in CASES), ("msl", torch.float16), ("timm", torch.bfloat16)]
 )
-def test_files_there_and_back(tmp_path, capsys, release, dtype):
+def test_round_trip_is_bit_exact(tmp_path, capsys, release, dtype):
     shapes, wrapper, prefix = CASES[release]
     state = {
         prefix + key: value.to(dtype) if value.is_floating_point() else value for key, value in filled(shapes).items()
@@ -80,7 +80,7 @@ def test_detectors_are_not_converted(tmp_path, capsys):
         assert "a detector's weights, which are not converted: torchvision's Faster R-CNN" in capsys.readouterr().err
 
 
-def test_one_release_into_another(tmp_path):
+def test_convert_between_releases(tmp_path):
     state = filled(CASES["saliencymix"][0])
     save_file(state, tmp_path / "in.safetensors")
     assert convert("--from", "torchvision", "--to", "saliencymix", tmp_path / "in.safetensors", tmp_path / "o.pth") == 0
@@ -88,7 +88,7 @@ def test_one_release_into_another(tmp_path):
     assert identical(written["state_dict"], {f"module.{key}": value for key, value in state.items()})
 
 
-def test_embeddings_and_grid(tmp_path, capsys):
+def test_sgre_round_trip_with_embeddings_and_grid(tmp_path, capsys):
     torch.manual_seed(0)
     options = {"embeddings": torch.randn(4, 6), "rank": 8, "feedforward": 16}
     model = build_multilabel("resnet18", "sgre", num_classes=4, head_options=options)
@@ -114,7 +114,7 @@ def run_of(tmp_path, model, average=None):
 
 
 @pytest.mark.parametrize("name", ["best.pt", "latest", "step-00000004.pt"])
-def test_our_checkpoints_become_backbones(tmp_path, capsys, name):
+def test_checkpoint_converts_to_backbone(tmp_path, capsys, name):
     model, average = build_model("torchvision/resnet18", 5), build_model("torchvision/resnet18", 5)
     folder = run_of(tmp_path, model, average)
     out = tmp_path / "out.safetensors"
@@ -133,7 +133,7 @@ def test_our_checkpoints_become_backbones(tmp_path, capsys, name):
 
 @pytest.mark.parametrize("name", ["best.pt", "latest"])
 @pytest.mark.parametrize("kind", ["torchvision/resnet18", "timm/resnet18", "multi-label"])
-def test_recipes_take_checkpoints_of_other_runs_as_backbones(tmp_path, kind, name):
+def test_recipe_loads_checkpoint_of_other_run_as_backbone(tmp_path, kind, name):
     source = build_multilabel("resnet18", "csra", num_classes=5) if kind == "multi-label" else build_model(kind, 5)
     folder = run_of(tmp_path, source)
     model = build_multilabel("resnet18", "max", num_classes=3)
@@ -147,14 +147,14 @@ def test_recipes_take_checkpoints_of_other_runs_as_backbones(tmp_path, kind, nam
     assert identical(model.head.state_dict(), before)
 
 
-def test_a_backbone_of_another_library_is_reported(tmp_path):
+def test_unconverted_backbone_is_refused_with_hint(tmp_path):
     save_file(filled(released.resnet18_shapes("backbone.", LISTED)), tmp_path / "splicemix.safetensors")
     model = build_multilabel("resnet18", "max", num_classes=3)
     with pytest.raises(ValueError, match=r"0\.0% of the model's weights fit.*dali-mix convert"):
         load_weights(model.backbone, tmp_path / "splicemix.safetensors", min_match=0.95)
 
 
-def test_our_models_that_shapes_do_not_tell(tmp_path, capsys):
+def test_unrecognized_model_needs_model_option(tmp_path, capsys):
     model = build_model("timm/resnet10t", 5)
     folder = run_of(tmp_path, model)
     out = tmp_path / "out.safetensors"
@@ -200,7 +200,7 @@ def given(tmp_path):
         (["--to", "sgre", "--grid", "14", "in.safetensors", "out.pth"], "--grid 14: must be rows and columns"),
     ],
 )
-def test_refusals(given, monkeypatch, capsys, arguments, message):
+def test_wrong_arguments_are_refused_in_one_line(given, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(given)
     Path("link.safetensors").symlink_to("in.safetensors")
     before = Path("in.safetensors").read_bytes()
@@ -211,7 +211,7 @@ def test_refusals(given, monkeypatch, capsys, arguments, message):
     assert sorted(path.name for path in Path().iterdir()) == ["in.safetensors", "link.safetensors", "there.pth"]
 
 
-def test_checkpoints_without_average_or_damaged(tmp_path, capsys):
+def test_checkpoint_without_average_or_damaged_is_refused(tmp_path, capsys):
     folder = run_of(tmp_path, build_model("wrn-10-1", 3))
     assert convert("--from", "dali_mix", "--ema", folder / "best.pt", tmp_path / "out.pth") == 1
     assert "contains no averaged weights" in capsys.readouterr().err
@@ -232,7 +232,7 @@ class Marker:
 
 @pytest.mark.parametrize("origin", ["splicemix", "dali_mix"])
 @pytest.mark.parametrize("kind", ["zip", "bare"])
-def test_files_that_would_run_code(tmp_path, capsys, origin, kind):
+def test_files_that_would_run_code_are_refused(tmp_path, capsys, origin, kind):
     content = {"model_state_dict": filled(CASES["splicemix"][0]), "payload": Marker(tmp_path / "marker")}
     if kind == "zip":
         torch.save(content, tmp_path / "in.pth")
@@ -244,7 +244,7 @@ def test_files_that_would_run_code(tmp_path, capsys, origin, kind):
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_what_was_there_survives_a_failed_write(given, monkeypatch, capsys, suffix):
+def test_failed_write_keeps_existing_file(given, monkeypatch, capsys, suffix):
     out = given / f"out.{suffix}"
     out.write_bytes(b"precious")
 

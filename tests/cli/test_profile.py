@@ -13,7 +13,7 @@ def photos(tmp_path_factory):
     return pack_photos(tmp_path_factory.mktemp("photos") / "photos", 24)
 
 
-def test_a_set(photos, tmp_path, capsys):
+def test_profile_writes_json_and_chart(photos, tmp_path, capsys):
     options = ["--batch-size", "4", "--num-threads", "1", "--seconds", "0.5", "--pipeline-options", "image_size=64"]
     files = ["--json", str(tmp_path / "found.json"), "--out", str(tmp_path / "found.png")]
     assert main(["profile", photos, "--device", "cpu", *options, *files]) == 0
@@ -39,7 +39,7 @@ def test_a_set(photos, tmp_path, capsys):
         (["{photos}", "--out", "found.jpg"], "PNG"),
     ],
 )
-def test_nonsense(photos, tmp_path, capsys, arguments, message):
+def test_wrong_arguments_are_refused_in_one_line(photos, tmp_path, capsys, arguments, message):
     arguments = [argument.format(photos=photos, folder=tmp_path) for argument in arguments]
     assert main(["profile", *arguments]) == 1
     said = capsys.readouterr().err

@@ -66,7 +66,7 @@ def trained(scenes):
     return make_config(values), scenes / "run"
 
 
-def test_digits_are_found(trained):
+def test_detector_learns_digits(trained):
     _, work_dir = trained
     train_lines = [record for record in records(work_dir) if record["kind"] == "train"]
     parts = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
@@ -99,7 +99,7 @@ def test_evaluation_report_and_prediction_agree(trained, tmp_path):
         np.testing.assert_allclose(scores, own[:, 5], atol=1e-4)
 
 
-def test_a_file_that_the_model_gives_nan_for_is_left_out(trained, tmp_path, monkeypatch):
+def test_file_with_nan_output_is_reported_as_unreadable(trained, tmp_path, monkeypatch):
     config, work_dir = trained
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(RecordSet(config.val_set).encoded(number).tobytes())
@@ -124,7 +124,7 @@ def surest_scene(config, work_dir):
     return RecordSet(config.val_set).encoded(int(table[table[:, 5].argmax(), 0])).tobytes()
 
 
-def test_boxes_are_in_pixels_of_the_file_as_it_is_shown(trained, tmp_path):
+def test_predicted_boxes_are_in_pixels_of_upright_image(trained, tmp_path):
     """The second file is enlarged twofold and stored rotated, with an EXIF orientation that undoes the rotation."""
     config, work_dir = trained
     (tmp_path / "small.png").write_bytes(surest_scene(config, work_dir))
@@ -153,14 +153,14 @@ def straight(scenes, tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [3, 4, 7])
-def test_killed_and_resumed_bit_for_bit(straight, tmp_path, step):
+def test_killed_and_resumed_run_is_bit_identical(straight, tmp_path, step):
     values, one = straight
     assert run(values, tmp_path / "run", packed=True, kill_at=step) == [KILLED]
     assert run(values, tmp_path / "run", packed=True, resume="must") == [0], said(tmp_path / "run")
     assert_same_run(one, tmp_path / "run")
 
 
-def test_two_ranks_killed_and_resumed(straight, tmp_path):
+def test_two_ranks_killed_and_resumed_are_bit_identical(straight, tmp_path):
     values, _ = straight
     for name, options in (("straight", [{}]), ("killed", [{"kill_at": 5}, {"resume": "must"}])):
         for number, option in enumerate(options):
@@ -169,7 +169,7 @@ def test_two_ranks_killed_and_resumed(straight, tmp_path):
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
 
-def test_two_ranks_evaluate_as_one(trained, tmp_path):
+def test_two_ranks_evaluate_like_one_process(trained, tmp_path):
     """With one image per batch, its padding is the same on one rank and on two."""
     config, work_dir = trained
     values = {**config.resolved(), "weights": str(work_dir / "checkpoints" / "best.pt"), "max_steps": 1}
@@ -182,7 +182,7 @@ def test_two_ranks_evaluate_as_one(trained, tmp_path):
     assert found["AP50"] == pytest.approx(alone.values["AP50"], abs=1e-6)
 
 
-def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
+def test_backbone_loads_classifier_weights(scenes, tmp_path, capsys):
     torch.save(build_model("timm/resnet10t", 7).state_dict(), tmp_path / "backbone.pth")
     model = {**MODEL, "backbone": {"type": "timm/resnet10t", "weights": str(tmp_path / "backbone.pth")}}
     train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "run")
@@ -211,18 +211,18 @@ def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
         ({"pipeline": {"type": "imagenet", "auto_augment": "randaugment"}}, "auto"),
     ],
 )
-def test_mistakes_end_before_anything_starts(scenes, tmp_path, changes, message):
+def test_invalid_detection_recipe_is_refused(scenes, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(make_config(recipe(scenes, **changes)), tmp_path / "run")
 
 
-def test_a_set_without_boxes_is_refused(scene_sets, scenes, tmp_path):
+def test_set_without_boxes_is_refused(scene_sets, scenes, tmp_path):
     values = recipe(scenes, train_set=scene_sets["train_set"], val_set=None)
     with pytest.raises(ValueError, match="objective Detection is for sets with boxes; this is a set for multilabel"):
         train(make_config(values), tmp_path / "run")
 
 
-def test_the_command(trained, tmp_path, capsys):
+def test_detect_command_predicts_draws_and_evaluates(trained, tmp_path, capsys):
     config, work_dir = trained
     image = tmp_path / "scene.png"
     image.write_bytes(surest_scene(config, work_dir))
@@ -258,7 +258,7 @@ class ToTheRight(Step):
 
 
 @pytest.mark.parametrize("freeze", [None, "", "norm"])
-def test_a_frozen_backbone_of_random_weights_is_warned_of(scenes, tmp_path, freeze):
+def test_frozen_random_backbone_is_warned_about(scenes, tmp_path, freeze):
     model = {key: value for key, value in MODEL.items() if key != "freeze"}
     model |= {} if freeze is None else {"freeze": freeze}
     train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None, checkpoint={})), tmp_path / "run")
@@ -267,7 +267,7 @@ def test_a_frozen_backbone_of_random_weights_is_warned_of(scenes, tmp_path, free
 
 
 @pytest.mark.parametrize("objects", [True, False])
-def test_a_run_tells_of_boxes_that_are_dropped_or_not_there(scenes, tmp_path, objects):
+def test_run_logs_dropped_or_missing_boxes(scenes, tmp_path, objects):
     train_set = scenes / "train"
     records = RecordSet(train_set)
     rows = [row for row in range(40) if len(records.labels(np.arange(row, row + 1))[0])][:4]

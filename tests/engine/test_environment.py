@@ -22,7 +22,7 @@ PLAIN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": 
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, (0, 1, 0), None),
     ],
 )
-def test_variables_of_a_start(variables, expected, place):
+def test_environment_reads_ranks_and_address(variables, expected, place):
     assert env.environment(variables) == expected
     if place:
         assert env.address(variables) == place
@@ -39,7 +39,7 @@ def test_variables_of_a_start(variables, expected, place):
         ({"LOCAL_RANK": "a"}, "LOCAL_RANK must"),
     ],
 )
-def test_variables_that_cannot_be(change, message):
+def test_environment_refuses_invalid_variables(change, message):
     with pytest.raises(ValueError, match=message):
         env.environment({**PLAIN, **change})
 

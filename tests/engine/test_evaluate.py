@@ -55,7 +55,7 @@ def evaluated(tmp_path, values):
     return evaluate_checkpoint(make_config(values), latest, make_loaders=make_loaders).values
 
 
-def test_images_that_a_detector_gives_nan_for_are_named():
+def test_nan_output_of_detector_names_records():
     model = build_detector("torchvision/resnet18", 2, channels=16, hidden=16, rois=16).train()
     images = torch.randn(3, 3, 32, 64, generator=torch.Generator().manual_seed(0))
     images[1, 0, 3, 3] = torch.nan
@@ -72,7 +72,7 @@ def test_images_that_a_detector_gives_nan_for_are_named():
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_training_goes_on_without_a_best_and_says_why(tmp_path, ranks):
+def test_training_with_nan_scores_continues_without_best(tmp_path, ranks):
     values = scoring("nan", batch_size=8, early_stopping={"patience": 2}, epochs=9)
     assert run(values, tmp_path / "run", ranks=ranks) == [0] * ranks, said(tmp_path / "run")
     found = bright()
@@ -92,18 +92,18 @@ def test_training_goes_on_without_a_best_and_says_why(tmp_path, ranks):
 
 
 @pytest.mark.parametrize("changes", [{}, several()], ids=["classification", "multi-label"])
-def test_an_evaluation_names_the_records_it_gives_nan_for(tmp_path, changes):
+def test_evaluation_names_records_with_nan_scores(tmp_path, changes):
     with pytest.raises(NonFiniteScores, match=r"returns NaN for \d+ records, among them \[\d+, .*cannot be scored"):
         evaluated(tmp_path, scoring("nan", max_steps=1, **changes))
 
 
-def test_constant_scores_of_classes_get_what_guessing_would(tmp_path):
+def test_constant_class_scores_get_chance_accuracy(tmp_path):
     found = evaluated(tmp_path, scoring("constant", max_steps=1))
     assert found["top1"] == 25.0
     assert "top5" not in found  # there are only four classes
 
 
-def test_constant_scores_of_labels_get_what_guessing_would(tmp_path):
+def test_constant_label_scores_get_chance_map(tmp_path):
     found = evaluated(tmp_path, scoring("constant", max_steps=1, **several()))
     rows = torch.cat([batch.targets for batch in SyntheticLoader(22, 22, train=False, multilabel=True)])
     shares = [(rows[:, k] == 1).sum().item() / (rows[:, k] >= 0).sum().item() for k in range(4)]
@@ -123,7 +123,7 @@ def test_two_ranks_evaluate_as_one_process(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy(), MultiLabelSoftMargin(), SGRELoss(), AsymmetricLoss()])
-def test_the_loss_of_an_evaluation_is_that_of_all_records_at_once(loss):
+def test_evaluation_loss_is_independent_of_batch_sizes(loss):
     logits = 3 * torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     targets = torch.randint(-1, 2, (9, 4), generator=torch.Generator().manual_seed(1)).float()
     targets[4:6] = -1

@@ -48,7 +48,7 @@ SIDES = {
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_large_pictures_are_decoded_a_few_at_a_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_pixels_per_batch_are_limited(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = []
     for number, side in enumerate(SIDES[name]):
         paths.append(tmp_path / f"{number:02d}.png")
@@ -64,7 +64,7 @@ def test_large_pictures_are_decoded_a_few_at_a_time(name: str, tmp_path: Path, m
         assert len(found[2]) <= 1 + sum(side > 40 for side in SIDES[name]) + len(paths) // 8
 
 
-def test_odd_files_are_seen_as_they_would_be_packed(tmp_path: Path) -> None:
+def test_odd_files_are_loaded_upright_or_reported(tmp_path: Path) -> None:
     files = {name: data for name, (data, _) in [*ODD.items(), *PLAIN.items()]}
     paths = []
     for number, data in enumerate([*files.values(), *(data for data, _ in REFUSED.values())]):
@@ -112,7 +112,7 @@ NOTED = {
 
 
 @pytest.mark.parametrize("name", NOTED)
-def test_what_the_model_is_not_shown_is_counted(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_frames_and_transparency_are_counted(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, said = NOTED[name]
     paths = [tmp_path / f"{number}-{name}" for number in range(2)]
     for path in paths:
@@ -122,7 +122,7 @@ def test_what_the_model_is_not_shown_is_counted(name: str, tmp_path: Path, caplo
     assert caplog.messages == ([f"2 images: {said}"] if said else [])
 
 
-def test_a_dangling_link_is_unreadable(tmp_path: Path) -> None:
+def test_dangling_symlink_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(still("JPEG", "RGB"))
     (tmp_path / "b.jpg").symlink_to("gone.jpg")
     paths = find_images([tmp_path])
@@ -135,6 +135,6 @@ PICTURE = Image.new("RGB", (4, 4))
 
 
 @pytest.mark.parametrize("images", [PICTURE, [PICTURE], np.zeros((2, 4, 4, 3)), torch.zeros(3, 4, 4), [b"a.jpg"], 3])
-def test_an_image_in_memory_is_no_path(images: Any) -> None:
+def test_image_in_memory_is_refused(images: Any) -> None:
     with pytest.raises(TypeError, match=r"an image must be a path, not .*: pass image files or folders; save pixels"):
         find_images(images)

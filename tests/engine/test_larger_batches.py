@@ -15,7 +15,7 @@ from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe
 PLUS = {"type": "ResizeMixPlus", "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
-def test_a_step_on_more_images_than_the_batch_holds(tmp_path):
+def test_step_on_enlarged_batch_equals_plain_step(tmp_path):
     """The trainer's step equals a plain step on the mean loss over both views."""
     changes = {"mixer": PLUS, "max_steps": 1, "schedule": {"type": "constant"}, "ema": None, "log_interval": 1}
     config = make_config(recipe(model=PLAIN, **changes))
@@ -38,7 +38,7 @@ def test_a_step_on_more_images_than_the_batch_holds(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_of_larger_batches_goes_on_equal(tmp_path, ranks):
+def test_run_with_varying_batch_sizes_is_exact_and_resumes(tmp_path, ranks):
     """The choice doubles some batches and not others, so the batch size varies from step to step."""
     choice = {"type": "MixChoice", "mixers": [PLUS, {"type": "CutMix"}], "probs": [0.6, 0.2]}
     values = recipe(mixer=choice, batch_size=10, epochs=2)
@@ -55,7 +55,7 @@ def test_a_run_of_larger_batches_goes_on_equal(tmp_path, ranks):
         assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
 
-def test_splicemix_trains_with_a_multi_label_loss(tmp_path):
+def test_splicemix_trains_with_multilabel_loss(tmp_path):
     values = recipe(mixer={"type": "SpliceMix"}, loss={"type": "torch.nn:BCEWithLogitsLoss"}, val_set=None, epochs=4)
     loaders = lambda config, ranks: (make_loaders(config, ranks)[0], None)  # noqa: E731
     assert train(make_config(values), tmp_path / "run", make_loaders=loaders) == "finished"

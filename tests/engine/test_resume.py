@@ -32,12 +32,12 @@ def straight(tmp_path_factory):
     return work_dir
 
 
-def test_two_runs_are_equal(straight, tmp_path):
+def test_repeated_run_is_bit_identical(straight, tmp_path):
     assert run(recipe(), tmp_path / "again") == [0]
     assert_same_run(straight, tmp_path / "again")
 
 
-def test_losses_are_the_recorded_ones(straight):
+def test_losses_equal_recorded_values(straight):
     """Losses equal those recorded with the torch in .ci/constraints.txt, and every epoch sees every record once."""
     losses = [r["loss"] for r in records(straight) if r["kind"] == "train"]  # the last covers half an interval
     golden = [1.431142, 1.479353, 1.386746, 1.304680, 1.410086, 1.253196, 1.230938, 1.169978]
@@ -63,7 +63,7 @@ def test_killed_before_any_checkpoint(straight, tmp_path):
     assert_same_run(straight, work_dir)
 
 
-def test_killed_again_and_again(straight, tmp_path):
+def test_killed_repeatedly(straight, tmp_path):
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, kill_at=3) == [KILLED]
     for step in (4, 7, 10, 13):
@@ -74,7 +74,7 @@ def test_killed_again_and_again(straight, tmp_path):
 
 # Step 7 is not a multiple of the save interval; step 15 is the last, before the final evaluation.
 @pytest.mark.parametrize("step", [7, 15])
-def test_sigterm_saves_and_goes_on_equal(straight, tmp_path, step):
+def test_sigterm_saves_and_resumes_bit_identical(straight, tmp_path, step):
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, term_at=step) == [PREEMPTED]
     assert newest_state(work_dir)["step"] == step
@@ -83,7 +83,7 @@ def test_sigterm_saves_and_goes_on_equal(straight, tmp_path, step):
 
 
 @pytest.mark.parametrize("step", [7, 15])
-def test_ctrl_c_saves_and_goes_on_equal(straight, tmp_path, step):
+def test_ctrl_c_saves_and_resumes_bit_identical(straight, tmp_path, step):
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, interrupt_at=step) == [INTERRUPTED]
     assert newest_state(work_dir)["step"] == step
@@ -107,20 +107,20 @@ def test_two_ranks_killed(tmp_path, step):
     assert_same_run(one, two)
 
 
-def test_two_ranks_sigterm(tmp_path):
+def test_two_ranks_stop_at_same_step_after_sigterm(tmp_path):
     values = recipe(batch_size=12)
     assert run(values, tmp_path / "run", ranks=2, term_at=5) == [PREEMPTED, PREEMPTED]
     assert newest_state(tmp_path / "run")["step"] == 6  # the ranks agree to stop one step after the signal
     assert run(values, tmp_path / "run", ranks=2, resume="must") == [0, 0]
 
 
-def test_two_ranks_sigterm_while_they_leave(tmp_path):
+def test_two_ranks_ignore_sigterm_while_leaving(tmp_path):
     """After its last save, a rank waits for the others, which may still be saving. SIGTERM does not end it."""
     assert run(recipe(batch_size=12, epochs=1), tmp_path / "run", ranks=2, term_at_end=True) == [0, 0]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
+def test_sigterm_to_one_rank_during_evaluation_saves(tmp_path, rank):
     """SIGTERM reaches one rank only. Both ranks leave, and the steps since the last save are saved."""
     values = recipe(batch_size=12, checkpoint={"interval_epochs": 3})
     assert run(values, tmp_path / "one", ranks=2) == [0, 0]
@@ -132,7 +132,7 @@ def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
-def test_another_number_of_ranks(tmp_path, before, after):
+def test_resume_with_other_number_of_ranks(tmp_path, before, after):
     """The resumed run finishes the epoch, with each record seen once."""
     values, work_dir = recipe(batch_size=12, epochs=2), tmp_path / "run"
     assert run(values, work_dir, ranks=before, term_at=2) == [PREEMPTED] * before
@@ -146,7 +146,7 @@ def test_another_number_of_ranks(tmp_path, before, after):
         assert sorted(i for s in range(4) for i in steps[epoch * 4 + s + 1]) == list(range(40))
 
 
-def test_accumulation_saves_at_its_end_only(tmp_path):
+def test_checkpoint_is_saved_only_after_all_micro_batches(tmp_path):
     """A step of 9 records has 3 micro-batches. It is saved only after all of them, so 3 steps are 27 records."""
     values = recipe(accumulate=3, checkpoint={"interval_steps": 1, "keep": 3})
     assert run(values, tmp_path / "one") == [0]
@@ -157,7 +157,7 @@ def test_accumulation_saves_at_its_end_only(tmp_path):
 
 
 @pytest.mark.parametrize(("accumulate", "batches", "saved"), [(1, 7, 7), (3, 7, 2), (3, 6, 2), (3, 3, 1)])
-def test_sigterm_while_the_loader_waits_for_a_pool(tmp_path, accumulate, batches, saved):
+def test_sigterm_while_loader_waits_for_pool(tmp_path, accumulate, batches, saved):
     """Nothing is saved between micro-batches, because BatchNorm and the loader are then ahead of the last step."""
     values = recipe(accumulate=accumulate, checkpoint={"interval_steps": 1, "keep": 100})
 
@@ -173,7 +173,7 @@ def test_sigterm_while_the_loader_waits_for_a_pool(tmp_path, accumulate, batches
     assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
-def test_sigterm_while_an_evaluation_waits_for_a_pool(tmp_path):
+def test_sigterm_while_evaluation_waits_for_pool(tmp_path):
     def waiting(config, ranks):
         loaders = make_loaders(config, ranks)
         loaders[1].waits_at = 1
@@ -185,7 +185,7 @@ def test_sigterm_while_an_evaluation_waits_for_a_pool(tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
-def test_early_stopping_continues_equal(tmp_path):
+def test_early_stopping_resumes_bit_identical(tmp_path):
     """The best score and the remaining patience are in the checkpoint."""
     values = recipe(
         epochs=12, optimizer={"type": "SGD", "lr": 1e-9}, early_stopping={"patience": 3}, log_ids=True, mixer=None
@@ -203,7 +203,7 @@ def test_early_stopping_continues_equal(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "word"), [({"seed": 1}, "seed=0"), ({"batch_size": 10}, "batch_size=9")], ids=["seed", "batch size"]
 )
-def test_changed_run_is_refused_unless_asked(tmp_path, changes, word):
+def test_changed_run_is_refused_unless_resume_strict_is_off(tmp_path, changes, word):
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, kill_at=6) == [KILLED]
     assert run(recipe(**changes), work_dir, resume="must") == [1]
@@ -212,7 +212,7 @@ def test_changed_run_is_refused_unless_asked(tmp_path, changes, word):
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(27, 2), (3, 14)])
-def test_another_batch_size_goes_on_to_the_same_epoch(tmp_path, batch_size, steps):
+def test_resume_with_other_batch_size_ends_at_same_epoch(tmp_path, batch_size, steps):
     """Interrupt a run at step 12 of 15, after 18 of 40 records of epoch 3. Epochs then have `steps` steps.
 
     With a larger batch, the run used to end at once, because three of its epochs have fewer than 12 steps.
@@ -237,7 +237,7 @@ def test_another_batch_size_goes_on_to_the_same_epoch(tmp_path, batch_size, step
     assert [record["lr"] for record in logged] == [pytest.approx(0.05 * factor(count - 1)) for count in done]
 
 
-def test_another_model_is_refused(tmp_path):
+def test_resume_with_other_model_or_groups_is_refused(tmp_path):
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, kill_at=4) == [KILLED]
     changed = recipe(model={"type": "tests.engine.synthetic:TinyNet", "norm": False})
@@ -248,7 +248,7 @@ def test_another_model_is_refused(tmp_path):
     assert "it has 1 groups of parameters, the recipe's has 2" in said(work_dir)
 
 
-def test_a_changed_rate_is_taken_from_the_recipe_and_said(tmp_path):
+def test_changed_learning_rate_is_applied_and_logged(tmp_path):
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, kill_at=4) == [KILLED]
     values = recipe(optimizer={"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-3})
@@ -257,7 +257,7 @@ def test_a_changed_rate_is_taken_from_the_recipe_and_said(tmp_path):
     assert newest_state(work_dir)["optimizer"]["param_groups"][0]["base_lr"] == 0.01
 
 
-def test_one_of_two_ranks_killed_ends_the_other(tmp_path):
+def test_killed_rank_ends_other_rank(tmp_path):
     """No launcher is involved."""
     processes = start(recipe(batch_size=12), tmp_path / "run", ranks=2, kill_at=3, kill_rank=1)
     codes = finish(processes, seconds=60)
@@ -265,7 +265,7 @@ def test_one_of_two_ranks_killed_ends_the_other(tmp_path):
     assert codes[0] not in (0, None)
 
 
-def test_state_is_tensors_and_plain_values(straight):
+def test_checkpoint_contains_only_tensors_and_plain_values(straight):
     def check(value):
         if isinstance(value, dict):
             for key, inner in value.items():

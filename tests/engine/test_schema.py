@@ -53,12 +53,12 @@ from tests.engine.synthetic import recipe
         ("seed.x=1", "cannot set"),
     ],
 )
-def test_mistakes_are_named(option, match):
+def test_invalid_values_are_named(option, match):
     with pytest.raises(ValueError, match=match):
         load_config("quickstart", [option])
 
 
-def test_batch_must_divide():
+def test_batch_size_must_be_divisible():
     config = make_config(recipe(batch_size=12, accumulate=2))
     assert config.per_rank(3) == 2
     with pytest.raises(ValueError, match="multiple of 8"):
@@ -72,7 +72,7 @@ def test_defaults_are_not_shared():
     assert configs.FIELDS["loss"].default_factory() == {"type": "SoftCrossEntropy"}
 
 
-def test_options_of_a_module_without_any_and_of_one_that_is_called_like_torchs():
+def test_call_with_accepts_only_options_of_module():
     with pytest.raises(ValueError, match="loss Tanh: unknown key 'width'; known: none"):
         call_with(nn.Tanh, "loss Tanh", {"width": 3})
 
@@ -85,7 +85,7 @@ def test_options_of_a_module_without_any_and_of_one_that_is_called_like_torchs()
 
 
 @pytest.mark.parametrize("name", ["sets/p.json", "sets/p.rec", "./sets/p", "sets//p.idx", "sets/p"])
-def test_a_set_has_one_name_in_a_recipe(name):
+def test_set_prefix_is_normalized(name):
     config = make_config(recipe(train_set=name, val_set=name))
     assert (config.train_set, config.val_set) == ("sets/p", "sets/p")
     assert make_config(recipe(val_set=None)).val_set is None

@@ -76,7 +76,7 @@ def evaluated_or_named(path, ema):
     ids=["SGD to AdamW", "AdamW to SGD", "to RMSprop", "same names", "amsgrad", "momentum", "groups", "ema on",
          "ema off", "same tensors"],
 )  # fmt: skip
-def test_what_cannot_be_carried_over_is_refused_or_begins_afresh(tmp_path, before, after, word):
+def test_incompatible_state_is_refused_or_reset(tmp_path, before, after, word):
     begun(tmp_path / "run", **before)
     with pytest.raises(ValueError, match=word) as error:
         resumed(tmp_path / "run", **after)
@@ -112,20 +112,20 @@ def test_what_cannot_be_carried_over_is_refused_or_begins_afresh(tmp_path, befor
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_may_change_is_named_before_the_first_step(made, tmp_path, changes, word):
+def test_allowed_change_is_logged_before_first_step(made, tmp_path, changes, word):
     shutil.copytree(made, tmp_path / "run")
     assert resumed(tmp_path / "run", **changes) == "finished"
     log = (tmp_path / "run" / "train.log").read_text()
     assert word in log.partition("resumed from step-00000006.pt")[0]
 
 
-def test_nothing_is_named_where_nothing_changed(made, tmp_path):
+def test_unchanged_recipe_is_not_logged_as_changed(made, tmp_path):
     shutil.copytree(made, tmp_path / "run")
     assert train_synthetic(recipe(max_steps=6), tmp_path / "run", resume="must")
     assert "changed recipe" not in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_a_run_resumed_with_fewer_epochs_than_it_trained_shows_those_it_trained(made, tmp_path):
+def test_resume_with_fewer_epochs_logs_trained_epochs(made, tmp_path):
     shutil.copytree(made, tmp_path / "run")
     assert resumed(tmp_path / "run", epochs=1) == "finished"
     log = (tmp_path / "run" / "train.log").read_text()
@@ -154,7 +154,7 @@ def test_a_run_resumed_with_fewer_epochs_than_it_trained_shows_those_it_trained(
         put(3, "groups"), put("x", "seed"), put("x", "scaler"),
     ],
 )  # fmt: skip
-def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_path, change):
+def test_modified_checkpoint_with_valid_checksum_is_named(made, tmp_path, change):
     shutil.copytree(made, tmp_path / "run")
     for other in (tmp_path / "run" / "checkpoints").glob("step-0000000[1-5].pt"):
         other.unlink()
@@ -168,7 +168,7 @@ def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_p
         assert evaluated_or_named(path, ema)
 
 
-def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
+def test_optimizer_state_is_cast_for_fused_optimizer(tmp_path):
     """Saved by plain Adam (CPU), resumed with fused Adam (GPU), which is strict about the type of `step`."""
     adam = {"type": "Adam", "lr": 1e-3}
     train_synthetic(recipe(optimizer=adam, max_steps=4), tmp_path / "run")

@@ -17,7 +17,7 @@ def profiled(folder):
     return json.loads((folder / "profile" / "profile.json").read_text())
 
 
-def test_some_steps_of_a_run(tmp_path, capsys):
+def test_profile_measures_steps_without_changing_run(tmp_path, capsys):
     values = recipe(checkpoint={"interval_steps": 2}, evaluate_epochs=1)
     train_synthetic(values, tmp_path / "plain")
     train_synthetic({**values, "profile": {"first": 2, "last": 9}}, tmp_path / "run")
@@ -41,7 +41,7 @@ def test_some_steps_of_a_run(tmp_path, capsys):
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_that_ends_before(tmp_path):
+def test_profile_of_run_that_ends_early(tmp_path):
     train_synthetic(recipe(max_steps=3, profile={"first": 2, "last": 100}), tmp_path / "run")
     assert profiled(tmp_path / "run")["what"].startswith("steps 2 to 3")
     with pytest.raises(KeyboardInterrupt):
@@ -51,7 +51,7 @@ def test_a_run_that_ends_before(tmp_path):
     assert not (tmp_path / "short" / "profile").exists()
 
 
-def test_steps_are_counted_from_where_a_process_begins(tmp_path):
+def test_profile_counts_steps_from_process_start(tmp_path):
     values = recipe(checkpoint={"interval_steps": 1})
     with pytest.raises(KeyboardInterrupt):
         train_synthetic(values, tmp_path / "run", callbacks=[stop_at(5)])
@@ -59,7 +59,7 @@ def test_steps_are_counted_from_where_a_process_begins(tmp_path):
     assert profiled(tmp_path / "run")["what"] == "steps 2 to 3, on cpu"
 
 
-def test_two_ranks_that_accumulate(tmp_path):
+def test_profile_on_two_ranks_with_accumulation(tmp_path):
     values = recipe(batch_size=8, accumulate=2, profile={"first": 1, "last": 4})
     assert run(values, tmp_path / "run", ranks=2) == [0, 0], said(tmp_path / "run")
     assert profiled(tmp_path / "run")["what"].startswith("steps 1 to 4")
@@ -74,6 +74,6 @@ def test_two_ranks_that_accumulate(tmp_path):
         (True, "profile must be a dict"),
     ],
 )
-def test_wrong_values(profile, message):
+def test_invalid_profile_is_refused(profile, message):
     with pytest.raises(ValueError, match=message):
         make_config(recipe(profile=profile))

@@ -63,7 +63,7 @@ def values(**changes):
     ],
     ids=["sgd", "clip", "infinite", "adamw", "bf16", "last step", "statistics", "statistics with a scaler"],
 )
-def test_a_step_that_is_not_finite_is_not_taken(tmp_path, changes, word):
+def test_non_finite_step_is_not_taken(tmp_path, changes, word):
     with pytest.raises(NonFiniteLoss, match="stopped before that optimizer step") as error:
         train_synthetic(broken(**changes), tmp_path / "run")
     assert word in str(error.value)
@@ -79,7 +79,7 @@ def test_a_step_that_is_not_finite_is_not_taken(tmp_path, changes, word):
 
 @pytest.mark.parametrize("how", ["gradient", "statistics"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_ranks_stop_together_where_one_of_them_breaks(tmp_path, how, rank):
+def test_ranks_stop_together_if_one_is_non_finite(tmp_path, how, rank):
     work_dir = tmp_path / "run"
     assert run(broken(model={"how": how, "rank": rank}), work_dir, ranks=2) == [1, 1]
     texts = [said(work_dir, rank) for rank in (0, 1)]  # one of them may only report that the other failed
@@ -96,14 +96,14 @@ def test_ranks_stop_together_where_one_of_them_breaks(tmp_path, how, rank):
         assert_all_finite(content)
 
 
-def test_the_records_of_all_micro_batches_are_named(tmp_path):
+def test_error_names_records_of_all_micro_batches(tmp_path):
     with pytest.raises(NonFiniteLoss, match=r"at step 2 .*though") as error:
         train_synthetic(broken(accumulate=2), tmp_path / "run")
     assert len(str(error.value).partition("in it: [")[2].partition("]")[0].split(", ")) == 10
 
 
 @pytest.mark.parametrize("steps", [3, 9])
-def test_weights_that_overflow_are_not_saved(tmp_path, steps):
+def test_overflowing_weights_are_not_saved(tmp_path, steps):
     """A finite gradient times too high a rate overflows. This is found when saving, or at the next step's loss."""
     values = broken(optimizer={"type": "SGD", "lr": 1e36}, max_steps=steps, ema=None, model={"at": 99})
     values["checkpoint"] = {"interval_steps": 1} if steps == 3 else {"interval_epochs": 9}
@@ -116,7 +116,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path, steps):
         assert_all_finite(content)
 
 
-def test_moments_that_are_not_finite_are_not_saved(tmp_path):
+def test_non_finite_moments_are_not_saved(tmp_path):
     """An infinite second moment leaves the weights finite, but they would never change again."""
 
     def overflow(trainer):
@@ -131,7 +131,7 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path):
 
 @pytest.mark.parametrize("entry", ["conv.weight", "norm.running_var", "head.bias"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_at_the_start(tmp_path, entry, value):
+def test_non_finite_weights_are_refused_at_start(tmp_path, entry, value):
     train_synthetic(recipe(max_steps=1), tmp_path / "first")
     weights = newest_state(tmp_path / "first")["model"]
     weights[entry].view(-1)[-1] = value
@@ -142,7 +142,7 @@ def test_weights_that_are_not_finite_are_refused_at_the_start(tmp_path, entry, v
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_parameters_without_a_gradient_are_named_on_one_process(tmp_path, capsys, frozen):
+def test_parameters_without_gradient_are_logged_on_one_process(tmp_path, capsys, frozen):
     model = {"type": "tests.engine.broken:Unused", "frozen": frozen}
     train_synthetic(values(model=model, max_steps=3), tmp_path / "run")
     said = capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_parameters_without_a_gradient_are_named_on_one_process(tmp_path, capsys
     ("model", "word"),
     [("Unused", "no gradient reaches aux.weight, aux.bias: freeze"), ("Sometimes", "a parameter had no gradient|aux")],
 )
-def test_parameters_without_a_gradient_are_refused_on_several_processes(tmp_path, model, word):
+def test_parameters_without_gradient_are_refused_on_two_ranks(tmp_path, model, word):
     given = values(model={"type": f"tests.engine.broken:{model}"}, batch_size=10)
     assert run(given, tmp_path / "run", ranks=2) == [1, 1]
     text = said(tmp_path / "run", 0) + said(tmp_path / "run", 1)  # one of them may only report that the other failed
