@@ -103,7 +103,7 @@ def test_misspelled_recipe_gets_suggestion(tmp_path, capsys):
     ("call", "message"),
     [
         (lambda: load_config("quickstart", ["epocs=3"]), r"'epocs' \(did you mean epochs\?\)"),
-        (lambda: build_loss(_with(loss={"type": "SoftCrossEntropi"})), r"\(did you mean SoftCrossEntropy"),
+        (lambda: build_loss(_quickstart_with(loss={"type": "SoftCrossEntropi"})), r"\(did you mean SoftCrossEntropy"),
         (lambda: visualizer_names(["tensorbord"]), r"\(did you mean tensorboard\?\)"),
         (lambda: build_multilabel("resnet18", "cssra", num_classes=3), r"\(did you mean csra"),
         (lambda: pipelines.build("imagnet", True), r"\(did you mean imagenet\?\)"),
@@ -115,7 +115,7 @@ def test_misspelled_name_in_recipe_gets_suggestion(call, message):
         call()
 
 
-def _with(**values):
+def _quickstart_with(**values):
     config = load_config("quickstart", [])
     return make_config({**config.__dict__, **values})
 

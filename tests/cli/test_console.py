@@ -80,7 +80,7 @@ def test_slow_reader_of_non_blocking_pipe_gets_all_output(sets):
 
 
 def test_commands_finish_after_output_pipe_closes(sets, tmp_path):
-    """The reader leaves after three lines. The run continues to its end and saves."""
+    """Training continues and saves after `head -3` has ended; `evaluate` and `predict` still write their files."""
     options = f"train_set={sets['set']} val_set=None max_steps=12 log_interval=1 visualizer=[] batch_size=16"
     status, shown, error = shell(
         f"{PROGRAM} train quickstart --work-dir {tmp_path}/run --cfg-options {options} model.type=wrn-10-1 | head -3",

@@ -104,7 +104,7 @@ def test_sgre_round_trip_with_embeddings_and_grid(tmp_path, capsys):
     assert identical(load_file(tmp_path / "again.safetensors"), model.state_dict())
 
 
-def run_of(tmp_path, model, average=None):
+def save_run(tmp_path, model, average=None):
     """Save weights as the trainer does; return the folder of checkpoints."""
     folder = CheckpointFolder(tmp_path / "checkpoints", 1, pytest.fail)
     ema = {"updates": 3, "model": average.state_dict()} if average else None
@@ -116,7 +116,7 @@ def run_of(tmp_path, model, average=None):
 @pytest.mark.parametrize("name", ["best.pt", "latest", "step-00000004.pt"])
 def test_checkpoint_converts_to_backbone(tmp_path, capsys, name):
     model, average = build_model("torchvision/resnet18", 5), build_model("torchvision/resnet18", 5)
-    folder = run_of(tmp_path, model, average)
+    folder = save_run(tmp_path, model, average)
     out = tmp_path / "out.safetensors"
     assert convert("--from", "dali_mix", folder / name, out) == 0
     assert identical(load_file(out), model.state_dict())
@@ -135,7 +135,7 @@ def test_checkpoint_converts_to_backbone(tmp_path, capsys, name):
 @pytest.mark.parametrize("kind", ["torchvision/resnet18", "timm/resnet18", "multi-label"])
 def test_recipe_loads_checkpoint_of_other_run_as_backbone(tmp_path, kind, name):
     source = build_multilabel("resnet18", "csra", num_classes=5) if kind == "multi-label" else build_model(kind, 5)
-    folder = run_of(tmp_path, source)
+    folder = save_run(tmp_path, source)
     model = build_multilabel("resnet18", "max", num_classes=3)
     before = {key: value.clone() for key, value in model.head.state_dict().items()}
     recipe = SimpleNamespace(model={"backbone": {"weights": str(folder / name)}}, weights=None)
@@ -156,7 +156,7 @@ def test_unconverted_backbone_is_refused_with_hint(tmp_path):
 
 def test_unrecognized_model_needs_model_option(tmp_path, capsys):
     model = build_model("timm/resnet10t", 5)
-    folder = run_of(tmp_path, model)
+    folder = save_run(tmp_path, model)
     out = tmp_path / "out.safetensors"
     assert convert("--from", "dali_mix", folder / "best.pt", out) == 0
     assert "keys are unchanged" in capsys.readouterr().out and identical(load_file(out), model.state_dict())
@@ -173,7 +173,7 @@ def test_unrecognized_model_needs_model_option(tmp_path, capsys):
 
 
 @pytest.fixture
-def given(tmp_path):
+def weights_folder(tmp_path):
     save_file(filled(CASES["splicemix"][0]), tmp_path / "in.safetensors")
     (tmp_path / "there.pth").write_bytes(b"precious")
     return tmp_path
@@ -200,8 +200,8 @@ def given(tmp_path):
         (["--to", "sgre", "--grid", "14", "in.safetensors", "out.pth"], "--grid 14: must be rows and columns"),
     ],
 )
-def test_wrong_arguments_are_refused_in_one_line(given, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(given)
+def test_wrong_arguments_are_refused_in_one_line(weights_folder, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(weights_folder)
     Path("link.safetensors").symlink_to("in.safetensors")
     before = Path("in.safetensors").read_bytes()
     assert convert(*arguments) == 1
@@ -212,7 +212,7 @@ def test_wrong_arguments_are_refused_in_one_line(given, monkeypatch, capsys, arg
 
 
 def test_checkpoint_without_average_or_damaged_is_refused(tmp_path, capsys):
-    folder = run_of(tmp_path, build_model("wrn-10-1", 3))
+    folder = save_run(tmp_path, build_model("wrn-10-1", 3))
     assert convert("--from", "dali_mix", "--ema", folder / "best.pt", tmp_path / "out.pth") == 1
     assert "contains no averaged weights" in capsys.readouterr().err
     content = bytearray((folder / "best.pt").read_bytes())
@@ -244,8 +244,8 @@ def test_files_that_would_run_code_are_refused(tmp_path, capsys, origin, kind):
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_failed_write_keeps_existing_file(given, monkeypatch, capsys, suffix):
-    out = given / f"out.{suffix}"
+def test_failed_write_keeps_existing_file(weights_folder, monkeypatch, capsys, suffix):
+    out = weights_folder / f"out.{suffix}"
     out.write_bytes(b"precious")
 
     def broken(*args, **kwargs):
@@ -255,8 +255,8 @@ def test_failed_write_keeps_existing_file(given, monkeypatch, capsys, suffix):
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_file", broken)
         patch.setattr(torch, "save", broken)
-        assert convert("--from", "splicemix", "--force", given / "in.safetensors", out) == 1
+        assert convert("--from", "splicemix", "--force", weights_folder / "in.safetensors", out) == 1
     assert "No space left" in capsys.readouterr().err and out.read_bytes() == b"precious"
-    assert not list(given.glob(".*"))
-    assert convert("--from", "splicemix", "--force", given / "in.safetensors", out) == 0
+    assert not list(weights_folder.glob(".*"))
+    assert convert("--from", "splicemix", "--force", weights_folder / "in.safetensors", out) == 0
     assert "head.fc.weight" in files.read_state_dict(out)

@@ -67,21 +67,21 @@ def environment(monkeypatch):
     return versions
 
 
-def report(check):
+def count_broken(check):
     findings = installed.Findings()
     findings.guard("check", check)
     return findings.broken
 
 
 def test_every_dependency_is_listed_with_version_and_floor(environment, capsys):
-    assert report(installed.check_packages) == 0
+    assert count_broken(installed.check_packages) == 0
     said = capsys.readouterr().out
     for need in NEEDED:
         if need.name not in DEV and not need.name.startswith(installed.DALI):
             assert re.search(rf"^  ok      {need.name} +{environment[need.name]} \({need.specifier}\)$", said, re.M), (
                 need
             )
-    assert report(installed.check_dali) == 0
+    assert count_broken(installed.check_dali) == 0
     assert "ok      DALI           nvidia-dali-cuda120 2.4.0 (>=2.4.0)" in capsys.readouterr().out
 
 
@@ -91,34 +91,34 @@ def test_missing_or_old_dependency_is_broken_with_pip_command(environment, capsy
     environment.pop(need.name)
     if version is not None:
         environment[need.name] = version
-    broken = report(installed.check_packages) + report(installed.check_dali)
+    broken = count_broken(installed.check_packages) + count_broken(installed.check_dali)
     said = capsys.readouterr().out
     assert broken == 1 and f'pip install "{need.name}{need.specifier}"' in said
 
 
 def test_extras_are_optional(environment, capsys):
     environment.pop("transformers")
-    assert report(installed.check_packages) == 0
+    assert count_broken(installed.check_packages) == 0
     assert 'transformers not installed, optional: pip install -e ".[bert]"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("build", ["opencv-python-headless", "opencv-contrib-python-headless"])
 def test_other_opencv_builds_are_accepted(environment, capsys, build):
     environment[build] = environment.pop("opencv-python")
-    assert report(installed.check_packages) == 0
+    assert count_broken(installed.check_packages) == 0
     environment[build] = "4.1.0"
-    assert report(installed.check_packages) == 1
+    assert count_broken(installed.check_packages) == 1
 
 
 @pytest.mark.parametrize("version", ["2.9.0+cpu", "2.14.1+cu130", "3.0.0rc1", "2.10.0.dev20260101", "2.15.0a0+git123"])
 def test_local_and_pre_release_versions_satisfy_floor(environment, version):
     environment["torch"] = version
-    assert report(installed.check_packages) == 0
+    assert count_broken(installed.check_packages) == 0
 
 
 def test_package_that_fails_to_import_is_broken(environment, monkeypatch, capsys):
     monkeypatch.setattr(installed, "failed_import", lambda module: "libGL.so.1: missing" if module == "cv2" else "")
-    assert report(installed.check_packages) == 1
+    assert count_broken(installed.check_packages) == 1
     assert "cannot be imported: libGL.so.1: missing" in capsys.readouterr().out
 
 
@@ -139,7 +139,7 @@ def test_missing_old_or_mixed_dali_builds_are_broken(environment, capsys, there,
     for name in CUDA12:
         environment.pop(name)
     environment.update({name: version for name, version in there.items() if version is not None})
-    assert report(installed.check_dali) == 1
+    assert count_broken(installed.check_dali) == 1
     said = capsys.readouterr().out
     assert message in said and said.rstrip().endswith(installed.switch_dali(command))
 
@@ -148,7 +148,7 @@ def test_cuda_13_dali_build_is_accepted(environment, capsys):
     for name in CUDA12:
         environment.pop(name)
     environment.update(CUDA13)
-    assert report(installed.check_dali) == 0
+    assert count_broken(installed.check_dali) == 0
     assert "nvidia-dali-cuda130 2.4.0" in capsys.readouterr().out
 
 
@@ -159,8 +159,8 @@ def test_hints_match_commands_in_docs(environment):
     assert all('pip install -e ".[vis]"' in text for text in (README, INSTALL))
 
 
-def test_compile_cache_is_reported(capsys, monkeypatch):
-    assert report(installed.check_compiling) == 0
+def test_compile_cache_is_reported(capsys):
+    assert count_broken(installed.check_compiling) == 0
     assert "compiled functions are kept in" in capsys.readouterr().out
 
 
@@ -170,7 +170,7 @@ def test_compile_cache_is_reported(capsys, monkeypatch):
 def test_small_shared_memory_is_noted_if_ray_is_installed(capsys, monkeypatch, ray, free, noted):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: ray)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    assert report(doctor.check_shared_memory) == 0
+    assert count_broken(doctor.check_shared_memory) == 0
     assert ("64 MB free in /dev/shm: little for `dali-mix serve`" in capsys.readouterr().out) == noted
 
 

@@ -28,7 +28,7 @@ def sets(tmp_path_factory):
 
 
 def workers(launcher):
-    """Return the ids of the processes that torchrun started."""
+    """Return the ids of the rank processes that the launcher started."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     return [int(pid) for pid in children if "dali_mix" in Path(f"/proc/{pid}/cmdline").read_text()]
 
@@ -146,7 +146,7 @@ def test_missing_file_is_reported_before_port_in_use(tmp_path):
         )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "no.pt: no such file" in done.stderr  # the rank's own mistake comes first, as it needs no other rank
+    assert "no.pt: no such file" in done.stderr  # a rank checks its files before it connects to others
 
 
 def test_two_ranks_save_on_sigterm_and_end_after_sigkill(sets, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from dali_mix.cli import main as cli
 
 
-def command(monkeypatch, run):
+def replace_doctor(monkeypatch, run):
     """Make `dali-mix doctor` call `run`."""
     module = types.ModuleType("a_command")
     module.configure, module.run = lambda parser: None, run
@@ -21,7 +21,7 @@ def command(monkeypatch, run):
     monkeypatch.setitem(cli.COMMANDS, "doctor", ("a_command", "a command"))
 
 
-def swallowed(error):
+def ctrl_c_raising(error):
     """Return a command that turns Ctrl-C into `error`, as numpy and torch do while they are imported."""
 
     def run(args):
@@ -37,13 +37,13 @@ def swallowed(error):
     "run",
     [
         lambda args: signal.raise_signal(signal.SIGINT),
-        swallowed(ImportError("cannot load module more than once per process")),
-        swallowed(ValueError("numpy is half imported")),
-        swallowed(OSError("libtorch is half loaded")),
+        ctrl_c_raising(ImportError("cannot load module more than once per process")),
+        ctrl_c_raising(ValueError("numpy is half imported")),
+        ctrl_c_raising(OSError("libtorch is half loaded")),
     ],
 )
 def test_ctrl_c_ends_with_status_130_and_one_line(monkeypatch, run):
-    command(monkeypatch, run)
+    replace_doctor(monkeypatch, run)
     said = []
     before = signal.getsignal(signal.SIGINT)
     assert cli.main(["doctor"], said.append) == 130
@@ -55,7 +55,7 @@ def test_import_error_without_ctrl_c_keeps_traceback(monkeypatch):
     def run(args):
         raise ImportError("no such library")
 
-    command(monkeypatch, run)
+    replace_doctor(monkeypatch, run)
     with pytest.raises(ImportError, match="no such library"):
         cli.main(["doctor"])
 
@@ -115,7 +115,7 @@ def test_os_error_is_one_line_with_file_and_advice(monkeypatch, capsys, command,
     assert error.count("\n") == 1 and "[Errno" not in error
 
 
-OWN = """
+USER_CODE = """
 def run(args):
     {body}
 
@@ -139,10 +139,10 @@ def fails():
 )
 def test_error_in_user_code_names_file_and_line(monkeypatch, tmp_path, capsys, body, error, message):
     path = tmp_path / "own_mixer.py"
-    path.write_text(OWN.format(body=body, error=error))
+    path.write_text(USER_CODE.format(body=body, error=error))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_mixer", raising=False)
-    command(monkeypatch, importlib.import_module("own_mixer").run)
+    replace_doctor(monkeypatch, importlib.import_module("own_mixer").run)
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("dali-mix doctor: error: ") and said.endswith(f"{message.replace('FILE', str(path))}\n")
@@ -150,10 +150,10 @@ def test_error_in_user_code_names_file_and_line(monkeypatch, tmp_path, capsys, b
 
 def test_internal_error_below_user_code_keeps_traceback(monkeypatch, tmp_path):
     path = tmp_path / "own_mixer.py"
-    path.write_text(OWN.format(body="__import__('dali_mix.options').options.did_you_mean(1, 2)", error=""))
+    path.write_text(USER_CODE.format(body="__import__('dali_mix.options').options.did_you_mean(1, 2)", error=""))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_mixer", raising=False)
-    command(monkeypatch, importlib.import_module("own_mixer").run)
+    replace_doctor(monkeypatch, importlib.import_module("own_mixer").run)
     with pytest.raises((TypeError, AttributeError)):
         cli.main(["doctor"])
 

@@ -40,8 +40,8 @@ def start(arguments, out):
 def wait_for(path, process, seconds=60):
     end = time.monotonic() + seconds
     while not Path(path).exists():
-        assert process.exitcode is None, f"ended with {process.exitcode} before {path} was there"
-        assert time.monotonic() < end, f"{path} did not come"
+        assert process.exitcode is None, f"ended with {process.exitcode} before {path} existed"
+        assert time.monotonic() < end, f"{path} was not written in time"
         time.sleep(0.005)
 
 

@@ -28,7 +28,7 @@ from dali_mix.engine.checkpoint.files import (
 )
 from dali_mix.engine.logging import keep_lines
 from dali_mix.models.weights.files import write_weight_file
-from tests.engine.processes import assert_same_run, records, run, said
+from tests.engine.processes import assert_same_run, output_of, records, run
 from tests.engine.synthetic import recipe
 
 STATE = {"model": {"w": torch.arange(2000.0)}, "step": 3, "window": {"loss": 0.5}, "note": None}
@@ -61,9 +61,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def strict(text):
+def parse_strict_json(text):
     """Parse a record as strict JSON; fail on NaN and Infinity."""
-    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
 def test_checkpoint_round_trip_also_with_torch_load(tmp_path):
@@ -152,7 +152,7 @@ def test_newest_raises_if_all_checkpoints_are_damaged(folder):
         folder.newest()  # only the pointer is left
 
 
-@pytest.mark.parametrize("signed", [True, False], ids=["with our checksum", "plain"])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "plain"])
 def test_checkpoint_with_code_is_refused(tmp_path, signed):
     marker, path = tmp_path / "marker", tmp_path / "evil.pt"
     if signed:
@@ -185,23 +185,23 @@ def test_full_disk_keeps_previous_checkpoint(folder):
 def test_run_killed_during_save_resumes_bit_identical(tmp_path, syncs):
     """Kill a run at each sync of a save (file, folder, pointer) in turn, with keep = 1."""
     values = recipe(checkpoint={"interval_steps": 2, "keep": 1})
-    assert run(values, tmp_path / "straight") == [0]
+    assert run(values, tmp_path / "uninterrupted") == [0]
     work_dir = tmp_path / "run"
     assert run(values, work_dir, kill_in_save=syncs) == [-signal.SIGKILL]
-    assert run(values, work_dir, resume="must") == [0], said(work_dir)
-    assert_same_run(tmp_path / "straight", work_dir)
+    assert run(values, work_dir, resume="must") == [0], output_of(work_dir)
+    assert_same_run(tmp_path / "uninterrupted", work_dir)
     assert not list((work_dir / "checkpoints").glob(".*"))
 
 
 def test_resume_falls_back_before_damaged_checkpoint(tmp_path):
-    assert run(recipe(), tmp_path / "straight") == [0]
+    assert run(recipe(), tmp_path / "uninterrupted") == [0]
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, kill_at=9) == [-signal.SIGKILL]
     newest = work_dir / "checkpoints" / "step-00000008.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
     assert run(recipe(), work_dir, resume="must") == [0]
-    assert "step-00000008.pt: cut short" in said(work_dir)
-    assert_same_run(tmp_path / "straight", work_dir)
+    assert "step-00000008.pt: cut short" in output_of(work_dir)
+    assert_same_run(tmp_path / "uninterrupted", work_dir)
 
 
 def test_best_checkpoint_has_first_best_metrics(tmp_path):
@@ -242,7 +242,7 @@ def test_planted_symlink_is_not_followed(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_json_text_writes_non_finite_as_null(value):
     text = json_text({"a": [1, value, {"b": (value, 2.5)}], "c": "NaN", "d": value})
-    assert strict(text) == {"a": [1, None, {"b": [None, 2.5]}], "c": "NaN", "d": None}
+    assert parse_strict_json(text) == {"a": [1, None, {"b": [None, 2.5]}], "c": "NaN", "d": None}
 
 
 def test_dash_is_refused_as_output_file(tmp_path, monkeypatch):

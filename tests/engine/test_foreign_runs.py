@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     return folder
 
 
-class Runs:
+class CreatesFolder:
     """Object that creates the folder `mark` when it is unpickled."""
 
     def __init__(self, mark):
@@ -71,7 +71,7 @@ def commands(folder):
 def test_foreign_config_runs_no_code_and_downloads_nothing(run, changes, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(run / "run")
     (run / "run/foreign_code.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).mkdir()")
-    torch.save({"state_dict": Runs(tmp_path / "ran")}, tmp_path / "w.pth")
+    torch.save({"state_dict": CreatesFolder(tmp_path / "ran")}, tmp_path / "w.pth")
 
     def refused(*args, **kwargs):
         raise AssertionError("a connection")

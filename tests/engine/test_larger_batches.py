@@ -9,7 +9,7 @@ from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import train
 from dali_mix.engine.train.seeding import MIXER, derive_seed
 from dali_mix.mixers import ResizeMixPlus
-from tests.engine.processes import assert_same_run, newest_state, records, run, said
+from tests.engine.processes import assert_same_run, newest_state, output_of, records, run
 from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe
 
 PLUS = {"type": "ResizeMixPlus", "mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -42,17 +42,20 @@ def test_run_with_varying_batch_sizes_is_exact_and_resumes(tmp_path, ranks):
     """The choice doubles some batches and not others, so the batch size varies from step to step."""
     choice = {"type": "MixChoice", "mixers": [PLUS, {"type": "CutMix"}], "probs": [0.6, 0.2]}
     values = recipe(mixer=choice, batch_size=10, epochs=2)
-    assert run(values, tmp_path / "straight", ranks=ranks) == [0] * ranks, said(tmp_path / "straight")
-    train_losses = [r["loss"] for r in records(tmp_path / "straight") if r["kind"] == "train"]
+    assert run(values, tmp_path / "uninterrupted", ranks=ranks) == [0] * ranks, output_of(tmp_path / "uninterrupted")
+    train_losses = [r["loss"] for r in records(tmp_path / "uninterrupted") if r["kind"] == "train"]
     assert all(0 < loss < 3 for loss in train_losses) and train_losses[-1] < train_losses[0]
     ids = [
-        i for rank in range(ranks) for r in records(tmp_path / "straight", f"ids-rank{rank}.jsonl") for i in r["ids"]
+        i
+        for rank in range(ranks)
+        for r in records(tmp_path / "uninterrupted", f"ids-rank{rank}.jsonl")
+        for i in r["ids"]
     ]
-    assert sorted(ids) == sorted([*range(40)] * 2), "each record once an epoch, however many views it had"
+    assert sorted(ids) == sorted([*range(40)] * 2), "each record once per epoch, for any number of views"
     if ranks == 1:
         assert run(values, tmp_path / "killed", kill_at=3) == [-9]
-        assert run(values, tmp_path / "killed", resume="must") == [0], said(tmp_path / "killed")
-        assert_same_run(tmp_path / "straight", tmp_path / "killed")
+        assert run(values, tmp_path / "killed", resume="must") == [0], output_of(tmp_path / "killed")
+        assert_same_run(tmp_path / "uninterrupted", tmp_path / "killed")
 
 
 def test_splicemix_trains_with_multilabel_loss(tmp_path):

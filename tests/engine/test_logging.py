@@ -1,4 +1,4 @@
-"""Logs and visualizers: damaged lines are named; on a full disk, the error names the file and no empty one is left."""
+"""Logs and visualizers: damaged lines are named; a full-disk error names the file, and no empty file is left."""
 
 import contextlib
 import resource

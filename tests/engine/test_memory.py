@@ -11,7 +11,7 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.memory import check_evaluation, check_step, explaining, free_memory, held_by_step
 from dali_mix.engine.run import evaluate_checkpoint, train
-from tests.engine.processes import newest_state, run, said
+from tests.engine.processes import newest_state, output_of, run
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
@@ -87,7 +87,7 @@ def test_bad_records_leaving_one_record_are_explained(tmp_path):
     work_dir = tmp_path / "run"
     changes = {"model": POOLED, "batch_size": 9, "loader": {"on_bad_record": "skip"}}
     assert run(values(**changes), work_dir, bad=first[1:]) == [1]
-    assert "a step gave a process one record" in said(work_dir)
+    assert "a step gave a process one record" in output_of(work_dir)
 
 
 def test_batch_beyond_memory_is_refused_with_valid_advice(monkeypatch):

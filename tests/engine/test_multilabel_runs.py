@@ -11,7 +11,7 @@ from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.engine.train.seeding import INIT, MIXER, derive_seed
 from dali_mix.losses import BinaryCrossEntropy
 from dali_mix.mixers import SpliceMix
-from tests.engine.processes import assert_same_run, newest_state, records, run, said
+from tests.engine.processes import assert_same_run, newest_state, output_of, records, run
 from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe
 
 SYSTEMS = ["csra", "msl", "splicemix", "splicemix_cl", "sgre"]
@@ -55,14 +55,14 @@ def test_one_epoch_improves_map_and_loss(scene_sets, tmp_path, system):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_and_resumed_run_is_bit_identical(tmp_path, changes, ranks):
     batch = {"batch_size": 8 * ranks}
-    assert run(values(**changes, **batch), tmp_path / "straight", ranks=ranks) == [0] * ranks, said(
-        tmp_path / "straight"
+    assert run(values(**changes, **batch), tmp_path / "uninterrupted", ranks=ranks) == [0] * ranks, output_of(
+        tmp_path / "uninterrupted"
     )
     killed = run(values(**changes, **batch), tmp_path / "killed", ranks=ranks, kill_at=3)
     assert killed == [-9] * ranks
     resumed = run(values(**changes, **batch), tmp_path / "killed", ranks=ranks, resume="must")
-    assert resumed == [0] * ranks, said(tmp_path / "killed")
-    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+    assert resumed == [0] * ranks, output_of(tmp_path / "killed")
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "killed")
 
 
 def test_summed_loss_trains_equally_on_one_and_two_ranks(tmp_path):
@@ -70,7 +70,7 @@ def test_summed_loss_trains_equally_on_one_and_two_ranks(tmp_path):
     rates = {"optimizer": {"type": "SGD", "lr": 0.002}, "schedule": {"type": "constant"}}
     given = values(model=PLAIN, loss={"type": "AsymmetricLoss", "reduction": "sum"}, batch_size=6, ema=None, **rates)
     for ranks in (1, 2):
-        assert run(given, tmp_path / str(ranks), ranks=ranks) == [0] * ranks, said(tmp_path / str(ranks))
+        assert run(given, tmp_path / str(ranks), ranks=ranks) == [0] * ranks, output_of(tmp_path / str(ranks))
     one, two = (newest_state(tmp_path / n)["model"] for n in ("1", "2"))
     torch.manual_seed(derive_seed(INIT, 0))
     start = TinyNet(4, norm=False, dropout=0.0).state_dict()
@@ -95,7 +95,7 @@ def test_unknown_labels_are_ignored_by_ranks_and_micro_batches(tmp_path, changes
     rates = {"optimizer": {"type": "SGD", "lr": 0.05}, "schedule": {"type": "constant"}}
     given = values(model=PLAIN, batch_size=6, ema=None, max_steps=8, log_interval=1, **rates, **changes)
     for name, ranks, more in (("one", 1, {}), ("ranks", 2, {}), ("parts", 1, {"accumulate": 2})):
-        assert run({**given, **more}, tmp_path / name, ranks=ranks) == [0] * ranks, said(tmp_path / name)
+        assert run({**given, **more}, tmp_path / name, ranks=ranks) == [0] * ranks, output_of(tmp_path / name)
     one, *others = (newest_state(tmp_path / name)["model"] for name in ("one", "ranks", "parts"))
     torch.manual_seed(derive_seed(INIT, 0))
     start = TinyNet(4, norm=False, dropout=0.0).state_dict()
@@ -111,7 +111,7 @@ def test_unknown_labels_are_ignored_by_ranks_and_micro_batches(tmp_path, changes
 def test_micro_batches_are_weighted_by_known_mixed_labels(tmp_path):
     cut = {"batch_size": 10, "accumulate": 2, "max_steps": 1, "log_interval": 1, "seed": 3}
     given = values(model=PLAIN, loss={"type": "BinaryCrossEntropy"}, mixer={"type": "SpliceMix"}, ema=None, **cut)
-    assert run(given, tmp_path / "run") == [0], said(tmp_path / "run")
+    assert run(given, tmp_path / "run") == [0], output_of(tmp_path / "run")
     torch.manual_seed(derive_seed(INIT, 3))
     model, parts = TinyNet(4, norm=False, dropout=0.0), []
     batches = iter(make_loaders(make_config(given), Ranks(0, 1, torch.device("cpu")))[0])

@@ -62,7 +62,7 @@ def test_masked_supervision_equals_published_formula():
     drawn = objective.draw(IMAGES, generator(5))
     assert (drawn.height, drawn.width) == (30, 44)
     again = objective.draw(IMAGES, generator(5))
-    assert torch.equal(drawn.strokes, again.strokes), "from the generator given"
+    assert torch.equal(drawn.strokes, again.strokes), "the strokes depend on more than the generator"
     loss = objective(IMAGES, TARGETS, None, drawn)
     masked = mask_out(IMAGES, objective.masks.masks(drawn), fill)
     assert not torch.equal(masked, IMAGES)

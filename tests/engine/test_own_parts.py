@@ -23,18 +23,18 @@ from dali_mix.pipelines import Step
 from dali_mix.pipelines.imagenet import ImageNet
 
 class Mine(CutMix):
-    """Of a fixed alpha; takes what the data set knows."""
+    """Mixer that accepts the number of classes, mean and std."""
     def __init__(self, num_classes, mean, std, alpha=0.5):
         super().__init__(num_classes, alpha)
         self.mean, self.std = mean, std
 
 class Passes(CutMix):
-    """Takes the number of classes through **options."""
+    """Mixer that accepts the number of classes through **options."""
     def __init__(self, alpha=0.25, **options):
         super().__init__(alpha=alpha, **options)
 
 class Plain(Mixer):
-    """Takes nothing."""
+    """Mixer without options."""
     changes_targets = False
     def sample(self, batch_size, height, width, generator=None, device="cpu"):
         return batch_size
@@ -56,7 +56,7 @@ class Invert(Step):
         return 255 - images
 
 class Small(ImageNet):
-    """With images of its own size."""
+    """Pipeline with a fixed image size."""
     def __init__(self, *, train, steps=()):
         super().__init__(train=train, image_size=32, steps=steps)
 

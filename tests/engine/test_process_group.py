@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(("gpus", "expected"), [(1, "cuda:0"), (4, "cuda:3"), (2, "there are 2 GPUs")])
 def test_pick_device_without_local_rank(monkeypatch, gpus, expected):
-    """A rank that sees a single GPU, as in a container or a Slurm task, uses it whatever its rank number."""
+    """A rank that sees a single GPU, as in a container or a Slurm task, uses it regardless of its rank."""
     for name, value in {**PLAIN, "RANK": "3", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("LOCAL_RANK", raising=False)

@@ -18,7 +18,7 @@ def test_nan_score_is_never_best():
 
 @pytest.mark.parametrize(("lower", "best"), [(True, 0.2), (False, 0.5)])
 def test_best_follows_direction_of_score(lower, best, monkeypatch, tmp_path):
-    """The score itself states its direction, whatever its name. The same holds for scores of averaged weights."""
+    """The score states its direction, independent of its name. The same holds for scores of averaged weights."""
     found = Best("loss_like", lower_is_better=lower)
     for step, value in enumerate([0.3, 0.5, 0.2]):
         found.update({"loss_like": value}, step)

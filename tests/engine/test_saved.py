@@ -123,7 +123,7 @@ def test_damaged_config_is_named(tmp_path, text):
 
 
 @pytest.fixture(scope="module")
-def narrow(digit_scenes):
+def changed_run(digit_scenes):
     """Train the recipe with another image_size and head option; return the work directory."""
     options = ("epochs=1", "pipeline.image_size=(32,40)", "model.head.num_heads=2", "val_batch_size=7")
     work_dir = digit_scenes / "narrow"
@@ -131,21 +131,21 @@ def narrow(digit_scenes):
     return work_dir
 
 
-def figures(recipe, checkpoint, out):
+def evaluation_metrics(recipe, checkpoint, out):
     assert cli("evaluate", recipe, checkpoint, "--json", out) == 0
     return {key: value for key, value in json.loads(out.read_text()).items() if key not in ("recipe", "checkpoint")}
 
 
 @pytest.mark.parametrize("name", ["best.pt", "latest"])
-def test_copied_checkpoint_uses_values_of_its_run(digit_scenes, narrow, tmp_path, name, capsys, caplog):
-    recipe, checkpoint = digit_scenes / "recipe.py", follow_pointer(narrow / "checkpoints" / name)
-    expected = figures(recipe, checkpoint, tmp_path / "there.json")
+def test_copied_checkpoint_uses_values_of_its_run(digit_scenes, changed_run, tmp_path, name, capsys, caplog):
+    recipe, checkpoint = digit_scenes / "recipe.py", follow_pointer(changed_run / "checkpoints" / name)
+    expected = evaluation_metrics(recipe, checkpoint, tmp_path / "there.json")
     copied = shutil.copy(checkpoint, tmp_path / "copied.pt")
-    assert figures(recipe, copied, tmp_path / "here.json") == expected
+    assert evaluation_metrics(recipe, copied, tmp_path / "here.json") == expected
     assert "using the run's values from " in capsys.readouterr().err
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.copy(recipe, tmp_path / "elsewhere")
-    assert figures(moved, checkpoint, tmp_path / "moved.json") == expected
+    assert evaluation_metrics(moved, checkpoint, tmp_path / "moved.json") == expected
     config, _ = load_evaluated(str(recipe), copied, ["pipeline.image_size=(48,48)"])
     assert (config.pipeline["image_size"], config.val_batch_size) == ((48, 48), 7)
     # In Python, a recipe's path works as in the commands. A config is used as it is, with a warning.
@@ -158,9 +158,9 @@ def test_copied_checkpoint_uses_values_of_its_run(digit_scenes, narrow, tmp_path
     assert "pipeline.image_size=[48, 64] (the run: [32, 40])" in caplog.text and "num_heads" not in caplog.text
 
 
-def test_checkpoint_with_other_recipe_uses_values_of_that_recipe(digit_scenes, narrow, tmp_path, caplog):
+def test_checkpoint_with_other_recipe_uses_values_of_that_recipe(digit_scenes, changed_run, tmp_path, caplog):
     other = shutil.copy(digit_scenes / "recipe.py", tmp_path / "other.py")
-    copied = Path(shutil.copy(narrow / "checkpoints" / "best.pt", tmp_path / "copied.pt"))
+    copied = Path(shutil.copy(changed_run / "checkpoints" / "best.pt", tmp_path / "copied.pt"))
     config, found = load_evaluated(str(other), copied, ["model.head.num_heads=2"])
     assert found is None and tuple(config.pipeline["image_size"]) == (48, 64)
     dali_mix.evaluate(config, copied)

@@ -23,9 +23,9 @@ from dali_mix.engine.train.seeding import INIT, derive_seed
 from dali_mix.losses import SoftCrossEntropy
 from dali_mix.mixers import CutMix, MixUp
 from dali_mix.reports import attention
+from tests.engine.processes import newest_state
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import SyntheticLoader, TinyNet, recipe, train_synthetic
-from tests.engine.test_trainer import newest_state
 
 LOAD = {"batch_size": 1, "train": True}
 POOL = SimpleNamespace(open=print)
@@ -71,7 +71,7 @@ class Centers(nn.Module):
         return SoftCrossEntropy()(outputs, targets)
 
 
-class Noting(Callback):
+class Recorder(Callback):
     """Callback that records its calls, counts steps, and calls `do` after step `at`."""
 
     def __init__(self, at=None, do=None):
@@ -154,11 +154,11 @@ def stop():
 
 
 def test_run_with_objects_resumes_their_states(tmp_path):
-    whole, part = Noting(), Noting(at=5, do=stop)
+    whole, part = Recorder(), Recorder(at=5, do=stop)
     dali_mix.train(config(), tmp_path / "whole", **objects(loss=Centers()), callbacks=[whole])
     with pytest.raises(KeyboardInterrupt):
         dali_mix.train(config(), tmp_path / "run", **objects(loss=Centers()), callbacks=[part])
-    again, loss = Noting(), Centers()
+    again, loss = Recorder(), Centers()
     with pytest.raises(FileExistsError, match="already contains checkpoints"):
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[again])
     given = objects(loss=loss)
@@ -166,16 +166,16 @@ def test_run_with_objects_resumes_their_states(tmp_path):
     assert dali_mix.train(config(), tmp_path / "run", resume=True, **given, callbacks=[again]) == "finished"
     assert_equal(tmp_path / "run", tmp_path / "whole")
     assert again.steps == whole.steps == 15 and loss.calls == 15
-    assert newest_state(tmp_path / "run")["objects"].keys() == {"loss", "callback tests.engine.test_start.Noting"}
+    assert newest_state(tmp_path / "run")["objects"].keys() == {"loss", "callback tests.engine.test_start.Recorder"}
 
 
 def test_sigterm_saves_and_unused_callback_state_is_logged(tmp_path):
-    callback = Noting(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    callback = Recorder(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback]) == "preempted"
     assert newest_state(tmp_path / "run")["step"] == 3
     assert dali_mix.train(config(), tmp_path / "run", resume="auto", **objects()) == "finished"
     assert (
-        "callback tests.engine.test_start.Noting: the checkpoint has its state, but it was not passed now"
+        "callback tests.engine.test_start.Recorder: the checkpoint has its state, but it was not passed now"
         in (tmp_path / "run" / "train.log").read_text()
     )
     dali_mix.train(config(), tmp_path / "whole", **objects())
@@ -247,7 +247,7 @@ HEAD = list(MODEL.head.parameters())
         ({"batch_size": 12}, "yields 9 records at a time over all ranks, but batch_size=12"),
         ({"modle": MODEL}, r"unknown key 'modle' \(did you mean model\?\)"),
         ({"resume": "yes"}, "resume='yes': must be one of"),
-        ({"callbacks": [Noting]}, "callback Noting is a class"),
+        ({"callbacks": [Recorder]}, "callback Recorder is a class"),
         ({"callbacks": [Plain]}, "callback Plain is a class"),
         ({"callbacks": [3]}, r"callback builtins\.int has none of the methods before_epoch"),
     ],
@@ -276,7 +276,7 @@ def test_loader_device_may_be_string(tmp_path):
 
 
 def test_callbacks_are_called_around_steps_and_epochs(tmp_path):
-    callback, steps = Noting(), []
+    callback, steps = Recorder(), []
     dali_mix.train(
         config(epochs=1), tmp_path / "run", **objects(), callbacks=[callback, lambda t: steps.append(t.step)]
     )
@@ -286,18 +286,20 @@ def test_callbacks_are_called_around_steps_and_epochs(tmp_path):
 
 
 def test_error_in_callback_names_callback_and_line(tmp_path):
-    callback = Noting(at=2, do=lambda: {}["key"])
+    callback = Recorder(at=2, do=lambda: {}["key"])
     with pytest.raises(KeyError) as raised:
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback])
-    line = Noting.after_step.__code__.co_firstlineno + 4
-    note = f"raised in after_step of callback tests.engine.test_start.Noting, {__file__}, line {line}"
+    line = Recorder.after_step.__code__.co_firstlineno + 4
+    note = f"raised in after_step of callback tests.engine.test_start.Recorder, {__file__}, line {line}"
     assert raised.value.__notes__ == [note]
 
 
 def test_callback_state_with_unsupported_type_is_refused(tmp_path):
-    callback = Noting()
+    callback = Recorder()
     callback.state_dict = lambda: {"a": [np.zeros(1)]}
-    with pytest.raises(ValueError, match=r"Noting: its state_dict\(\) has a numpy\.ndarray: checkpoints store tensors"):
+    with pytest.raises(
+        ValueError, match=r"Recorder: its state_dict\(\) has a numpy\.ndarray: checkpoints store tensors"
+    ):
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback])
 
 
@@ -450,7 +452,7 @@ class Fixed(nn.Module):
     [
         ({"callbacks": 3}, r"callbacks is a builtins\.int: pass a function, a Callback, or a list of them"),
         ({"callbacks": "print"}, r"callbacks is a builtins\.str: pass"),
-        ({"callbacks": Noting}, "callback Noting is a class"),
+        ({"callbacks": Recorder}, "callback Recorder is a class"),
         ({"callbacks": [lambda: 1]}, r"callback .*<lambda> is called with \(trainer\), but takes \(\): too many"),
         ({"optimizer": lambda: 1}, r"optimizer is called with \(parameters\), but takes \(\): too many"),
         (
@@ -494,7 +496,7 @@ def test_misused_object_is_refused_in_one_line(tmp_path, given, message):
 
 @pytest.mark.parametrize("single", [True, False])
 def test_single_callback_needs_no_list(tmp_path, single):
-    steps, callback = [], Noting()
+    steps, callback = [], Recorder()
     dali_mix.train(config(max_steps=2), tmp_path / "run", **objects(), callbacks=lambda t: steps.append(t.step))
     assert steps == [1, 2]
     given = callback if single else (one for one in [callback])
@@ -502,7 +504,7 @@ def test_single_callback_needs_no_list(tmp_path, single):
     assert callback.steps == 2
 
 
-class Counting:
+class CallableHook:
     """Callback that has hooks and can be called as a function."""
 
     def __init__(self):
@@ -515,13 +517,14 @@ class Counting:
         self.called.append("after_epoch")
 
 
-class CountingSteps(Counting):
+class CallableStepHook(CallableHook):
     def after_step(self, trainer):
         self.called.append("after_step")
 
 
 @pytest.mark.parametrize(
-    ("callback", "called"), [(Counting(), ["after_epoch"]), (CountingSteps(), ["after_step"] * 2 + ["after_epoch"])]
+    ("callback", "called"),
+    [(CallableHook(), ["after_epoch"]), (CallableStepHook(), ["after_step"] * 2 + ["after_epoch"])],
 )
 def test_callback_with_hooks_is_not_called_as_function(tmp_path, callback, called):
     dali_mix.train(config(max_steps=2), tmp_path / "run", **objects(), callbacks=callback)
@@ -555,7 +558,7 @@ def test_errors_name_keywords_in_python_and_options_in_cli(tmp_path, capsys):
 
 
 def test_log_of_python_run_names_keywords(tmp_path, capsys):
-    callback = Noting(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    callback = Recorder(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
     dali_mix.train(config(), tmp_path / "run", **objects(), resume="auto", callbacks=callback)
     log = (tmp_path / "run" / "train.log").read_text()
     assert "resume='auto': no checkpoint yet" in log and "saved at step 3; continue with resume=True\n" in log

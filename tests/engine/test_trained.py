@@ -43,8 +43,8 @@ def test_non_finite_weights_are_not_evaluated(tmp_path, entry, plain):
         evaluate_checkpoint(config, tmp_path / "bad.pt", make_loaders=make_loaders)
 
 
-def test_checkpoint_stores_class_names_and_task(digit_scenes, bare, capsys):
-    recipe, checkpoint = bare
+def test_checkpoint_stores_class_names_and_task(digit_scenes, standalone, capsys):
+    recipe, checkpoint = standalone
     assert cli("predict", recipe, checkpoint, digit_scenes / "scenes" / "00.png", "--top-k", 10) == 0
     assert set(capsys.readouterr().out.split("prediction: ")[1].split("  ")[0].split(",")) == set(DIGITS)
     for name in ("best.pt", "latest"):
@@ -53,7 +53,7 @@ def test_checkpoint_stores_class_names_and_task(digit_scenes, bare, capsys):
         assert (state["classes"], state["task"]) == (list(DIGITS), "multilabel")
 
 
-def test_older_checkpoint_gets_class_names_from_set_or_file(digit_scenes, best, bare, tmp_path, capsys):
+def test_older_checkpoint_gets_class_names_from_set_or_file(digit_scenes, best, standalone, tmp_path, capsys):
     old, image = old_checkpoint(best, tmp_path / "old.pt"), digit_scenes / "scenes" / "00.png"
     assert (
         cli("predict", digit_scenes / "recipe.py", best, image)
@@ -62,11 +62,11 @@ def test_older_checkpoint_gets_class_names_from_set_or_file(digit_scenes, best, 
     )
     one, two = capsys.readouterr().out.splitlines()
     assert one == two
-    assert cli("predict", bare[0], old, image) == 1
+    assert cli("predict", standalone[0], old, image) == 1
     assert "give the names, one per line, with --class-file FILE" in capsys.readouterr().err
     names = tmp_path / "names.txt"
     names.write_text("".join(f"digit {name}\n" for name in DIGITS))
-    assert cli("predict", bare[0], old, image, "--classes", names) == 0
+    assert cli("predict", standalone[0], old, image, "--classes", names) == 0
     where, predicted, rest = one.partition("prediction: ")
     named, gap, scores = rest.partition("  (")
     renamed = ",".join(f"digit {name}" for name in named.split(","))
@@ -74,7 +74,7 @@ def test_older_checkpoint_gets_class_names_from_set_or_file(digit_scenes, best, 
     names.write_text("one\ntwo\n")
     assert cli("predict", digit_scenes / "recipe.py", best, image, "--classes", names) == 1
     assert "2 class names for a model of 10 classes" in capsys.readouterr().err
-    assert cli("predict", bare[0], old, image, "--classes", names) == 1
+    assert cli("predict", standalone[0], old, image, "--classes", names) == 1
     assert "for a different model from the recipe's" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import train
 from dali_mix.engine.train.seeding import derive_seed
 from dali_mix.mixers import CutMix
-from tests.engine.processes import losses, newest_state, records, run, said
+from tests.engine.processes import losses, newest_state, output_of, records, run
 from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe, train_synthetic
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def test_ranks_and_accumulation_match_one_process(tmp_path):
     one = losses(tmp_path / "one")
     assert len(one) == 12
     for name, changes, ranks in [("two", {}, 2), ("micro", {"accumulate": 3}, 1), ("both", {"accumulate": 2}, 2)]:
-        assert run({**values, **changes}, tmp_path / name, ranks=ranks) == [0] * ranks, said(tmp_path / name)
+        assert run({**values, **changes}, tmp_path / name, ranks=ranks) == [0] * ranks, output_of(tmp_path / name)
         torch.testing.assert_close(losses(tmp_path / name), one, rtol=0, atol=1e-5)
         assert records(tmp_path / name)[-1]["top1"] == records(tmp_path / "one")[-1]["top1"]
 
@@ -108,7 +108,7 @@ def test_skipped_records_have_no_weight(tmp_path):
     others += [("given", {"loader": {}}, 2)]  # only the loader itself knows that it skips
     for name, changes, ranks in others:
         given = {"ranks": ranks, "bad": bad, "given": name == "given"}
-        assert run({**values, **changes}, tmp_path / name, **given) == [0] * ranks, said(tmp_path / name)
+        assert run({**values, **changes}, tmp_path / name, **given) == [0] * ranks, output_of(tmp_path / name)
         torch.testing.assert_close(losses(tmp_path / name), wanted, rtol=0, atol=1e-5)
         for key, value in newest_state(tmp_path / name)["model"].items():
             torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=1e-5)
@@ -120,7 +120,7 @@ def test_nan_loss_stops_before_step(tmp_path, ranks):
     work_dir = tmp_path / "run"
     values = recipe(batch_size=10, checkpoint={"interval_steps": 1})
     assert run(values, work_dir, ranks=ranks, nan_at=(17,)) == [1] * ranks
-    texts = [said(work_dir, rank) for rank in range(ranks)]
+    texts = [output_of(work_dir, rank) for rank in range(ranks)]
     named = [text for text in texts if "NonFiniteLoss: the loss is nan at step" in text]
     assert named  # one of two ranks may only report that the other failed
     assert all("17" in re.findall(r"\d+", text.rpartition("Records in it: ")[2]) for text in named)

@@ -30,7 +30,7 @@ def commands(text):
     return [shlex.split(line) for line in part.replace("\\\n", " ").strip().splitlines()]
 
 
-def options_named(text):
+def header_options(text):
     """Yield the KEY=VALUE words after each --cfg-options in a text. They may continue on the next line."""
     for rest in text.split("--cfg-options")[1:]:
         words = []
@@ -86,7 +86,7 @@ def test_header_commands_are_valid(name):
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if "--cfg-options" in header(name)])
 def test_header_options_can_be_set(name, tmp_path, monkeypatch):
-    for words in options_named(header(name)):
+    for words in header_options(header(name)):
         assert words and not any(word.endswith((",", ".", ";")) for word in words)
         config = load_config(name, words)
         for key, value in map(parse_option, words):

@@ -16,7 +16,7 @@ from tests.reports.pictures import encode
 
 @pytest.fixture(scope="module")
 def boxed(tmp_path_factory):
-    """Write six grey images, 80 × 120; all but the last have one box."""
+    """Pack six grey images, 80 × 120 (height × width); all but the last have one box. Return the set."""
     samples = []
     for index in range(6):
         label = [2, 6, index % 2, 0.25, 0.25, 0.75, 0.75, 0]
@@ -66,13 +66,13 @@ GREEN, ORANGE, RED = (44, 160, 44), (255, 140, 0), (224, 24, 45)
         ("none", False, {RED}),
         ("none", True, set()),
         ("right", True, set()),
-        ("beside", False, {ORANGE, RED}),
-        ("beside", True, {ORANGE}),
+        ("wrong", False, {ORANGE, RED}),
+        ("wrong", True, {ORANGE}),
     ],
 )
 def test_sheet_colors_of_single_image(boxed, tmp_path, guess, difficult, colors):
     metrics = DetectionMetrics(2)
-    places = {"right": [[30.0, 20, 90, 60]], "beside": [[0.0, 0, 20, 20]], "none": []}[guess]
+    places = {"right": [[30.0, 20, 90, 60]], "wrong": [[0.0, 0, 20, 20]], "none": []}[guess]
     found = {"boxes": torch.tensor(places).reshape(-1, 4), "scores": torch.full((len(places),), 0.9)}
     found["labels"] = torch.zeros(len(places))
     true = {"boxes": torch.tensor([[30.0, 20, 90, 60]]), "labels": torch.tensor([0])}

@@ -23,7 +23,7 @@ from dali_mix.reports.columns import Batch, _labels, mixed
 from dali_mix.reports.gallery import natural_size, read_images
 from dali_mix.reports.sheet import CELL, GAP, MARGIN
 from dali_mix.reports.style import BLUE, DPI, ORANGE
-from tests.reports.pictures import COLORS, caption_of, cell, encode, images_of, place_of, shown, size_of
+from tests.reports.pictures import COLORS, caption_of, cell, center_of, encode, images_of, original_pixels, size_of
 
 
 def test_captions_show_shares_and_labels():
@@ -70,7 +70,7 @@ def test_splicemix_column_shows_appended_grids(tmp_path, two_colors, options):
         ):
             color = batch.mean * 255 if gone else images[source, :, 0, 0].float()
             y, x = int(top + height / 2), int(left + width / 2)
-            for pixel in (picture.image[:, y, x].float(), torch.tensor(shown(out, row, 1)[y, x]).float()):
+            for pixel in (picture.image[:, y, x].float(), torch.tensor(original_pixels(out, row, 1)[y, x]).float()):
                 assert (pixel - color).abs().max() <= 1
     assert len(column.pictures) == 4 and len(heads) > 1
 
@@ -80,7 +80,7 @@ def test_splicemix_of_too_few_images_shows_original(tmp_path, two_colors):
     write_set(tmp_path / "three", [(flat, 0)] * 3, classes=["one"])
     out = gallery(tmp_path / "three", ["splicemix"], tmp_path / "t.png")
     assert size_of(out)[0] == pytest.approx((2 * MARGIN + 2 * CELL + GAP) * DPI, abs=1)
-    assert (shown(out, 0, 1) == 90).all()  # nothing is appended, so the image itself is shown
+    assert (original_pixels(out, 0, 1) == 90).all()  # nothing is appended, so the image itself is shown
 
 
 def test_every_view_has_a_column(tmp_path, dots):
@@ -94,7 +94,7 @@ def test_every_view_has_a_column(tmp_path, dots):
     pixels = (255 * (views + mean[:, None, None])).permute(0, 2, 3, 1).numpy()
     for row in range(3):
         for view in range(2):
-            assert np.abs(shown(out, row, 1 + view) - pixels[12 * view + row]).max() <= 1
+            assert np.abs(original_pixels(out, row, 1 + view) - pixels[12 * view + row]).max() <= 1
 
 
 class Mirrored(Mixer):
@@ -143,11 +143,11 @@ def test_peaks_are_marked_at_their_positions(tmp_path, dots):
     for row in range(8):
         for column, peak in ((0, own[row]), (1, own[partners[row]])):
             if peak.min() > 4 and peak.max() < 35:  # the cross is completely inside the area that `cell` cuts out
-                assert place_of(cell(out, row, column), BLUE) == pytest.approx(peak.tolist(), abs=0.75)
+                assert center_of(cell(out, row, column), BLUE) == pytest.approx(peak.tolist(), abs=0.75)
                 seen += 1
     assert seen > 4
     plain = gallery(dots, [mixer], tmp_path / "n.png", **options)
-    assert all(place_of(cell(plain, row, column), BLUE) is None for row in range(8) for column in range(2))
+    assert all(center_of(cell(plain, row, column), BLUE) is None for row in range(8) for column in range(2))
 
 
 def test_saliencymix_outline_is_at_pasted_box(tmp_path, dots):
@@ -158,7 +158,7 @@ def test_saliencymix_outline_is_at_pasted_box(tmp_path, dots):
     for row, (top, left, height, width) in enumerate(located.boxes.tolist()):
         if min(height, width) > 4 and min(top, left) > 1 and max(top + height, left + width) < 39:
             middle = (top + height / 2 - 0.5, left + width / 2 - 0.5)
-            assert place_of(cell(out, row, 1), ORANGE) == pytest.approx(middle, abs=0.75)
+            assert center_of(cell(out, row, 1), ORANGE) == pytest.approx(middle, abs=0.75)
             seen += 1
     assert seen
 
@@ -172,7 +172,7 @@ def test_mixer_gets_uint8_or_normalized_images(tmp_path, dots):
     assert (mixed[:4] != images[:4]).any()
     for row in range(4):
         for column in (1, 2, 3):
-            assert np.abs(shown(out, row, column) - mixed[row].permute(1, 2, 0).numpy()).max() <= 1
+            assert np.abs(original_pixels(out, row, column) - mixed[row].permute(1, 2, 0).numpy()).max() <= 1
 
 
 def test_mixchoice_shows_drawn_mixer(tmp_path, dots):
@@ -180,13 +180,13 @@ def test_mixchoice_shows_drawn_mixer(tmp_path, dots):
     out = gallery(dots, [choice], tmp_path / "c.png", rows=4, seed=3, boxes=False)
     mixed, _ = choice(images_of(dots, 3), torch.zeros(12, dtype=torch.int64), torch.Generator().manual_seed(3))
     for row in range(4):
-        assert np.abs(shown(out, row, 1) - mixed[row].permute(1, 2, 0).numpy()).max() <= 1
+        assert np.abs(original_pixels(out, row, 1) - mixed[row].permute(1, 2, 0).numpy()).max() <= 1
 
 
 def test_unmixed_batch_shows_originals(tmp_path, dots):
     out = gallery(dots, [MixChoice([CutMix(4)], probs=[0.0])], tmp_path / "c.png", rows=2)
     for row in range(2):
-        assert np.array_equal(shown(out, row, 0), shown(out, row, 1))
+        assert np.array_equal(original_pixels(out, row, 0), original_pixels(out, row, 1))
 
 
 def test_maps_option_adds_column(tmp_path, dots):
@@ -194,7 +194,7 @@ def test_maps_option_adds_column(tmp_path, dots):
     assert size_of(out)[0] == pytest.approx((2 * MARGIN + 3 * CELL + 2 * GAP) * DPI, abs=1)
     maps = fine_grained_saliency(images_of(dots, 2)).numpy().astype(int)
     for row in range(2):
-        assert np.abs(shown(out, row, 1) - maps[row, :, :, None]).max() <= 1
+        assert np.abs(original_pixels(out, row, 1) - maps[row, :, :, None]).max() <= 1
 
 
 def test_saliencymix_pastes_boxes_around_peaks(tmp_path, two_colors):

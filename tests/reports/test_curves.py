@@ -69,7 +69,7 @@ def test_series_keeps_finite_numbers_only():
 
 def test_smoothing_is_centered_mean():
     values = [float(i) for i in range(30)]
-    np.testing.assert_allclose(_smoothed(values), values, err_msg="a straight line stays where it is")
+    np.testing.assert_allclose(_smoothed(values), values, err_msg="a straight line is unchanged")
     noisy = list(np.random.default_rng(0).normal(size=400))
     window = 400 // 50
     wanted = [np.mean(noisy[i - window : i + window + 1]) for i in range(window, 400 - window)]

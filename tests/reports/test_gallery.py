@@ -19,7 +19,7 @@ from dali_mix.reports.gallery import _in_words, parse_mixer, read_images
 from dali_mix.reports.sheet import CAPTION, CELL, GAP, HEAD, MARGIN, TITLE, row_height
 from dali_mix.reports.style import BLUE, DPI, ORANGE
 from tests.recordio.samples import with_checksums
-from tests.reports.pictures import cell, encode, place_of, size_of
+from tests.reports.pictures import cell, center_of, encode, size_of
 
 
 def test_seed_determines_gallery(tmp_path, two_colors):
@@ -155,12 +155,12 @@ def test_peaks_maps_and_boxes_options(tmp_path, dots):
     command = ["gallery", str(dots), "--mixers", "saliencymix,resizemix", "--rows", "2", "--seed", "1", "--out"]
     assert main([*command, str(tmp_path / "on.png"), "--peaks", "--maps", "--boxes"]) == 0
     assert main([*command, str(tmp_path / "off.png"), "--no-boxes"]) == 0
-    marked = [place_of(cell(tmp_path / "on.png", row, column), BLUE) for row in range(2) for column in range(3)]
+    marked = [center_of(cell(tmp_path / "on.png", row, column), BLUE) for row in range(2) for column in range(3)]
     assert any(marked)
     for row in range(2):
-        assert place_of(cell(tmp_path / "off.png", row, 0), BLUE) is None
-        assert place_of(cell(tmp_path / "on.png", row, 3), ORANGE) is not None
-        assert place_of(cell(tmp_path / "off.png", row, 2), ORANGE) is None
+        assert center_of(cell(tmp_path / "off.png", row, 0), BLUE) is None
+        assert center_of(cell(tmp_path / "on.png", row, 3), ORANGE) is not None
+        assert center_of(cell(tmp_path / "off.png", row, 2), ORANGE) is None
 
 
 @pytest.mark.filterwarnings("error")
