@@ -31,12 +31,12 @@ def test_profile_writes_json_and_chart(photos, tmp_path, capsys):
     [
         (["/nowhere/set"], "/nowhere/set.json: no such set"),
         (["{folder}"], "profile.json does not exist: train with --cfg-options profile.first=10"),
-        (["{photos}", "--seconds", "0"], "--seconds"),
-        (["{photos}", "--batch-size", "0"], "--batch-size"),
+        (["{photos}", "--seconds", "0"], "--seconds=0.0: must be a finite number"),
+        (["{photos}", "--batch-size", "0"], "--batch-size=0: must be an integer"),
         (["{photos}", "--pipeline-options", "image_size"], "--pipeline-options takes KEY=VALUE"),
-        (["{photos}", "--pipeline-options", "size=3"], "size"),
-        (["{photos}", "--pipeline", "imagnet"], "imagenet"),
-        (["{photos}", "--out", "found.jpg"], "PNG"),
+        (["{photos}", "--pipeline-options", "size=3"], "has no option 'size'"),
+        (["{photos}", "--pipeline", "imagnet"], "did you mean imagenet?"),
+        (["{photos}", "--out", "found.jpg"], "ends in .png"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(photos, tmp_path, capsys, arguments, message):

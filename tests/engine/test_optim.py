@@ -47,10 +47,10 @@ class TestOptimizer:
     @pytest.mark.parametrize(
         ("settings", "paramwise", "match"),
         [
-            ({"type": "SGDD", "lr": 1}, {}, "SGD"),
-            ({"type": "SGD", "lr": 1, "momentun": 1}, {}, "momentun"),
-            ({"type": "SGD", "lr": 1}, {"custom": {"hed": {"lr_mult": 1}}}, "head"),
-            ({"type": "SGD", "lr": 1}, {"custom": {"head": {"lr": 1}}}, "lr_mult"),
+            ({"type": "SGDD", "lr": 1}, {}, "must be one of .*did you mean SGD"),
+            ({"type": "SGD", "lr": 1, "momentun": 1}, {}, "did you mean momentum"),
+            ({"type": "SGD", "lr": 1}, {"custom": {"hed": {"lr_mult": 1}}}, "did you mean head"),
+            ({"type": "SGD", "lr": 1}, {"custom": {"head": {"lr": 1}}}, "unknown key 'lr'; known: decay_mult, lr_mult"),
         ],
     )
     def test_wrong_settings_are_named(self, settings, paramwise, match):

@@ -168,8 +168,8 @@ def test_unreadable_files_are_named_and_skipped(digit_scenes, best, tmp_path, ca
         ),
         ("attention {recipe} {best} {image} --out {here}/out --top-k 0", "top_k=0"),
         ("attention {recipe} {best} {here}/empty --out {here}/out", "no image in it"),
-        ("attention {recipe} {best} {image} --out {here}/file", "file"),
-        ("attention {recipe} {best} {image} --out {here}/file/below", "file"),
+        ("attention {recipe} {best} {image} --out {here}/file", "{here}/file is a file; choose another folder"),
+        ("attention {recipe} {best} {image} --out {here}/file/below", "{here}/file is a file; choose another folder"),
         ("evaluate {recipe} {best} --report {here}/file", "is a file"),
     ],
 )

@@ -557,7 +557,8 @@ def test_errors_name_keywords_in_python_and_options_in_cli(tmp_path, capsys):
     assert "with --resume, or choose another --work-dir" in capsys.readouterr().err
 
 
-def test_log_of_python_run_names_keywords(tmp_path, capsys):
+def test_log_of_python_run_names_keywords(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["my_script.py"])  # the log names the command, and pytest's may contain "--"
     callback = Recorder(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
     dali_mix.train(config(), tmp_path / "run", **objects(), resume="auto", callbacks=callback)
     log = (tmp_path / "run" / "train.log").read_text()
