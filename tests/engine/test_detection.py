@@ -201,13 +201,16 @@ def test_backbone_loads_classifier_weights(scenes, tmp_path, capsys):
         ({"loss": {"type": "BinaryCrossEntropy"}}, "sums the losses of the model; omit loss"),
         ({"objective": {"type": "Plain"}}, "a set for detection is trained with objective Detection"),
         ({"mixer": {"type": "CutMix"}}, "CutMix does not support boxes: choose one of BoxResizeMix, BoxSpliceMix"),
-        ({"metrics": {"protocol": "coca"}}, "protocol='coca'"),
+        ({"metrics": {"protocol": "coca"}}, "protocol='coca': must be one of voc, coco"),
         ({"metrics": {"ties": "random"}}, "metrics of a set for detection: unknown key 'ties'"),
         ({"model": {"type": "torchvision/resnet18"}}, "objective Detection needs model detector, not ResNet"),
         ({"checkpoint": {"best": "AP"}}, "checkpoint.best='AP' is not measured with metrics={}: choose one of AP50"),
-        ({"model": {**MODEL, "neck": "fpm"}}, "neck='fpm'"),
+        ({"model": {**MODEL, "neck": "fpm"}}, "neck='fpm': must be one of fpn, c5"),
         ({"model": {**MODEL, "backbon": 1}}, "did you mean backbone"),
-        ({"pipeline": {"type": "imagenet", "auto_augment": "randaugment"}}, "auto"),
+        (
+            {"pipeline": {"type": "imagenet", "auto_augment": "randaugment"}},
+            "would rotate and shift images but not their boxes",
+        ),
     ],
 )
 def test_invalid_detection_recipe_is_refused(scenes, tmp_path, changes, message):
