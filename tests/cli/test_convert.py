@@ -1,4 +1,4 @@
-"""`dali-mix convert`: bit-exact round trips, our checkpoints as backbones, and refusals."""
+"""`dali-mix convert`: bit-exact round trips, checkpoints as backbones, and refused arguments."""
 
 import pickle
 from pathlib import Path

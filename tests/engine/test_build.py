@@ -1,4 +1,4 @@
-"""Building a run's parts from its recipe: parts that do not fit are named before the first step."""
+"""Building a run's parts from its recipe: incompatible parts are named before the first step."""
 
 from contextlib import closing
 
@@ -187,7 +187,7 @@ def test_head_loads_label_embeddings(tmp_path):
 
 @pytest.mark.parametrize("name", MULTILABEL)
 def test_backbone_weights_option_keeps_other_options(name):
-    """A recipe may state the backbone as a name alone. The other options of a backbone are kept."""
+    """A recipe may give the backbone as a name only. The other options of a backbone are kept."""
     before, config = load_config(name), load_config(name, ["model.backbone.weights=mine.pth"])
     assert weight_files(config) == {"backbone": "mine.pth"}
     backbone = before.model["backbone"]

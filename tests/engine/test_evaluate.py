@@ -1,4 +1,4 @@
-"""Evaluation is exact over ranks and batches, and NaN or constant scores never give plausible metrics."""
+"""Evaluation is exact over ranks and batches. NaN scores are reported; constant scores get metrics of chance."""
 
 import json
 

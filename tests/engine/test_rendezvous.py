@@ -1,4 +1,4 @@
-"""How ranks meet: one message names differing values, and missing, duplicate or failed ranks."""
+"""The rendezvous of ranks: one message names differing values, and missing, duplicate or failed ranks."""
 
 import os
 import signal

@@ -95,7 +95,7 @@ def test_resume_refuses_other_recipe_or_damaged_config(tmp_path):
     ],
 )
 def test_code_named_only_in_stored_config_is_refused(tmp_path, changes, option):
-    """A module:name counts only if the recipe or an option names it. The option in the message is enough."""
+    """A module:name is accepted only if the recipe or an option names it. The option in the message is sufficient."""
     checkpoint = resumable(tmp_path, **changes) / "checkpoints" / "step-00000001.pt"
     with pytest.raises(ValueError, match=f"{option}=subprocess:run is code that the recipe does not name"):
         load_resumed("quickstart", tmp_path)

@@ -169,7 +169,7 @@ def test_modified_checkpoint_with_valid_checksum_is_named(partial_run, tmp_path,
 
 
 def test_optimizer_state_is_cast_for_fused_optimizer(tmp_path):
-    """Saved by plain Adam (CPU), resumed with fused Adam (GPU), which is strict about the type of `step`."""
+    """Plain Adam (used on a CPU) saves the state; fused Adam (used on a GPU) resumes it and needs `step` in float32."""
     adam = {"type": "Adam", "lr": 1e-3}
     train_synthetic(recipe(optimizer=adam, max_steps=4), tmp_path / "run")
     state = newest_state(tmp_path / "run")
