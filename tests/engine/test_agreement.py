@@ -99,7 +99,7 @@ def start(rank, world_size, port, command, options):
 
 
 def run_two(commands, options):
-    """Run two ranks without a launcher, with environment variables only; return (exit statuses, error lines of both)."""
+    """Run two ranks without a launcher, from environment variables only; return (exit statuses, error lines)."""
     port = free_port()
     ranks = [start(rank, 2, port, commands[rank], options[rank]) for rank in range(2)]
     errors = [rank.communicate(timeout=150)[1] for rank in ranks]
