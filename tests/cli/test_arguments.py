@@ -39,7 +39,7 @@ from dali_mix.options import did_you_mean
         ("gallery p --out g.png --mixer cutmix", "did you mean --mixers?"),
     ],
 )
-def test_usage_errors_name_what_was_meant(command, meant, capsys):
+def test_usage_error_suggests_intended_word(command, meant, capsys):
     with pytest.raises(SystemExit) as ended:
         parse(command.split())
     assert ended.value.code == 2
@@ -55,7 +55,7 @@ def test_usage_errors_name_what_was_meant(command, meant, capsys):
         "predict quickstart best.pt --top-k x -- --thresold",  # a file name, not an option
     ],
 )
-def test_nothing_is_suggested_for_what_is_like_nothing(command, capsys):
+def test_usage_error_without_similar_word_suggests_nothing(command, capsys):
     with pytest.raises(SystemExit):
         parse(command.split())
     assert "did you mean" not in capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_help_describes_every_argument_and_names_its_default(command):
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("recipes", "doctor")])
-def test_each_command_reports_unknown_options_in_one_line_that_names_its_help(command, capsys):
+def test_unknown_option_error_is_one_line_and_names_help(command, capsys):
     with pytest.raises(SystemExit):
         parse([command, "--helpp"])
     (line,) = capsys.readouterr().err.splitlines()
@@ -83,18 +83,18 @@ def test_each_command_reports_unknown_options_in_one_line_that_names_its_help(co
     assert line.endswith(f"(see dali-mix {command} --help)")
 
 
-def test_pack_with_a_folder_where_the_layout_belongs_names_the_option(tmp_path, capsys):
+def test_pack_suggests_root_for_folder_in_place_of_layout(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse(["pack", str(tmp_path), "--out", "p"])
     assert f"is unknown (did you mean --root {tmp_path}?); choose from cifar10, " in capsys.readouterr().err
 
 
-def test_values_that_look_like_options_are_left_alone():
+def test_values_that_look_like_options_are_accepted():
     args = parse(["predict", "quickstart", "best.pt", "--threshold", "-0.5", "--", "--workdir.png"])
     assert args.threshold == -0.5 and [str(image) for image in args.images] == ["--workdir.png"]
 
 
-def test_a_misspelt_recipe(tmp_path, capsys):
+def test_misspelled_recipe_gets_suggestion(tmp_path, capsys):
     assert main(["train", "imagenet/resnet50_resizmix", "--work-dir", str(tmp_path / "run")]) == 1
     assert "did you mean imagenet/resnet50:resizemix" in capsys.readouterr().err
 
@@ -103,19 +103,19 @@ def test_a_misspelt_recipe(tmp_path, capsys):
     ("call", "message"),
     [
         (lambda: load_config("quickstart", ["epocs=3"]), r"'epocs' \(did you mean epochs\?\)"),
-        (lambda: build_loss(_with(loss={"type": "SoftCrossEntropi"})), r"\(did you mean SoftCrossEntropy"),
+        (lambda: build_loss(_quickstart_with(loss={"type": "SoftCrossEntropi"})), r"\(did you mean SoftCrossEntropy"),
         (lambda: visualizer_names(["tensorbord"]), r"\(did you mean tensorboard\?\)"),
         (lambda: build_multilabel("resnet18", "cssra", num_classes=3), r"\(did you mean csra"),
         (lambda: pipelines.build("imagnet", True), r"\(did you mean imagenet\?\)"),
         (lambda: pipelines.build("imagenet", True, {"image_sise": 8}), r"\(did you mean image_size"),
     ],
 )
-def test_misspelt_names_in_recipes(call, message):
+def test_misspelled_name_in_recipe_gets_suggestion(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def _with(**values):
+def _quickstart_with(**values):
     config = load_config("quickstart", [])
     return make_config({**config.__dict__, **values})
 

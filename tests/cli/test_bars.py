@@ -50,7 +50,7 @@ def run(command, arguments, stderr):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "attention"])
-def test_on_a_terminal_and_nowhere_else(trained, tmp_path, command):
+def test_bar_is_drawn_only_on_terminal(trained, tmp_path, command):
     arguments = commands(trained, tmp_path)[command]
     terminal, shown_on = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
@@ -74,7 +74,7 @@ def _read(terminal):
         return b""
 
 
-def test_a_line_counts_one_and_a_total_may_come_later(capsys):
+def test_bar_prints_lines_and_accepts_late_total(capsys):
     with Bar("predict", "img", 2) as bar:
         bar.line("a.png prediction: 1")
     assert capsys.readouterr() == ("a.png prediction: 1\n", "")

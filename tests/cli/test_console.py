@@ -42,45 +42,45 @@ def shell(command, **env):
     [("verify {set}", 0), ("verify {damaged}", 1), ("recipes", 0), ("trian", 2)],
 )
 @pytest.mark.parametrize("where", ["| true", "2>&1 | true", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>&1"])
-def test_status_is_the_same_whoever_reads(sets, arguments, status, where):
+def test_closed_or_full_output_keeps_exit_status(sets, arguments, status, where):
     found, _, error = shell(f"{PROGRAM} {arguments.format(**sets)} {where}")
     assert found == status, error
     assert "Traceback" not in error and "Exception ignored" not in error and "BrokenPipe" not in error
 
 
-def test_files_are_written_without_a_console(sets):
+def test_files_are_written_with_closed_streams(sets):
     out = sets["out"] / "again"
     assert shell(f"{PROGRAM} pack digits --split val --out {out} <&- >&- 2>&-")[0] == 0
     found, shown, _ = shell(f"{PROGRAM} verify {out}")
     assert (found, "359 records are intact" in shown) == (0, True)
 
 
-def test_a_full_disk_is_reported_once(sets):
+def test_full_disk_is_reported_once(sets):
     status, _, error = shell(f"{PROGRAM} recipes >/dev/full")
     assert status == 0
     assert error == "dali-mix: standard output: No space left on device; the rest is not printed\n"
 
 
-def test_characters_the_console_lacks_are_escaped(sets):
+def test_unencodable_characters_are_escaped(sets):
     status, shown, error = shell(f"{PROGRAM} verify /no/größe 2>&1", PYTHONIOENCODING="ascii")
     assert (status, error) == (1, "")
     assert r"/no/gr\xf6\xdfe" in shown
 
 
-def test_an_unhandled_exception_keeps_its_status(sets):
+def test_unhandled_exception_into_closed_pipe_keeps_status(sets):
     """A traceback into a closed pipe ends with status 1, not with the 120 of a failed flush."""
     code = "import sys; from dali_mix.cli import console; console.install(); print('x'); raise TypeError('bug')"
     assert shell(f'{sys.executable} -c "{code}" 2>&1 | true')[0] == 1
 
 
-def test_a_reader_that_is_slow_and_a_pipe_that_does_not_block(sets):
+def test_slow_reader_of_non_blocking_pipe_gets_all_output(sets):
     code = "import os; from dali_mix.cli import console; os.set_blocking(1, False); console.install()"
     status, shown, error = shell(f"{sys.executable} -c \"{code}; print('x' * 300000)\" | (sleep 1; wc -c)")
     assert (status, shown.strip(), error) == (0, "300001", "")
 
 
-def test_training_goes_on_without_its_console(sets, tmp_path):
-    """The reader leaves after three lines. The run continues to its end and saves."""
+def test_commands_finish_after_output_pipe_closes(sets, tmp_path):
+    """Training continues and saves after `head -3` has ended; `evaluate` and `predict` still write their files."""
     options = f"train_set={sets['set']} val_set=None max_steps=12 log_interval=1 visualizer=[] batch_size=16"
     status, shown, error = shell(
         f"{PROGRAM} train quickstart --work-dir {tmp_path}/run --cfg-options {options} model.type=wrn-10-1 | head -3",

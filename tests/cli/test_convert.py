@@ -1,4 +1,4 @@
-"""`dali-mix convert`: bit-exact round trips, our checkpoints as backbones, and refusals."""
+"""`dali-mix convert`: bit-exact round trips, checkpoints as backbones, and refused arguments."""
 
 import pickle
 from pathlib import Path
@@ -46,7 +46,7 @@ def convert(*arguments):
 @pytest.mark.parametrize(
     ("release", "dtype"), [*((name, torch.float32) for name in CASES), ("msl", torch.float16), ("timm", torch.bfloat16)]
 )
-def test_files_there_and_back(tmp_path, capsys, release, dtype):
+def test_round_trip_is_bit_exact(tmp_path, capsys, release, dtype):
     shapes, wrapper, prefix = CASES[release]
     state = {
         prefix + key: value.to(dtype) if value.is_floating_point() else value for key, value in filled(shapes).items()
@@ -80,7 +80,7 @@ def test_detectors_are_not_converted(tmp_path, capsys):
         assert "a detector's weights, which are not converted: torchvision's Faster R-CNN" in capsys.readouterr().err
 
 
-def test_one_release_into_another(tmp_path):
+def test_convert_between_releases(tmp_path):
     state = filled(CASES["saliencymix"][0])
     save_file(state, tmp_path / "in.safetensors")
     assert convert("--from", "torchvision", "--to", "saliencymix", tmp_path / "in.safetensors", tmp_path / "o.pth") == 0
@@ -88,7 +88,7 @@ def test_one_release_into_another(tmp_path):
     assert identical(written["state_dict"], {f"module.{key}": value for key, value in state.items()})
 
 
-def test_embeddings_and_grid(tmp_path, capsys):
+def test_sgre_round_trip_with_embeddings_and_grid(tmp_path, capsys):
     torch.manual_seed(0)
     options = {"embeddings": torch.randn(4, 6), "rank": 8, "feedforward": 16}
     model = build_multilabel("resnet18", "sgre", num_classes=4, head_options=options)
@@ -104,7 +104,7 @@ def test_embeddings_and_grid(tmp_path, capsys):
     assert identical(load_file(tmp_path / "again.safetensors"), model.state_dict())
 
 
-def run_of(tmp_path, model, average=None):
+def save_run(tmp_path, model, average=None):
     """Save weights as the trainer does; return the folder of checkpoints."""
     folder = CheckpointFolder(tmp_path / "checkpoints", 1, pytest.fail)
     ema = {"updates": 3, "model": average.state_dict()} if average else None
@@ -114,9 +114,9 @@ def run_of(tmp_path, model, average=None):
 
 
 @pytest.mark.parametrize("name", ["best.pt", "latest", "step-00000004.pt"])
-def test_our_checkpoints_become_backbones(tmp_path, capsys, name):
+def test_checkpoint_converts_to_backbone(tmp_path, capsys, name):
     model, average = build_model("torchvision/resnet18", 5), build_model("torchvision/resnet18", 5)
-    folder = run_of(tmp_path, model, average)
+    folder = save_run(tmp_path, model, average)
     out = tmp_path / "out.safetensors"
     assert convert("--from", "dali_mix", folder / name, out) == 0
     assert identical(load_file(out), model.state_dict())
@@ -133,9 +133,9 @@ def test_our_checkpoints_become_backbones(tmp_path, capsys, name):
 
 @pytest.mark.parametrize("name", ["best.pt", "latest"])
 @pytest.mark.parametrize("kind", ["torchvision/resnet18", "timm/resnet18", "multi-label"])
-def test_recipes_take_checkpoints_of_other_runs_as_backbones(tmp_path, kind, name):
+def test_recipe_loads_checkpoint_of_other_run_as_backbone(tmp_path, kind, name):
     source = build_multilabel("resnet18", "csra", num_classes=5) if kind == "multi-label" else build_model(kind, 5)
-    folder = run_of(tmp_path, source)
+    folder = save_run(tmp_path, source)
     model = build_multilabel("resnet18", "max", num_classes=3)
     before = {key: value.clone() for key, value in model.head.state_dict().items()}
     recipe = SimpleNamespace(model={"backbone": {"weights": str(folder / name)}}, weights=None)
@@ -147,16 +147,16 @@ def test_recipes_take_checkpoints_of_other_runs_as_backbones(tmp_path, kind, nam
     assert identical(model.head.state_dict(), before)
 
 
-def test_a_backbone_of_another_library_is_reported(tmp_path):
+def test_unconverted_backbone_is_refused_with_hint(tmp_path):
     save_file(filled(released.resnet18_shapes("backbone.", LISTED)), tmp_path / "splicemix.safetensors")
     model = build_multilabel("resnet18", "max", num_classes=3)
     with pytest.raises(ValueError, match=r"0\.0% of the model's weights fit.*dali-mix convert"):
         load_weights(model.backbone, tmp_path / "splicemix.safetensors", min_match=0.95)
 
 
-def test_our_models_that_shapes_do_not_tell(tmp_path, capsys):
+def test_unrecognized_model_needs_model_option(tmp_path, capsys):
     model = build_model("timm/resnet10t", 5)
-    folder = run_of(tmp_path, model)
+    folder = save_run(tmp_path, model)
     out = tmp_path / "out.safetensors"
     assert convert("--from", "dali_mix", folder / "best.pt", out) == 0
     assert "keys are unchanged" in capsys.readouterr().out and identical(load_file(out), model.state_dict())
@@ -173,7 +173,7 @@ def test_our_models_that_shapes_do_not_tell(tmp_path, capsys):
 
 
 @pytest.fixture
-def given(tmp_path):
+def weights_folder(tmp_path):
     save_file(filled(CASES["splicemix"][0]), tmp_path / "in.safetensors")
     (tmp_path / "there.pth").write_bytes(b"precious")
     return tmp_path
@@ -200,8 +200,8 @@ def given(tmp_path):
         (["--to", "sgre", "--grid", "14", "in.safetensors", "out.pth"], "--grid 14: must be rows and columns"),
     ],
 )
-def test_refusals(given, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(given)
+def test_wrong_arguments_are_refused_in_one_line(weights_folder, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(weights_folder)
     Path("link.safetensors").symlink_to("in.safetensors")
     before = Path("in.safetensors").read_bytes()
     assert convert(*arguments) == 1
@@ -211,8 +211,8 @@ def test_refusals(given, monkeypatch, capsys, arguments, message):
     assert sorted(path.name for path in Path().iterdir()) == ["in.safetensors", "link.safetensors", "there.pth"]
 
 
-def test_checkpoints_without_average_or_damaged(tmp_path, capsys):
-    folder = run_of(tmp_path, build_model("wrn-10-1", 3))
+def test_checkpoint_without_average_or_damaged_is_refused(tmp_path, capsys):
+    folder = save_run(tmp_path, build_model("wrn-10-1", 3))
     assert convert("--from", "dali_mix", "--ema", folder / "best.pt", tmp_path / "out.pth") == 1
     assert "contains no averaged weights" in capsys.readouterr().err
     content = bytearray((folder / "best.pt").read_bytes())
@@ -232,7 +232,7 @@ class Marker:
 
 @pytest.mark.parametrize("origin", ["splicemix", "dali_mix"])
 @pytest.mark.parametrize("kind", ["zip", "bare"])
-def test_files_that_would_run_code(tmp_path, capsys, origin, kind):
+def test_files_that_would_run_code_are_refused(tmp_path, capsys, origin, kind):
     content = {"model_state_dict": filled(CASES["splicemix"][0]), "payload": Marker(tmp_path / "marker")}
     if kind == "zip":
         torch.save(content, tmp_path / "in.pth")
@@ -244,8 +244,8 @@ def test_files_that_would_run_code(tmp_path, capsys, origin, kind):
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_what_was_there_survives_a_failed_write(given, monkeypatch, capsys, suffix):
-    out = given / f"out.{suffix}"
+def test_failed_write_keeps_existing_file(weights_folder, monkeypatch, capsys, suffix):
+    out = weights_folder / f"out.{suffix}"
     out.write_bytes(b"precious")
 
     def broken(*args, **kwargs):
@@ -255,8 +255,8 @@ def test_what_was_there_survives_a_failed_write(given, monkeypatch, capsys, suff
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_file", broken)
         patch.setattr(torch, "save", broken)
-        assert convert("--from", "splicemix", "--force", given / "in.safetensors", out) == 1
+        assert convert("--from", "splicemix", "--force", weights_folder / "in.safetensors", out) == 1
     assert "No space left" in capsys.readouterr().err and out.read_bytes() == b"precious"
-    assert not list(given.glob(".*"))
-    assert convert("--from", "splicemix", "--force", given / "in.safetensors", out) == 0
+    assert not list(weights_folder.glob(".*"))
+    assert convert("--from", "splicemix", "--force", weights_folder / "in.safetensors", out) == 0
     assert "head.fc.weight" in files.read_state_dict(out)

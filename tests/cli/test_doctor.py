@@ -67,58 +67,58 @@ def environment(monkeypatch):
     return versions
 
 
-def report(check):
+def count_broken(check):
     findings = installed.Findings()
     findings.guard("check", check)
     return findings.broken
 
 
 def test_every_dependency_is_listed_with_version_and_floor(environment, capsys):
-    assert report(installed.check_packages) == 0
+    assert count_broken(installed.check_packages) == 0
     said = capsys.readouterr().out
     for need in NEEDED:
         if need.name not in DEV and not need.name.startswith(installed.DALI):
             assert re.search(rf"^  ok      {need.name} +{environment[need.name]} \({need.specifier}\)$", said, re.M), (
                 need
             )
-    assert report(installed.check_dali) == 0
+    assert count_broken(installed.check_dali) == 0
     assert "ok      DALI           nvidia-dali-cuda120 2.4.0 (>=2.4.0)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("need", REQUIRED, ids=lambda need: need.name)
 @pytest.mark.parametrize("version", [None, "0.0.1"])
-def test_what_is_missing_or_too_old_is_broken_with_a_command(environment, capsys, need, version):
+def test_missing_or_old_dependency_is_broken_with_pip_command(environment, capsys, need, version):
     environment.pop(need.name)
     if version is not None:
         environment[need.name] = version
-    broken = report(installed.check_packages) + report(installed.check_dali)
+    broken = count_broken(installed.check_packages) + count_broken(installed.check_dali)
     said = capsys.readouterr().out
     assert broken == 1 and f'pip install "{need.name}{need.specifier}"' in said
 
 
 def test_extras_are_optional(environment, capsys):
     environment.pop("transformers")
-    assert report(installed.check_packages) == 0
+    assert count_broken(installed.check_packages) == 0
     assert 'transformers not installed, optional: pip install -e ".[bert]"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("build", ["opencv-python-headless", "opencv-contrib-python-headless"])
-def test_another_build_of_opencv_will_do(environment, capsys, build):
+def test_other_opencv_builds_are_accepted(environment, capsys, build):
     environment[build] = environment.pop("opencv-python")
-    assert report(installed.check_packages) == 0
+    assert count_broken(installed.check_packages) == 0
     environment[build] = "4.1.0"
-    assert report(installed.check_packages) == 1
+    assert count_broken(installed.check_packages) == 1
 
 
 @pytest.mark.parametrize("version", ["2.9.0+cpu", "2.14.1+cu130", "3.0.0rc1", "2.10.0.dev20260101", "2.15.0a0+git123"])
-def test_local_and_pre_releases_count_by_their_number(environment, version):
+def test_local_and_pre_release_versions_satisfy_floor(environment, version):
     environment["torch"] = version
-    assert report(installed.check_packages) == 0
+    assert count_broken(installed.check_packages) == 0
 
 
-def test_a_package_that_does_not_import(environment, monkeypatch, capsys):
+def test_package_that_fails_to_import_is_broken(environment, monkeypatch, capsys):
     monkeypatch.setattr(installed, "failed_import", lambda module: "libGL.so.1: missing" if module == "cv2" else "")
-    assert report(installed.check_packages) == 1
+    assert count_broken(installed.check_packages) == 1
     assert "cannot be imported: libGL.so.1: missing" in capsys.readouterr().out
 
 
@@ -135,51 +135,51 @@ def test_a_package_that_does_not_import(environment, monkeypatch, capsys):
         ({}, "not installed", "120"),
     ],
 )
-def test_builds_of_dali_that_do_not_fit_together(environment, capsys, there, message, command):
+def test_missing_old_or_mixed_dali_builds_are_broken(environment, capsys, there, message, command):
     for name in CUDA12:
         environment.pop(name)
     environment.update({name: version for name, version in there.items() if version is not None})
-    assert report(installed.check_dali) == 1
+    assert count_broken(installed.check_dali) == 1
     said = capsys.readouterr().out
     assert message in said and said.rstrip().endswith(installed.switch_dali(command))
 
 
-def test_the_cuda_13_build_alone_is_sound(environment, capsys):
+def test_cuda_13_dali_build_is_accepted(environment, capsys):
     for name in CUDA12:
         environment.pop(name)
     environment.update(CUDA13)
-    assert report(installed.check_dali) == 0
+    assert count_broken(installed.check_dali) == 0
     assert "nvidia-dali-cuda130 2.4.0" in capsys.readouterr().out
 
 
-def test_hints_are_commands_of_the_docs(environment):
+def test_hints_match_commands_in_docs(environment):
     lines = re.sub(r"\s*\\\n\s*", " ", INSTALL).splitlines()
     for cuda in ("120", "130"):
         assert installed.switch_dali(cuda) in lines
     assert all('pip install -e ".[vis]"' in text for text in (README, INSTALL))
 
 
-def test_compiling(capsys, monkeypatch):
-    assert report(installed.check_compiling) == 0
+def test_compile_cache_is_reported(capsys):
+    assert count_broken(installed.check_compiling) == 0
     assert "compiled functions are kept in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("ray", "free", "noted"), [(True, 64 << 20, True), (True, 4 << 30, False), (None, 64 << 20, False)]
 )
-def test_shared_memory_matters_to_the_service(capsys, monkeypatch, ray, free, noted):
+def test_small_shared_memory_is_noted_if_ray_is_installed(capsys, monkeypatch, ray, free, noted):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: ray)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    assert report(doctor.check_shared_memory) == 0
+    assert count_broken(doctor.check_shared_memory) == 0
     assert ("64 MB free in /dev/shm: little for `dali-mix serve`" in capsys.readouterr().out) == noted
 
 
-def test_the_floors_are_those_of_setup_py():
+def test_floors_are_read_from_setup_py():
     lines = [floors().floor(str(need)) for need in NEEDED]
     assert "torch==2.9.0" in lines and "nvidia-dali-cuda120==2.4.0" in lines and len(lines) == len(set(lines))
 
 
 @pytest.mark.parametrize("wrong", ["torch", "torch==2.9", "torch>=2.9,<3", "torch>=2.9rc1", "torch~=2.9"])
-def test_requirements_without_a_floor(wrong):
+def test_requirement_without_plain_floor_is_refused(wrong):
     with pytest.raises(ValueError, match="NAME>=VERSION"):
         floors().floor(wrong)

@@ -16,7 +16,7 @@ def sets(tmp_path_factory):
     return {"digits": train, "digits_val": val, "photos": pack_photos(folder / "photos", 48)}
 
 
-def test_doctor(sets, capsys):
+def test_doctor_reports_environment_and_sets(sets, capsys):
     assert main(["doctor", sets["digits_val"]]) == 0
     shown = capsys.readouterr().out
     for word in ("torch", "DALI", "disk", "one batch", "359 records"):
@@ -35,7 +35,7 @@ BOX = [1, 0.4, 0.4, 0.6, 0.6, 0]  # in the middle, where every crop keeps it
         ("multilabel", [[1, 1], [0, -1], [0, 1]], "3 positive labels"),
     ],
 )
-def test_doctor_on_sets_of_other_tasks(tmp_path, capsys, task, labels, found):
+def test_doctor_counts_boxes_and_positive_labels(tmp_path, capsys, task, labels, found):
     prefix = str(tmp_path / task)
     write_set(prefix, [(encoded("JPEG", 30, 50), label) for label in labels], task=task, classes="ab")
     findings = doctor.Findings()

@@ -28,7 +28,7 @@ def sets(tmp_path_factory):
 
 
 def workers(launcher):
-    """Return the ids of the processes that torchrun started."""
+    """Return the ids of the rank processes that the launcher started."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     return [int(pid) for pid in children if "dali_mix" in Path(f"/proc/{pid}/cmdline").read_text()]
 
@@ -64,7 +64,7 @@ def workers(launcher):
         ({1: (3, "ended: rank 0 failed")}, {0: 130}, signal.SIGINT, 130, "before it could save"),
     ],
 )
-def test_outcome(reports, ended, asked, status, message):
+def test_outcome_combines_rank_statuses(reports, ended, asked, status, message):
     found = outcome({number: Ended(*report) for number, report in reports.items()}, ended, asked)
     assert found[0] == status
     assert message in found[1]
@@ -72,7 +72,7 @@ def test_outcome(reports, ended, asked, status, message):
     assert "\n" not in found[1]
 
 
-def test_only_training_is_started_again():
+def test_outcome_suggests_restart_only_for_training():
     status, message = outcome({}, {0: -signal.SIGTERM}, signal.SIGTERM, "evaluate")
     assert status == 143 and "start it again" not in message
 
@@ -88,7 +88,7 @@ def test_only_training_is_started_again():
         ({"NNODES": "2", "NODE_RANK": "-1", "MASTER_ADDR": "a"}, "NODE_RANK must be"),
     ],
 )
-def test_machines_that_cannot_be(monkeypatch, capsys, variables, message):
+def test_invalid_node_variables_are_refused(monkeypatch, capsys, variables, message):
     for name in ("NNODES", "NODE_RANK", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -99,7 +99,7 @@ def test_machines_that_cannot_be(monkeypatch, capsys, variables, message):
     assert len(error.splitlines()) == 1
 
 
-def test_ranks_of_a_machine_are_numbered_after_those_of_the_machines_before(monkeypatch):
+def test_first_rank_of_node_follows_previous_nodes(monkeypatch):
     for name, value in {"NNODES": "3", "NODE_RANK": "2", "MASTER_ADDR": "node0", "RANK": "9"}.items():
         monkeypatch.setenv(name, value)
     shared, first = launch._shared_environment(4)
@@ -108,7 +108,7 @@ def test_ranks_of_a_machine_are_numbered_after_those_of_the_machines_before(monk
     assert found == ["12", "4", "node0", "29500"]
 
 
-def test_ctrl_c_while_ranks_start_is_one_line(tmp_path):
+def test_ctrl_c_while_ranks_start_prints_one_line(tmp_path):
     """The signal arrives before a rank's interpreter has imported anything."""
     program = "import signal, sys\nfrom dali_mix.cli import launch\nstart = launch._Ranks.start\n"
     program += "def interrupted(self, *args):\n    start(self, *args)\n    self.pass_on(signal.SIGINT, None)\n"
@@ -120,7 +120,7 @@ def test_ctrl_c_while_ranks_start_is_one_line(tmp_path):
     assert (done.returncode, done.stderr) == (130, "dali-mix train: interrupted\n")
 
 
-def test_a_killed_launcher_takes_its_processes_along():
+def test_rank_ends_when_launcher_is_killed():
     rank = "import os, time; from dali_mix.cli import rank; rank.end_with_parent(os.getppid()); "
     rank += "print(os.getpid(), flush=True); time.sleep(100)"
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}], start_new_session=True)"
@@ -135,7 +135,7 @@ def test_a_killed_launcher_takes_its_processes_along():
         time.sleep(0.02)
 
 
-def test_a_mistake_of_a_rank_comes_before_a_port_in_use(tmp_path):
+def test_missing_file_is_reported_before_port_in_use(tmp_path):
     with socket.socket() as used:
         used.bind(("0.0.0.0", 0))
         used.listen()
@@ -146,10 +146,10 @@ def test_a_mistake_of_a_rank_comes_before_a_port_in_use(tmp_path):
         )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "no.pt: no such file" in done.stderr  # the rank's own mistake comes first, as it needs no other rank
+    assert "no.pt: no such file" in done.stderr  # a rank checks its files before it connects to others
 
 
-def test_launcher_two_processes(sets, tmp_path):
+def test_two_ranks_save_on_sigterm_and_end_after_sigkill(sets, tmp_path):
     """Each epoch has every record once, SIGTERM saves, and a killed process ends the run within a minute."""
     options = [f"train_set={sets['digits']}", f"val_set={sets['digits_val']}", "log_ids=true", "visualizer=[]"]
     work_dir, port = tmp_path / "run", {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
@@ -199,7 +199,7 @@ def test_launcher_two_processes(sets, tmp_path):
         process.kill()
 
 
-def test_launcher_tells_an_error_once(tmp_path):
+def test_launcher_prints_error_once(tmp_path):
     command = [str(ROOT / "scripts" / "train_dist.sh"), "quickstart", "2", "--work-dir", str(tmp_path / "run")]
     env = {**os.environ, "PYTHON": sys.executable}
     for more, status in ((["--cfg-options", "train_set=/nowhere/x"], 1), (["--nonsense"], 2)):
@@ -210,7 +210,7 @@ def test_launcher_tells_an_error_once(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["train_dist.sh", "train_slurm.sh"])
-def test_launchers_help_and_usage(script):
+def test_launch_scripts_print_help_and_usage(script):
     path = str(ROOT / "scripts" / script)
     shown = subprocess.run([path, "--help"], capture_output=True, text=True, check=True, timeout=20).stdout
     assert shown.startswith("Usage: ")

@@ -13,7 +13,7 @@ import pytest
 from dali_mix.cli import main as cli
 
 
-def command(monkeypatch, run):
+def replace_doctor(monkeypatch, run):
     """Make `dali-mix doctor` call `run`."""
     module = types.ModuleType("a_command")
     module.configure, module.run = lambda parser: None, run
@@ -21,7 +21,7 @@ def command(monkeypatch, run):
     monkeypatch.setitem(cli.COMMANDS, "doctor", ("a_command", "a command"))
 
 
-def swallowed(error):
+def ctrl_c_raising(error):
     """Return a command that turns Ctrl-C into `error`, as numpy and torch do while they are imported."""
 
     def run(args):
@@ -37,13 +37,13 @@ def swallowed(error):
     "run",
     [
         lambda args: signal.raise_signal(signal.SIGINT),
-        swallowed(ImportError("cannot load module more than once per process")),
-        swallowed(ValueError("numpy is half imported")),
-        swallowed(OSError("libtorch is half loaded")),
+        ctrl_c_raising(ImportError("cannot load module more than once per process")),
+        ctrl_c_raising(ValueError("numpy is half imported")),
+        ctrl_c_raising(OSError("libtorch is half loaded")),
     ],
 )
-def test_status_and_message(monkeypatch, run):
-    command(monkeypatch, run)
+def test_ctrl_c_ends_with_status_130_and_one_line(monkeypatch, run):
+    replace_doctor(monkeypatch, run)
     said = []
     before = signal.getsignal(signal.SIGINT)
     assert cli.main(["doctor"], said.append) == 130
@@ -51,17 +51,17 @@ def test_status_and_message(monkeypatch, run):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_an_import_that_fails_by_itself_keeps_its_traceback(monkeypatch):
+def test_import_error_without_ctrl_c_keeps_traceback(monkeypatch):
     def run(args):
         raise ImportError("no such library")
 
-    command(monkeypatch, run)
+    replace_doctor(monkeypatch, run)
     with pytest.raises(ImportError, match="no such library"):
         cli.main(["doctor"])
 
 
 @pytest.mark.parametrize("name", ["torch", "nvidia.dali"])
-def test_while_torch_or_dali_is_imported_the_process_ends_at_once(tmp_path, name):
+def test_ctrl_c_during_import_ends_process_at_once(tmp_path, name):
     """Ctrl-C skips all cleanup: an exception here would abort the process (status -6) when their C++ code is called."""
     folder = tmp_path / name.replace(".", "/")
     folder.mkdir(parents=True)
@@ -104,7 +104,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("number", NUMBERS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("command", ARGUMENTS)
-def test_one_line_with_the_file_and_what_to_do(monkeypatch, capsys, command, number):
+def test_os_error_is_one_line_with_file_and_advice(monkeypatch, capsys, command, number):
     def run(args):
         raise OSError(number, os.strerror(number), "/data/some file")
 
@@ -115,7 +115,7 @@ def test_one_line_with_the_file_and_what_to_do(monkeypatch, capsys, command, num
     assert error.count("\n") == 1 and "[Errno" not in error
 
 
-OWN = """
+USER_CODE = """
 def run(args):
     {body}
 
@@ -137,34 +137,34 @@ def fails():
         ("fails()", "FileNotFoundError(2, 'No such file', 'a.txt')", "a.txt: No such file (FILE, line 6)"),
     ],
 )
-def test_an_error_in_own_code_names_its_file_and_line(monkeypatch, tmp_path, capsys, body, error, message):
+def test_error_in_user_code_names_file_and_line(monkeypatch, tmp_path, capsys, body, error, message):
     path = tmp_path / "own_mixer.py"
-    path.write_text(OWN.format(body=body, error=error))
+    path.write_text(USER_CODE.format(body=body, error=error))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_mixer", raising=False)
-    command(monkeypatch, importlib.import_module("own_mixer").run)
+    replace_doctor(monkeypatch, importlib.import_module("own_mixer").run)
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("dali-mix doctor: error: ") and said.endswith(f"{message.replace('FILE', str(path))}\n")
 
 
-def test_a_bug_of_ours_keeps_its_traceback_also_below_own_code(monkeypatch, tmp_path):
+def test_internal_error_below_user_code_keeps_traceback(monkeypatch, tmp_path):
     path = tmp_path / "own_mixer.py"
-    path.write_text(OWN.format(body="__import__('dali_mix.options').options.did_you_mean(1, 2)", error=""))
+    path.write_text(USER_CODE.format(body="__import__('dali_mix.options').options.did_you_mean(1, 2)", error=""))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_mixer", raising=False)
-    command(monkeypatch, importlib.import_module("own_mixer").run)
+    replace_doctor(monkeypatch, importlib.import_module("own_mixer").run)
     with pytest.raises((TypeError, AttributeError)):
         cli.main(["doctor"])
 
 
-def test_an_error_of_ours_names_no_line(capsys, tmp_path):
+def test_reported_error_names_no_line(capsys, tmp_path):
     assert cli.main(["verify", str(tmp_path / "none"), "--quiet"]) == 1
     assert cli.main(["curves", str(tmp_path / "none"), "--out", str(tmp_path / "a.png")]) == 1
     assert ", line " not in capsys.readouterr().err
 
 
-def test_a_traceback_is_printed_for_whoever_asks(monkeypatch, capsys, tmp_path):
+def test_debug_variable_prints_traceback(monkeypatch, capsys, tmp_path):
     arguments = ["curves", str(tmp_path / "none"), "--out", str(tmp_path / "a.png")]
     assert cli.main(arguments) == 1 and "Traceback" not in capsys.readouterr().err
     monkeypatch.setenv("DALI_MIX_DEBUG", "1")

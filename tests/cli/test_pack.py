@@ -25,7 +25,7 @@ from tests.recordio.samples import encoded, image_folder
         ),
     ],
 )
-def test_what_a_layout_does_not_take(tmp_path, capsys, layout, options, message):
+def test_pack_refuses_options_unsupported_by_layout(tmp_path, capsys, layout, options, message):
     root = image_folder(tmp_path / "images", 2, 2)
     command = ["pack", layout, "--root", str(root), "--out", str(tmp_path / "set"), "--quiet", *options]
     assert main(command) == 1
@@ -33,7 +33,7 @@ def test_what_a_layout_does_not_take(tmp_path, capsys, layout, options, message)
     assert not list(tmp_path.glob("set*"))
 
 
-def test_the_boxes_of_a_set_are_counted(tmp_path, capsys):
+def test_inspect_counts_boxes_per_class(tmp_path, capsys):
     labels = [[0, 0, 2], [], [2], [1, 0]]
     rows = [[2, 6, *(value for kind in kinds for value in (kind, 0.1, 0.1, 0.5, 0.5, 0))] for kinds in labels]
     samples = [(encoded("JPEG", 12, 20, seed=number), row) for number, row in enumerate(rows)]
@@ -46,7 +46,7 @@ def test_the_boxes_of_a_set_are_counted(tmp_path, capsys):
     assert figures["boxes_a_class"] == {"cat": 3, "dog": 1, "cow": 2, "pig": 0}
 
 
-def test_many_classes_are_cut_short(tmp_path, capsys):
+def test_inspect_truncates_long_class_list(tmp_path, capsys):
     row = [2, 6, 21, 0.1, 0.1, 0.5, 0.5, 0]
     classes = [f"kind{number}" for number in range(22)]
     write_set(tmp_path / "set", [(encoded("JPEG", 12, 20), row)], task="detection", classes=classes)
@@ -54,14 +54,14 @@ def test_many_classes_are_cut_short(tmp_path, capsys):
     assert "kind18 0, kind19 0, … (22)\n" in capsys.readouterr().out
 
 
-def test_packing_prints_the_boxes(tmp_path, capsys):
+def test_pack_prints_box_count(tmp_path, capsys):
     words = ["--task", "detection", "--split", "val", "--scenes", "7", "--out", str(tmp_path / "set")]
     assert main(["pack", "digit-scenes", *words]) == 0
     labels = RecordSet(tmp_path / "set").labels(range(7))
     assert re.search(rf"^boxes +{sum(map(len, labels))}$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_quiet_leaves_notes_problems_and_skipped_images(tmp_path, capsys):
+def test_quiet_keeps_notes_problems_and_skipped_images(tmp_path, capsys):
     root = image_folder(tmp_path / "images", 1, 3)
     (root / "class0" / "9.jpg").write_bytes(b"<html>")
     prefix = str(tmp_path / "set")

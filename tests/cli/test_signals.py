@@ -8,7 +8,7 @@ import pytest
 from dali_mix._signals import handled
 
 
-def test_handlers_are_restored_after_an_error_too():
+def test_handlers_are_restored_after_error():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     received = []
     with (
@@ -22,7 +22,7 @@ def test_handlers_are_restored_after_an_error_too():
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_another_thread_changes_nothing():
+def test_handlers_are_not_set_in_other_threads():
     before, found = signal.getsignal(signal.SIGTERM), []
 
     def body():

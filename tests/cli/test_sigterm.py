@@ -41,7 +41,7 @@ with mock.patch(sys.argv.pop(1), stop):
         (["import"], {"DALI_MIX_RANKS": "folder"}, ""),  # the launcher prints it
     ],
 )
-def test_status_and_message(tmp_path, point, environment, message):
+def test_sigterm_before_first_step_ends_with_status_75(tmp_path, point, environment, message):
     command = [sys.executable, "-c", PROGRAM, *point, "train", "quickstart", "--work-dir", str(tmp_path / "run")]
     done = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
@@ -57,7 +57,7 @@ def test_status_and_message(tmp_path, point, environment, message):
         ("raise Lost('rank 1 failed')", 3, "dali-mix train: ended: rank 1 failed\n"),
     ],
 )
-def test_a_later_one_changes_nothing(tmp_path, body, status, message):
+def test_sigterm_after_run_keeps_status_and_message(tmp_path, body, status, message):
     """SIGTERM arrives after the run was saved or has failed, while the process ends."""
     program = f"""
 import os, signal, sys

@@ -41,7 +41,7 @@ def slurm(tmp_path, *arguments, status=0, state="RUNNING", more=(), **variables)
     ("variables", "processes"),
     [({"GPUS_ON_NODE": "4", "CPUS_PER_TASK": "96"}, 4), ({"GPUS_ON_NODE": "2"}, 2), ({}, 1)],
 )
-def test_slurm_starts_one_launcher_a_node(tmp_path, variables, processes):
+def test_slurm_starts_one_launcher_per_node(tmp_path, variables, processes):
     status, lines = slurm(tmp_path, "w", "--cfg-options", "seed=1", status=3, **variables)
     assert status == 3
     assert lines == [
@@ -51,13 +51,13 @@ def test_slurm_starts_one_launcher_a_node(tmp_path, variables, processes):
     ]
 
 
-def test_slurm_takes_a_task_for_a_rank_where_there_are_several_a_node(tmp_path):
+def test_slurm_with_several_tasks_per_node_runs_task_as_rank(tmp_path):
     _, lines = slurm(tmp_path, "w", NTASKS="4", GPUS_ON_NODE="2")
     assert lines[1:] == [" of 2 at node7:20123: -m dali_mix train quickstart --resume=auto --work-dir w"]
 
 
 @pytest.mark.parametrize("written", ["runs/$SLURM_ARRAY_TASK_ID/$SLURM_JOB_ID", "runs/${SLURM_ARRAY_TASK_ID}/40123"])
-def test_slurm_arrays(tmp_path, written):
+def test_slurm_expands_job_variables_in_work_dir(tmp_path, written):
     _, lines = slurm(tmp_path, written, ARRAY_TASK_ID="7")
     assert lines[1].endswith(" --work-dir runs/7/40123")
 
@@ -74,7 +74,7 @@ def test_slurm_arrays(tmp_path, written):
         *((status, {}, False) for status in (0, 1, 2, 3, 130)),
     ],
 )
-def test_slurm_requeues_after_saving_alone(tmp_path, status, options, requeued):
+def test_slurm_requeues_only_after_status_75(tmp_path, status, options, requeued):
     found, lines = slurm(tmp_path, "w", status=status, **options)
     assert found == status
     assert (lines[-1] == "requeue 40123") == requeued
@@ -83,7 +83,7 @@ def test_slurm_requeues_after_saving_alone(tmp_path, status, options, requeued):
 @pytest.mark.parametrize(
     ("python", "task", "script"), [(1, 201, 1), (2, 202, 2), (3, 3, 3), (75, 75, 75), (143, 75, 75)]
 )
-def test_slurm_an_error_of_one_task_is_above_75_of_the_others(tmp_path, python, task, script):
+def test_slurm_error_status_outranks_75(tmp_path, python, task, script):
     """srun ends with the highest status of its tasks, so a task adds 200 to status 1 or 2, and the script subtracts it.
 
     Status 143 means that SIGTERM arrived while Python itself was starting.
@@ -92,7 +92,7 @@ def test_slurm_an_error_of_one_task_is_above_75_of_the_others(tmp_path, python, 
     assert (tmp_path / "ended").read_text() == f"{task}\n"
 
 
-def test_slurm_sigterm_for_the_script_alone_ends_the_step_and_requeues(tmp_path):
+def test_slurm_sigterm_to_script_ends_step_and_requeues(tmp_path):
     status, lines = slurm(tmp_path, "w", more={"TERM_SCRIPT": "1"})
     assert status == 75
     assert "--signal=TERM 40123" in lines
@@ -100,7 +100,7 @@ def test_slurm_sigterm_for_the_script_alone_ends_the_step_and_requeues(tmp_path)
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_the_script_of_the_pages_waits_for_its_pool(tmp_path, answers):
+def test_service_script_waits_for_pool(tmp_path, answers):
     """The script in docs/service.md, run with stand-ins, starts training only after the pool has answered."""
     text = (ROOT / "docs/service.md").read_text(encoding="utf-8")
     script = text[text.index("#!/bin/bash\n#SBATCH") :].partition("```")[0]

@@ -23,13 +23,13 @@ from tests.recordio.samples import image_folder, small_set
         (ValueError("3 is wrong"), "3 is wrong"),
     ],
 )
-def test_messages_without_a_file_stay(error, text):
+def test_worded_puts_file_first_and_keeps_other_messages(error, text):
     assert worded(error).startswith(text)
     assert worded(error) == text or text.endswith("; ")
 
 
 @pytest.mark.parametrize("beyond", ["", "/deeper"])
-def test_verify_of_a_folder_or_a_file_in_place_of_another(tmp_path, capsys, beyond):
+def test_verify_reports_folder_as_file_and_file_as_folder(tmp_path, capsys, beyond):
     small_set(tmp_path / "set")
     if beyond:
         prefix = tmp_path / "set.rec" / "deeper"
@@ -43,7 +43,7 @@ def test_verify_of_a_folder_or_a_file_in_place_of_another(tmp_path, capsys, beyo
     assert said in error and "[Errno" not in error and error.count("\n") == 1
 
 
-def test_verify_of_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_verify_reports_unreadable_file(tmp_path, monkeypatch):
     small_set(tmp_path / "set")
 
     def refused(path, stop):
@@ -54,7 +54,7 @@ def test_verify_of_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     assert problems and all(": Permission denied; change the permissions" in problem for problem in problems)
 
 
-def test_pack_of_a_class_folder_that_may_not_be_read(tmp_path, monkeypatch, capsys):
+def test_pack_reports_unreadable_class_folder(tmp_path, monkeypatch, capsys):
     root = image_folder(tmp_path / "images", 2, 2)
     listed = os.scandir
 
@@ -70,7 +70,7 @@ def test_pack_of_a_class_folder_that_may_not_be_read(tmp_path, monkeypatch, caps
     assert error.count("\n") == 1 and not manifest.set_prefix(tmp_path / "set").with_suffix(".json").exists()
 
 
-def test_counts_have_their_number():
+def test_counted_formats_number_and_words():
     assert [counted(count, "line is", "lines are") for count in (0, 1, 1200)] == [
         "0 lines are",
         "1 line is",

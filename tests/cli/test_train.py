@@ -40,13 +40,13 @@ def start(arguments, out):
 def wait_for(path, process, seconds=60):
     end = time.monotonic() + seconds
     while not Path(path).exists():
-        assert process.exitcode is None, f"ended with {process.exitcode} before {path} was there"
-        assert time.monotonic() < end, f"{path} did not come"
+        assert process.exitcode is None, f"ended with {process.exitcode} before {path} existed"
+        assert time.monotonic() < end, f"{path} was not written in time"
         time.sleep(0.005)
 
 
 @pytest.mark.parametrize(("sign", "model"), [(signal.SIGKILL, "torchvision/resnet18"), (signal.SIGTERM, "wrn-10-1")])
-def test_photos_stopped_half_way_and_resumed(sets, tmp_path, sign, model):
+def test_stopped_and_resumed_run_is_bit_identical(sets, tmp_path, sign, model):
     """One epoch with random crops and ResizeMix, stopped and resumed, has the same result as without the stop."""
     options = [f"train_set={sets['photos']}", "batch_size=4", "visualizer=[]", "log_ids=true", "loader.num_threads=1"]
     options += [f"model.type={model}", "checkpoint.interval_steps=4"]
@@ -65,7 +65,7 @@ def test_photos_stopped_half_way_and_resumed(sets, tmp_path, sign, model):
     assert_same_run(tmp_path / "one", two)
 
 
-def test_digits_train_evaluate_and_another_set_is_refused(sets, tmp_path, capsys):
+def test_train_evaluate_and_resume_on_digits(sets, tmp_path, capsys):
     options = [f"train_set={sets['digits']}", f"val_set={sets['digits_val']}", "epochs=1", "visualizer=[]", "ema=0.9"]
     work_dir = tmp_path / "run"
     train = ["train", "quickstart", "--work-dir", work_dir, "--cfg-options", *options]
@@ -90,19 +90,19 @@ def test_digits_train_evaluate_and_another_set_is_refused(sets, tmp_path, capsys
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["train_set=/nowhere/digits"], "/nowhere/digits"),
+        (["train_set=/nowhere/digits"], "/nowhere/digits.json: no such set"),
         (["val_set={photos}"], "different classes"),
         (["lr=0.1"], "unknown key 'lr' (did you mean optimizer.lr?)\n"),
-        (["num_classes=7"], "num_classes=7"),
-        (["model.type=wrn-17-1"], "17"),
-        (["weights=/nowhere.pt"], "/nowhere.pt"),
+        (["num_classes=7"], "num_classes=7, but "),
+        (["model.type=wrn-17-1"], "depth=17: a Wide ResNet has"),
+        (["weights=/nowhere.pt"], "weights: /nowhere.pt: no such file"),
         (["device=cuda"], "no GPU"),
-        (["mixer.scale=[0.8,0.1]"], "scale"),
+        (["mixer.scale=[0.8,0.1]"], "mixer ResizeMix: scale=(0.8, 0.1): needs 0 < low"),
         (["visualizer=[wandb]"], "did you mean wandb"),
         (["visualizer=['wandb']"], "pip install wandb"),
     ],
 )
-def test_mistakes_end_before_anything_starts(sets, tmp_path, capsys, monkeypatch, options, match):
+def test_wrong_options_are_refused_before_start(sets, tmp_path, capsys, monkeypatch, options, match):
     if options == ["device=cuda"]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     given = [option.format(**sets) for option in options]

@@ -36,7 +36,7 @@ def best(digit_scenes):
 
 
 @pytest.fixture(scope="session")
-def bare(digit_scenes):
+def standalone(digit_scenes):
     """Return the paths of a recipe and a checkpoint outside of any run. The sets that the recipe names do not exist."""
     away = digit_scenes / "away"
     away.mkdir()

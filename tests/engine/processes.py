@@ -84,8 +84,8 @@ def child(values, work_dir, env, options):
         make = functools.partial(terminated_in_evaluation, make)
     config = make_config(values)
     if options.get("given"):  # pass loaders in the config, as a user would
-        place = process_group.Ranks(rank, int(env.get("WORLD_SIZE", 1)), torch.device("cpu"))
-        train_loader, val_loader = make(config, place)
+        ranks = process_group.Ranks(rank, int(env.get("WORLD_SIZE", 1)), torch.device("cpu"))
+        train_loader, val_loader = make(config, ranks)
         config, make = dataclasses.replace(config, train_set=train_loader, val_set=val_loader), None
     try:
         status = train(config, work_dir, resume=options.get("resume", "no"), make_loaders=make, callbacks=[observer])
@@ -150,8 +150,8 @@ def run(values, work_dir, **options):
     return finish(start(values, work_dir, **options))
 
 
-def said(work_dir, rank=0):
-    """Return what a rank printed, over all runs in `work_dir`."""
+def output_of(work_dir, rank=0):
+    """Return the output of a rank, over all runs in `work_dir`."""
     return (Path(work_dir).parent / f"{Path(work_dir).name}-rank{rank}.txt").read_text()
 
 

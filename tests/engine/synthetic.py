@@ -121,13 +121,13 @@ class SyntheticLoader:
 def make_loaders(config, ranks, *, count=40, nan_at=(), bad=()):
     """Return (training, evaluation) loaders, for `dali_mix.engine.run.train(make_loaders=…)`."""
     several = config.pipeline["type"] == "multilabel"
-    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size, "multilabel": several}
+    common: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size, "multilabel": several}
     if several:
-        place["size"] = config.pipeline["image_size"]
+        common["size"] = config.pipeline["image_size"]
     train = SyntheticLoader(
-        count, config.per_rank(ranks.world_size), train=True, seed=config.seed, nan_at=nan_at, bad=bad, **place
+        count, config.per_rank(ranks.world_size), train=True, seed=config.seed, nan_at=nan_at, bad=bad, **common
     )
-    return train, SyntheticLoader(22, 8, train=False, **place)
+    return train, SyntheticLoader(22, 8, train=False, **common)
 
 
 class TinyNet(nn.Module):
@@ -174,5 +174,5 @@ def recipe(**changes):
 
 
 def train_synthetic(values, work_dir, **options):
-    """Train a recipe, given as a dict, with the loaders above; return how the run ended."""
+    """Train a recipe dict with the loaders above; return how the run ended."""
     return train(make_config(values), work_dir, make_loaders=make_loaders, **options)

@@ -43,7 +43,7 @@ def values(**changes):
         ({"model": {"type": "tests.engine.synthetic:TinyNet", "dropout": 0.3}}, "model.dropout"),
     ],
 )
-def test_what_decides_a_run_is_compared_by_name(change, name):
+def test_differing_setting_is_named(change, name):
     message = differences([values(), values(**change)], ["a", "b"], most=99)
     assert f"{name}: " in message
 
@@ -51,11 +51,11 @@ def test_what_decides_a_run_is_compared_by_name(change, name):
 @pytest.mark.parametrize(
     "change", [{"visualizer": []}, {"loader": {"num_threads": 3, "prefetch": 4}}, {"device": "cpu"}]
 )
-def test_what_may_differ(change):
+def test_settings_that_may_differ_are_not_compared(change):
     assert differences([values(visualizer="auto"), values(**change)], ["a", "b"]) == ""
 
 
-def test_content_counts_not_the_path(tmp_path):
+def test_sets_and_weights_are_compared_by_content(tmp_path):
     for name, color in (("one", 1), ("copy", 1), ("other", 200)):
         write_set(str(tmp_path / name), [(encoded("PNG", 8, 8, seed=color), 0)], classes=["a"])
     one, copy, other = (values(train_set=str(tmp_path / name)) for name in ("one", "copy", "other"))
@@ -71,7 +71,7 @@ def test_content_counts_not_the_path(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"model": {"type": "own_net:Net"}}, {"train_pipeline": {"steps": [{"type": "own_net:Net"}]}}]
 )
-def test_code_of_the_recipe_is_compared(tmp_path, monkeypatch, changes):
+def test_user_code_is_compared(tmp_path, monkeypatch, changes):
     texts = "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self, num_classes): super().__init__(3, {})\n"
     found = []
     for folder in ("one", "two"):
@@ -99,7 +99,7 @@ def start(rank, world_size, port, command, options):
 
 
 def run_two(commands, options):
-    """Run two ranks without a launcher, by environment variables alone; return (exit statuses, error lines of both)."""
+    """Run two ranks without a launcher, from environment variables only; return (exit statuses, error lines)."""
     port = free_port()
     ranks = [start(rank, 2, port, commands[rank], options[rank]) for rank in range(2)]
     errors = [rank.communicate(timeout=150)[1] for rank in ranks]
@@ -107,7 +107,7 @@ def run_two(commands, options):
     return [rank.returncode for rank in ranks], lines
 
 
-def test_two_ranks_with_other_sets_or_work_directories(digits, tmp_path):
+def test_ranks_with_different_sets_or_epochs_are_refused(digits, tmp_path):
     train, val = digits
     base = [f"train_set={train}", "val_set=None", "max_steps=2", "model.type=wrn-10-1"]
     command = ["train", "quickstart", "--work-dir", tmp_path / "run"]
@@ -119,7 +119,7 @@ def test_two_ranks_with_other_sets_or_work_directories(digits, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_plain_ranks_train_evaluate_and_compare_checkpoints(digits, tmp_path):
+def test_ranks_without_launcher_train_and_compare_checkpoints(digits, tmp_path):
     train, val = digits
     options = [
         f"train_set={train}",

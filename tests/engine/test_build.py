@@ -1,4 +1,4 @@
-"""Building a run's parts from its recipe: parts that do not fit are named before the first step."""
+"""Building a run's parts from its recipe: incompatible parts are named before the first step."""
 
 from contextlib import closing
 
@@ -19,14 +19,14 @@ MULTILABEL = [name for name in list_recipes() if load_config(name).model["type"]
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["model.type=wrn-28"], "wrn"),
+        (["model.type=wrn-28"], "no model is called 'wrn-28'"),
         (["model.type=tests.engine.synthetic:Nothing"], "cannot be imported"),
-        (["mixer.type=ResizeMic"], "ResizeMix"),
-        (["loss.type=SoftCrossEntrop"], "SoftCrossEntropy"),
-        (["loss.smoothing=1"], "smoothing"),
-        (["pipeline.type=cifat"], "cifar"),
-        (["pipeline.pading=1"], "padding"),
-        (["optimizer.type=SDG"], "SGD"),
+        (["mixer.type=ResizeMic"], "did you mean ResizeMix"),
+        (["loss.type=SoftCrossEntrop"], "did you mean SoftCrossEntropy"),
+        (["loss.smoothing=1"], "did you mean label_smoothing"),
+        (["pipeline.type=cifat"], "did you mean cifar"),
+        (["pipeline.pading=1"], "did you mean padding"),
+        (["optimizer.type=SDG"], "did you mean SGD"),
         (
             ["model={'type': 'detector', 'backbone': 'timm/resnet18', 'backbone_options': {}}"],
             "put.* into model.backbone,",
@@ -42,21 +42,21 @@ MULTILABEL = [name for name in list_recipes() if load_config(name).model["type"]
         (["optimizer.nesterov=x"], "nesterov='x': must be True or False"),
         (["loss.label_smoothing=x"], "loss SoftCrossEntropy: label_smoothing='x': must be a number"),
         (["mixer={'type': 'CutMix', 'alpha': 'x'}"], "mixer CutMix: .*alpha='x'"),
-        (["mixer={'type': 'MixUp', 'per_batch': 'x'}"], "mixer MixUp: per_batch"),
+        (["mixer={'type': 'MixUp', 'per_batch': 'x'}"], "mixer MixUp: per_batch='x': must be True or False"),
         (["mixer={'type': 'MixChoice', 'mixers': 5}"], "mixer MixChoice: missing a required argument: 'probs'"),
         (["mixer={'type': 'MixChoice', 'mixers': [5], 'probs': [1]}"], "mixer MixChoice: 5"),
         (["mixer.scale=x"], "mixer ResizeMix: scale='x'"),
         (["paramwise.custom={'conv1': {'lr_mult': 'x'}}"], "lr_mult='x': must be a number"),
-        (["mixer.scale=5"], "mixer ResizeMix"),
+        (["mixer.scale=5"], "mixer ResizeMix: scale=5: needs two numbers"),
         (["paramwise.custom.linear=5"], r"paramwise\.custom\['linear'\] must be a dict, not 5"),
     ],
 )
-def test_what_cannot_be_built_is_named(options, match):
+def test_check_recipe_names_invalid_part_or_option(options, match):
     with pytest.raises(ValueError, match=match):
         check_recipe(load_config("quickstart", options), 10)
 
 
-def test_the_mixer_knows_how_the_pipeline_normalizes():
+def test_mixer_gets_normalization_of_pipeline():
     choice = build_mixer(load_config("cifar100/saliencymix:wrn28_10"), 100)
     assert (choice.mixers[0].mean, choice.mixers[0].std) == ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
     mixer = build_mixer(load_config("imagenet/saliencymix:resnet50", ["train_pipeline.mean=(.1,.2,.3)"]), 1000)
@@ -74,17 +74,17 @@ def test_the_mixer_knows_how_the_pipeline_normalizes():
         (["mixer=none", "loss={'type': 'torch.nn:MultiLabelSoftMarginLoss'}"], "classification set provides"),
     ],
 )
-def test_recipes_are_checked_before_anything_starts(options, match):
+def test_check_recipe_refuses_incompatible_mixer_or_loss(options, match):
     with pytest.raises(ValueError, match=match):
         check_recipe(load_config("quickstart", options), 10)
 
 
 @pytest.mark.parametrize("option", ["capturable", "fused"])
-def test_options_of_gpu_optimizers_pass_the_check(option):
+def test_check_recipe_accepts_gpu_optimizer_options(option):
     check_recipe(load_config("quickstart", ["optimizer={'type': 'AdamW', 'lr': 0.1}", f"optimizer.{option}=True"]), 10)
 
 
-def test_the_pipelines_statistics_reach_the_mixer():
+def test_resizemix_plus_gets_pipeline_statistics():
     config = load_config("cifar100/wrn28_10:resizemix_plus")
     mixer = build_mixer(config, 100)
     assert isinstance(mixer, ResizeMixPlus)
@@ -98,7 +98,7 @@ class Stub(list):
         self.metainfo = {"task": task, "classes": classes}
 
 
-def test_tasks_are_compared_before_classes():
+def test_check_sets_compares_tasks_before_classes():
     sets = {"train_set": Stub("classification", "cat", "dog"), "val_set": Stub("detection", "cell")}
     with pytest.raises(ValueError, match="have different tasks, classification and detection: choose two sets of one"):
         check_sets(load_config("quickstart"), sets)
@@ -119,33 +119,33 @@ def test_tasks_are_compared_before_classes():
             ["train_set={digits}", "val_set={digits}"],
             "is for multi-label sets, this one has one class per record",
         ),
-        ("csra", ["metrics.protocol=voc08"], "voc08"),
-        ("csra", ["metrics.protokol=voc07"], "protocol"),
+        ("csra", ["metrics.protocol=voc08"], "protocol='voc08': must be one of"),
+        ("csra", ["metrics.protokol=voc07"], "did you mean protocol"),
         ("csra", ["checkpoint.best=top1"], "not measured in multilabel"),
         ("csra", ["loss={'type': 'SoftCrossEntropy'}"], "Choose a multi-label loss"),
-        ("csra", ["loss={'type': 'MaskedSupervisionLoss'}"], "unknown"),
-        ("csra", ["model.head={'type': 'csra', 'num_heads': 3}"], "num_heads=3"),
-        ("csra", ["model.head={'type': 'cssra'}"], "cssra"),
+        ("csra", ["loss={'type': 'MaskedSupervisionLoss'}"], "loss type 'MaskedSupervisionLoss' is unknown"),
+        ("csra", ["model.head={'type': 'csra', 'num_heads': 3}"], "num_heads=3: must be one of"),
+        ("csra", ["model.head={'type': 'cssra'}"], "head='cssra': must be one of"),
         (
             "csra",
             ["model.backbone.weights=nowhere.pth"],
             "model.backbone.weights: nowhere.pth: no such file; pass a weight file",
         ),
-        ("msl", ["objective.masks=nowhere"], "nowhere"),
-        ("msl", ["objective.whole=-1"], "whole=-1"),
+        ("msl", ["objective.masks=nowhere"], "nowhere: no such folder of masks"),
+        ("msl", ["objective.whole=-1"], "whole=-1: must be a finite number"),
         ("sgre", ["model.head.embeddings=nowhere.npy"], "no label embeddings at nowhere.npy"),
-        ("sgre", ["loss={'type': 'BinaryCrossEntropy'}"], "SGRELoss"),
+        ("sgre", ["loss={'type': 'BinaryCrossEntropy'}"], "use loss SGRELoss"),
         ("sgre", ["loss.type=BinaryCrossEntropy"], "loss BinaryCrossEntropy: unknown key 'lam'; known: none"),
         ("csra", ["loss={'type': 'SGRELoss'}"], "loss SGRELoss is for head 'sgre'"),
     ],
 )
-def test_what_does_not_fit_is_told_before_the_first_step(scene_sets, tmp_path, capsys, name, options, match):
+def test_incompatible_multilabel_options_are_refused(scene_sets, tmp_path, capsys, name, options, match):
     given = [f"train_set={scene_sets['train_set']}", f"val_set={scene_sets['val_set']}", "visualizer=[]", "max_steps=1"]
     given += [option.replace("{digits}", scene_sets["digits"]) for option in options]
     command = ["train", f"multilabel/digit_scenes:{name}", "--work-dir", str(tmp_path / "run"), "--cfg-options", *given]
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert any(part in error for part in match.split("|")), error
+    assert match in error
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -157,13 +157,13 @@ def test_what_does_not_fit_is_told_before_the_first_step(scene_sets, tmp_path, c
         ("digits", "digits", ["metrics.protocol=voc12"], "classification has no protocol"),
     ],
 )
-def test_a_classification_recipe_on_a_multi_label_set(scene_sets, tmp_path, capsys, train, val, options, message):
+def test_loss_or_protocol_of_other_task_is_refused(scene_sets, tmp_path, capsys, train, val, options, message):
     given = [f"train_set={scene_sets[train]}", f"val_set={scene_sets[val]}", "visualizer=[]", *options]
     assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--cfg-options", *given]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_what_digit_scenes_positions_see_lies_where_it_is_drawn():
+def test_receptive_field_is_centered_on_drawn_position():
     torch.manual_seed(0)
     model = build_model(load_config("multilabel/digit_scenes:csra"), 10).eval()
     images = torch.randn(4, 3, 96, 128, requires_grad=True)
@@ -177,7 +177,7 @@ def test_what_digit_scenes_positions_see_lies_where_it_is_drawn():
         assert abs(centre - drawn) < 5, (axis, centre, drawn)
 
 
-def test_embeddings_reach_the_head(tmp_path):
+def test_head_loads_label_embeddings(tmp_path):
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
     np.save(tmp_path / "e.npy", rows)
     config = load_config("multilabel/digit_scenes:sgre", [f"model.head.embeddings={tmp_path / 'e.npy'}"])
@@ -186,8 +186,8 @@ def test_embeddings_reach_the_head(tmp_path):
 
 
 @pytest.mark.parametrize("name", MULTILABEL)
-def test_weights_of_any_backbone(name):
-    """A recipe may state the backbone as a name alone. The other options of a backbone are kept."""
+def test_backbone_weights_option_keeps_other_options(name):
+    """A recipe may give the backbone as a name only. The other options of a backbone are kept."""
     before, config = load_config(name), load_config(name, ["model.backbone.weights=mine.pth"])
     assert weight_files(config) == {"backbone": "mine.pth"}
     backbone = before.model["backbone"]
@@ -196,7 +196,7 @@ def test_weights_of_any_backbone(name):
     assert weight_files(load_config(name, ["model.backbone.weights=none"])) == {}
 
 
-def test_the_weights_of_a_backbone_by_name_arrive(tmp_path):
+def test_backbone_given_by_name_loads_weights(tmp_path):
     """The recipe's header promises that the weights file of a classifier can be loaded into the backbone."""
     torch.manual_seed(1)  # the recipe's seed is 0
     donor = build_multilabel("resnet18", "max", num_classes=3).backbone
@@ -214,7 +214,7 @@ def test_the_weights_of_a_backbone_by_name_arrive(tmp_path):
 
 
 @pytest.mark.parametrize(("train", "records"), [(True, 32), (False, 40)])
-def test_drop_last_is_for_training_only(scene_sets, train, records):
+def test_drop_last_applies_to_training_only(scene_sets, train, records):
     """40 digits in batches of 16 leave a short last batch of 8."""
     digits = scene_sets["digits"]
     options = [f"train_set={digits}", f"val_set={digits}", "batch_size=16", "loader.drop_last=True"]

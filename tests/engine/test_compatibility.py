@@ -43,7 +43,7 @@ FITTING = {
 )
 @pytest.mark.parametrize("mixer", [*LEFT_ALONE, *BY_AREA, *UNION], ids=repr)
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
-def test_every_combination(task, mixer, loss):
+def test_check_targets_follows_documented_table(task, mixer, loss):
     """Check the table in docs/mixers.md row by row."""
     kind = "alone" if mixer in LEFT_ALONE else "area" if mixer in BY_AREA else "union"
     if type(loss) in map(type, FITTING[task, kind]):
@@ -75,16 +75,16 @@ def test_every_combination(task, mixer, loss):
         ("detection", None, SoftCrossEntropy(), r"a set for detection is trained with objective Detection"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(task, mixer, loss, message):
+def test_check_targets_names_mismatch_and_advice(task, mixer, loss, message):
     with pytest.raises(ValueError, match=message):
         check_targets(TASKS[task], mixer, loss)
 
 
-def test_without_evaluation_only_training_counts():
+def test_check_targets_without_evaluation_checks_training_only():
     check_targets(CLASSIFICATION, SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(), evaluates=False)
 
 
-def test_a_loss_that_does_not_say_is_not_checked():
+def test_undeclared_loss_is_unchecked_and_unknown_kind_refused():
     class Mine(nn.Module):
         pass
 
@@ -95,7 +95,7 @@ def test_a_loss_that_does_not_say_is_not_checked():
 
 
 @pytest.mark.parametrize("name", losses.__all__)
-def test_every_loss_says_what_it_takes(name):
+def test_every_loss_declares_accepts(name):
     assert getattr(losses, name).accepts
 
 
@@ -108,5 +108,5 @@ def test_every_loss_says_what_it_takes(name):
         ("soft multi-hot", ("soft multi-hot", "soft multi-hot", "soft multi-hot")),
     ],
 )
-def test_kinds_after_mixing(kind, mixed):
+def test_mixed_kind(kind, mixed):
     assert tuple(mixed_kind(kind, combine) for combine in (None, "area", "union")) == mixed

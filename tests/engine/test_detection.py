@@ -2,7 +2,6 @@
 
 import json
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.models import build_model
 from dali_mix.recordio import RecordSet, Sample, write_set
 from dali_mix.reports.evaluation import evaluation_report
-from tests.engine.processes import assert_same_run, finish, records, run, said, start
+from tests.engine.processes import assert_same_run, finish, output_of, records, run, start
 from tests.engine.scenes import cli, pack_scenes
 
 KILLED = -signal.SIGKILL
@@ -62,11 +61,11 @@ def recipe(folder, **changes):
 def trained(scenes):
     """Train a run that detects digits; return its config and work directory."""
     values = recipe(scenes, schedule={"type": "onecycle", "pct_start": 0.2}, checkpoint={"interval_epochs": 1})
-    assert finish(start(values, scenes / "run", packed=True), 800) == [0], said(scenes / "run")
+    assert finish(start(values, scenes / "run", packed=True), 800) == [0], output_of(scenes / "run")
     return make_config(values), scenes / "run"
 
 
-def test_digits_are_found(trained):
+def test_detector_learns_digits(trained):
     _, work_dir = trained
     train_lines = [record for record in records(work_dir) if record["kind"] == "train"]
     parts = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
@@ -99,7 +98,7 @@ def test_evaluation_report_and_prediction_agree(trained, tmp_path):
         np.testing.assert_allclose(scores, own[:, 5], atol=1e-4)
 
 
-def test_a_file_that_the_model_gives_nan_for_is_left_out(trained, tmp_path, monkeypatch):
+def test_file_with_nan_output_is_reported_as_unreadable(trained, tmp_path, monkeypatch):
     config, work_dir = trained
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(RecordSet(config.val_set).encoded(number).tobytes())
@@ -118,16 +117,16 @@ def test_a_file_that_the_model_gives_nan_for_is_left_out(trained, tmp_path, monk
     assert [(one.path.name, one.reason) for one in found.unreadable] == [("1.png", "the model returns NaN for it")]
 
 
-def surest_scene(config, work_dir):
+def most_confident_scene(config, work_dir):
     """Return the encoded validation image with the highest-scoring box."""
     table = evaluate_checkpoint(config, work_dir / "checkpoints" / "latest").scores.metrics._tables()[0]
     return RecordSet(config.val_set).encoded(int(table[table[:, 5].argmax(), 0])).tobytes()
 
 
-def test_boxes_are_in_pixels_of_the_file_as_it_is_shown(trained, tmp_path):
+def test_predicted_boxes_are_in_pixels_of_upright_image(trained, tmp_path):
     """The second file is enlarged twofold and stored rotated, with an EXIF orientation that undoes the rotation."""
     config, work_dir = trained
-    (tmp_path / "small.png").write_bytes(surest_scene(config, work_dir))
+    (tmp_path / "small.png").write_bytes(most_confident_scene(config, work_dir))
     small = Image.open(tmp_path / "small.png")
     exif = Image.Exif()
     exif[274] = 6
@@ -142,39 +141,39 @@ def test_boxes_are_in_pixels_of_the_file_as_it_is_shown(trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def straight(scenes, tmp_path_factory):
+def uninterrupted(scenes, tmp_path_factory):
     """Train an uninterrupted run of 8 steps with all randomness enabled; return its values and work directory."""
     model = {**MODEL, "channels": 16, "hidden": 32, "rois": 16, "proposals": (32, 32)}
     values = recipe(scenes, max_steps=8, mixer={"type": "BoxResizeMix"}, ema=0.9, model=model)
     values["pipeline"] = {"type": "detection", "shorter": (48, 56), "longest": 80, "iou_crop": 0.5, "photometric": 0.5}
-    work_dir = tmp_path_factory.mktemp("straight") / "run"
-    assert run(values, work_dir, packed=True) == [0], said(work_dir)
+    work_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert run(values, work_dir, packed=True) == [0], output_of(work_dir)
     return values, work_dir
 
 
 @pytest.mark.parametrize("step", [3, 4, 7])
-def test_killed_and_resumed_bit_for_bit(straight, tmp_path, step):
-    values, one = straight
+def test_killed_and_resumed_run_is_bit_identical(uninterrupted, tmp_path, step):
+    values, one = uninterrupted
     assert run(values, tmp_path / "run", packed=True, kill_at=step) == [KILLED]
-    assert run(values, tmp_path / "run", packed=True, resume="must") == [0], said(tmp_path / "run")
+    assert run(values, tmp_path / "run", packed=True, resume="must") == [0], output_of(tmp_path / "run")
     assert_same_run(one, tmp_path / "run")
 
 
-def test_two_ranks_killed_and_resumed(straight, tmp_path):
-    values, _ = straight
-    for name, options in (("straight", [{}]), ("killed", [{"kill_at": 5}, {"resume": "must"}])):
+def test_two_ranks_killed_and_resumed_are_bit_identical(uninterrupted, tmp_path):
+    values, _ = uninterrupted
+    for name, options in (("uninterrupted", [{}]), ("killed", [{"kill_at": 5}, {"resume": "must"}])):
         for number, option in enumerate(options):
             codes = run(values, tmp_path / name, ranks=2, packed=True, **option)
-            assert codes == ([KILLED] * 2 if number < len(options) - 1 else [0, 0]), said(tmp_path / name)
-    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+            assert codes == ([KILLED] * 2 if number < len(options) - 1 else [0, 0]), output_of(tmp_path / name)
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "killed")
 
 
-def test_two_ranks_evaluate_as_one(trained, tmp_path):
+def test_two_ranks_evaluate_like_one_process(trained, tmp_path):
     """With one image per batch, its padding is the same on one rank and on two."""
     config, work_dir = trained
     values = {**config.resolved(), "weights": str(work_dir / "checkpoints" / "best.pt"), "max_steps": 1}
     values |= {"val_batch_size": 2, "optimizer": {"type": "SGD", "lr": 1e-12}, "schedule": {"type": "constant"}}
-    assert run(values, tmp_path / "two", ranks=2, packed=True) == [0, 0], said(tmp_path / "two")
+    assert run(values, tmp_path / "two", ranks=2, packed=True) == [0, 0], output_of(tmp_path / "two")
     (found,) = [record for record in records(tmp_path / "two") if record["kind"] == "val"]
     alone = evaluate_checkpoint(
         make_config({**values, "val_batch_size": 1}), tmp_path / "two" / "checkpoints" / "latest"
@@ -182,7 +181,7 @@ def test_two_ranks_evaluate_as_one(trained, tmp_path):
     assert found["AP50"] == pytest.approx(alone.values["AP50"], abs=1e-6)
 
 
-def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
+def test_backbone_loads_classifier_weights(scenes, tmp_path, capsys):
     torch.save(build_model("timm/resnet10t", 7).state_dict(), tmp_path / "backbone.pth")
     model = {**MODEL, "backbone": {"type": "timm/resnet10t", "weights": str(tmp_path / "backbone.pth")}}
     train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "run")
@@ -202,30 +201,33 @@ def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
         ({"loss": {"type": "BinaryCrossEntropy"}}, "sums the losses of the model; omit loss"),
         ({"objective": {"type": "Plain"}}, "a set for detection is trained with objective Detection"),
         ({"mixer": {"type": "CutMix"}}, "CutMix does not support boxes: choose one of BoxResizeMix, BoxSpliceMix"),
-        ({"metrics": {"protocol": "coca"}}, "protocol='coca'"),
+        ({"metrics": {"protocol": "coca"}}, "protocol='coca': must be one of voc, coco"),
         ({"metrics": {"ties": "random"}}, "metrics of a set for detection: unknown key 'ties'"),
         ({"model": {"type": "torchvision/resnet18"}}, "objective Detection needs model detector, not ResNet"),
         ({"checkpoint": {"best": "AP"}}, "checkpoint.best='AP' is not measured with metrics={}: choose one of AP50"),
-        ({"model": {**MODEL, "neck": "fpm"}}, "neck='fpm'"),
+        ({"model": {**MODEL, "neck": "fpm"}}, "neck='fpm': must be one of fpn, c5"),
         ({"model": {**MODEL, "backbon": 1}}, "did you mean backbone"),
-        ({"pipeline": {"type": "imagenet", "auto_augment": "randaugment"}}, "auto"),
+        (
+            {"pipeline": {"type": "imagenet", "auto_augment": "randaugment"}},
+            "would rotate and shift images but not their boxes",
+        ),
     ],
 )
-def test_mistakes_end_before_anything_starts(scenes, tmp_path, changes, message):
+def test_invalid_detection_recipe_is_refused(scenes, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(make_config(recipe(scenes, **changes)), tmp_path / "run")
 
 
-def test_a_set_without_boxes_is_refused(scene_sets, scenes, tmp_path):
+def test_set_without_boxes_is_refused(scene_sets, scenes, tmp_path):
     values = recipe(scenes, train_set=scene_sets["train_set"], val_set=None)
     with pytest.raises(ValueError, match="objective Detection is for sets with boxes; this is a set for multilabel"):
         train(make_config(values), tmp_path / "run")
 
 
-def test_the_command(trained, tmp_path, capsys):
+def test_detect_command_predicts_draws_and_evaluates(trained, tmp_path, capsys):
     config, work_dir = trained
     image = tmp_path / "scene.png"
-    image.write_bytes(surest_scene(config, work_dir))
+    image.write_bytes(most_confident_scene(config, work_dir))
     best = work_dir / "checkpoints" / "best.pt"
     (tmp_path / "recipe.py").write_text("\n".join(f"{name} = {value!r}" for name, value in config.resolved().items()))
     outs = ("--json", tmp_path / "p.json", "--csv", tmp_path / "p.csv", "--draw", tmp_path / "drawn")
@@ -244,10 +246,9 @@ def test_the_command(trained, tmp_path, capsys):
     assert "AP50 " in capsys.readouterr().out
     assert cli("predict", tmp_path / "recipe.py", best, image, "--top-k", 3) == 1
     assert "use --threshold for boxes" in capsys.readouterr().err
-    assert Path(work_dir).is_dir()
 
 
-class ToTheRight(Step):
+class ShiftRight(Step):
     """Step that moves most boxes out of the image."""
 
     def graph(self, images, draws, device):
@@ -258,7 +259,7 @@ class ToTheRight(Step):
 
 
 @pytest.mark.parametrize("freeze", [None, "", "norm"])
-def test_a_frozen_backbone_of_random_weights_is_warned_of(scenes, tmp_path, freeze):
+def test_frozen_random_backbone_is_warned_about(scenes, tmp_path, freeze):
     model = {key: value for key, value in MODEL.items() if key != "freeze"}
     model |= {} if freeze is None else {"freeze": freeze}
     train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None, checkpoint={})), tmp_path / "run")
@@ -267,7 +268,7 @@ def test_a_frozen_backbone_of_random_weights_is_warned_of(scenes, tmp_path, free
 
 
 @pytest.mark.parametrize("objects", [True, False])
-def test_a_run_tells_of_boxes_that_are_dropped_or_not_there(scenes, tmp_path, objects):
+def test_run_logs_dropped_or_missing_boxes(scenes, tmp_path, objects):
     train_set = scenes / "train"
     records = RecordSet(train_set)
     rows = [row for row in range(40) if len(records.labels(np.arange(row, row + 1))[0])][:4]
@@ -285,7 +286,7 @@ def test_a_run_tells_of_boxes_that_are_dropped_or_not_there(scenes, tmp_path, ob
     write_set(tmp_path / "few", samples, classes=records.info.classes, task="detection")
     values = recipe(scenes, train_set=str(tmp_path / "few"), val_set=None, batch_size=2, checkpoint={})
     if objects:
-        values["train_pipeline"] = {"steps": [{"type": f"{__name__}:ToTheRight"}]}
+        values["train_pipeline"] = {"steps": [{"type": f"{__name__}:ShiftRight"}]}
     train(make_config(values), tmp_path / "run")
     log = (tmp_path / "run" / "train.log").read_text()
     if objects:

@@ -10,7 +10,7 @@ PLAIN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": 
 
 
 @pytest.mark.parametrize(
-    ("variables", "expected", "place"),
+    ("variables", "expected", "address"),
     [
         ({}, (0, 1, 0), None),
         (PLAIN, (1, 2, 1), ("node7", 29500)),
@@ -22,10 +22,10 @@ PLAIN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": 
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, (0, 1, 0), None),
     ],
 )
-def test_variables_of_a_start(variables, expected, place):
+def test_environment_reads_ranks_and_address(variables, expected, address):
     assert env.environment(variables) == expected
-    if place:
-        assert env.address(variables) == place
+    if address:
+        assert env.address(variables) == address
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_variables_of_a_start(variables, expected, place):
         ({"LOCAL_RANK": "a"}, "LOCAL_RANK must"),
     ],
 )
-def test_variables_that_cannot_be(change, message):
+def test_environment_refuses_invalid_variables(change, message):
     with pytest.raises(ValueError, match=message):
         env.environment({**PLAIN, **change})
 

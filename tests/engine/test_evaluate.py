@@ -1,4 +1,4 @@
-"""Evaluation: exact over ranks and batches, and NaN or constant scores never give a plausible figure."""
+"""Evaluation is exact over ranks and batches. NaN scores are reported; constant scores get metrics of chance."""
 
 import json
 
@@ -14,21 +14,21 @@ from dali_mix.engine.train.objectives import is_summed
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, MultiLabelSoftMargin, SGRELoss
 from dali_mix.models import build_detector
 from dali_mix.reports import curves
-from tests.engine.processes import records, run, said
+from tests.engine.processes import output_of, records, run
 from tests.engine.synthetic import PLAIN, Batch, SyntheticLoader, make_loaders, recipe, train_synthetic
 
 
-def scoring(how, **changes):
+def scoring_recipe(how, **changes):
     return recipe(model={"type": "tests.engine.broken:Scoring", "how": how}, mixer=None, **changes)
 
 
-def strict(text):
+def parse_strict_json(text):
     """Parse a record as strict JSON; fail on NaN and Infinity."""
-    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
-def bright():
-    """Return the numbers of the evaluation records for which `Scoring` gives NaN."""
+def nan_records():
+    """Return the ids of the evaluation records for which `Scoring` returns NaN."""
     batches = list(SyntheticLoader(22, 22, train=False))
     found = [number for number, image in zip(batches[0].ids.tolist(), batches[0].images, strict=True)
              if image.mean() > 0.25]  # fmt: skip
@@ -36,7 +36,7 @@ def bright():
     return found
 
 
-def several(**changes):
+def multilabel_changes(**changes):
     """Return `changes` with a multi-label pipeline and loss added."""
     pipeline, loss = {"type": "multilabel", "image_size": 8}, {"type": "BinaryCrossEntropy"}
     return {**changes, "pipeline": pipeline, "loss": loss}
@@ -48,14 +48,14 @@ def values(**changes):
     return recipe(**{**base, "epochs": 2, **changes})
 
 
-def evaluated(tmp_path, values):
+def train_and_evaluate(tmp_path, values):
     """Train a run; return the scores of its latest checkpoint."""
     train_synthetic(values, tmp_path / "run")
     latest = tmp_path / "run" / "checkpoints" / "latest"
     return evaluate_checkpoint(make_config(values), latest, make_loaders=make_loaders).values
 
 
-def test_images_that_a_detector_gives_nan_for_are_named():
+def test_nan_output_of_detector_names_records():
     model = build_detector("torchvision/resnet18", 2, channels=16, hidden=16, rois=16).train()
     images = torch.randn(3, 3, 32, 64, generator=torch.Generator().manual_seed(0))
     images[1, 0, 3, 3] = torch.nan
@@ -72,16 +72,16 @@ def test_images_that_a_detector_gives_nan_for_are_named():
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_training_goes_on_without_a_best_and_says_why(tmp_path, ranks):
-    values = scoring("nan", batch_size=8, early_stopping={"patience": 2}, epochs=9)
-    assert run(values, tmp_path / "run", ranks=ranks) == [0] * ranks, said(tmp_path / "run")
-    found = bright()
-    text = said(tmp_path / "run")
+def test_training_with_nan_scores_continues_without_best(tmp_path, ranks):
+    values = scoring_recipe("nan", batch_size=8, early_stopping={"patience": 2}, epochs=9)
+    assert run(values, tmp_path / "run", ranks=ranks) == [0] * ranks, output_of(tmp_path / "run")
+    found = nan_records()
+    text = output_of(tmp_path / "run")
     assert f"step 5: the model returns NaN for {len(found)} records, among them {found[:5]}" in text
     assert "step 5, averaged weights: the model returns NaN" in text
     assert "stopped early: step 10, no best.pt (top1 was NaN in all 2 evaluations)" in text
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
-    lines = [strict(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [parse_strict_json(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     validations = [line for line in lines if line["kind"] == "val"]
     assert [line["step"] for line in validations] == [5, 10]
     assert all(line[key] is None for line in validations for key in ("top1", "loss", "ema_top1", "ema_loss"))
@@ -91,20 +91,20 @@ def test_training_goes_on_without_a_best_and_says_why(tmp_path, ranks):
     )
 
 
-@pytest.mark.parametrize("changes", [{}, several()], ids=["classification", "multi-label"])
-def test_an_evaluation_names_the_records_it_gives_nan_for(tmp_path, changes):
+@pytest.mark.parametrize("changes", [{}, multilabel_changes()], ids=["classification", "multi-label"])
+def test_evaluation_names_records_with_nan_scores(tmp_path, changes):
     with pytest.raises(NonFiniteScores, match=r"returns NaN for \d+ records, among them \[\d+, .*cannot be scored"):
-        evaluated(tmp_path, scoring("nan", max_steps=1, **changes))
+        train_and_evaluate(tmp_path, scoring_recipe("nan", max_steps=1, **changes))
 
 
-def test_constant_scores_of_classes_get_what_guessing_would(tmp_path):
-    found = evaluated(tmp_path, scoring("constant", max_steps=1))
+def test_constant_class_scores_get_chance_accuracy(tmp_path):
+    found = train_and_evaluate(tmp_path, scoring_recipe("constant", max_steps=1))
     assert found["top1"] == 25.0
     assert "top5" not in found  # there are only four classes
 
 
-def test_constant_scores_of_labels_get_what_guessing_would(tmp_path):
-    found = evaluated(tmp_path, scoring("constant", max_steps=1, **several()))
+def test_constant_label_scores_get_chance_map(tmp_path):
+    found = train_and_evaluate(tmp_path, scoring_recipe("constant", max_steps=1, **multilabel_changes()))
     rows = torch.cat([batch.targets for batch in SyntheticLoader(22, 22, train=False, multilabel=True)])
     shares = [(rows[:, k] == 1).sum().item() / (rows[:, k] >= 0).sum().item() for k in range(4)]
     assert 100 * sum(shares) / 4 < found["mAP"] < 100 * sum(shares) / 4 + 15
@@ -115,7 +115,7 @@ def test_two_ranks_evaluate_as_one_process(tmp_path):
     """All scores but the loss are exactly equal. The 22 records do not divide evenly, and some targets are unknown."""
     still = {"model": PLAIN, "max_steps": 1, "ema": None, "optimizer": {"type": "SGD", "lr": 1e-20}, "batch_size": 8}
     for ranks in (1, 2):
-        assert run(values(**still), tmp_path / str(ranks), ranks=ranks) == [0] * ranks, said(tmp_path / str(ranks))
+        assert run(values(**still), tmp_path / str(ranks), ranks=ranks) == [0] * ranks, output_of(tmp_path / str(ranks))
     one, two = (next(r for r in records(tmp_path / n) if r["kind"] == "val") for n in ("1", "2"))
     assert 0 < one["mAP"] < 100
     assert one.pop("loss") == pytest.approx(two.pop("loss"), rel=1e-6)
@@ -123,7 +123,7 @@ def test_two_ranks_evaluate_as_one_process(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy(), MultiLabelSoftMargin(), SGRELoss(), AsymmetricLoss()])
-def test_the_loss_of_an_evaluation_is_that_of_all_records_at_once(loss):
+def test_evaluation_loss_is_independent_of_batch_sizes(loss):
     logits = 3 * torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     targets = torch.randint(-1, 2, (9, 4), generator=torch.Generator().manual_seed(1)).float()
     targets[4:6] = -1

@@ -28,7 +28,7 @@ from dali_mix.engine.checkpoint.files import (
 )
 from dali_mix.engine.logging import keep_lines
 from dali_mix.models.weights.files import write_weight_file
-from tests.engine.processes import assert_same_run, records, run, said
+from tests.engine.processes import assert_same_run, output_of, records, run
 from tests.engine.synthetic import recipe
 
 STATE = {"model": {"w": torch.arange(2000.0)}, "step": 3, "window": {"loss": 0.5}, "note": None}
@@ -61,12 +61,12 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def strict(text):
+def parse_strict_json(text):
     """Parse a record as strict JSON; fail on NaN and Infinity."""
-    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
-def test_round_trip_and_what_others_read(tmp_path):
+def test_checkpoint_round_trip_also_with_torch_load(tmp_path):
     path = tmp_path / "a.pt"
     save_checkpoint(path, STATE)
     assert damage(path) is None
@@ -85,7 +85,7 @@ def test_round_trip_and_what_others_read(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_every_flipped_bit_is_seen(tmp_path):
+def test_flipped_bit_or_truncation_is_detected(tmp_path):
     path = tmp_path / "a.pt"
     save_checkpoint(path, {"model": {"w": torch.arange(8.0)}})
     good = path.read_bytes()
@@ -101,7 +101,7 @@ def test_every_flipped_bit_is_seen(tmp_path):
         assert damage(path)
 
 
-def test_pruned_only_when_the_new_one_is_there(folder):
+def test_save_prunes_old_checkpoints_but_not_best(folder):
     for step in (1, 2, 3, 4):
         folder.save(step, {**STATE, "step": step})
     assert folder.steps() == [4, 3]
@@ -113,7 +113,7 @@ def test_pruned_only_when_the_new_one_is_there(folder):
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
-def test_damaged_newest_falls_back_loudly(folder, warnings, harm):
+def test_damaged_newest_checkpoint_falls_back_with_warning(folder, warnings, harm):
     for step in (1, 2):
         folder.save(step, STATE)
     path = folder.file(2)
@@ -130,7 +130,7 @@ def test_damaged_newest_falls_back_loudly(folder, warnings, harm):
 
 
 @pytest.mark.parametrize("pointer", [None, "", "step-00000099.pt\n", "../../etc/passwd\n", "\xff\x00"])
-def test_pointer_is_a_hint_only(folder, warnings, pointer):
+def test_newest_checkpoint_is_found_despite_wrong_pointer(folder, warnings, pointer):
     for step in (1, 2):
         folder.save(step, STATE)
     latest = folder.path / "latest"
@@ -142,7 +142,7 @@ def test_pointer_is_a_hint_only(folder, warnings, pointer):
     assert any("latest" in text for text in warnings)
 
 
-def test_nothing_whole_is_an_error_never_step_0(folder):
+def test_newest_raises_if_all_checkpoints_are_damaged(folder):
     assert folder.newest() is None  # no checkpoint was ever saved here
     folder.save(1, STATE)
     folder.file(1).write_bytes(b"x" * 500)
@@ -152,8 +152,8 @@ def test_nothing_whole_is_an_error_never_step_0(folder):
         folder.newest()  # only the pointer is left
 
 
-@pytest.mark.parametrize("signed", [True, False], ids=["with our checksum", "plain"])
-def test_code_in_a_checkpoint_is_refused(tmp_path, signed):
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "plain"])
+def test_checkpoint_with_code_is_refused(tmp_path, signed):
     marker, path = tmp_path / "marker", tmp_path / "evil.pt"
     if signed:
         save_checkpoint(path, {"model": {}, "evil": Evil(str(marker))})
@@ -164,7 +164,7 @@ def test_code_in_a_checkpoint_is_refused(tmp_path, signed):
     assert not marker.exists()
 
 
-def test_disk_full_leaves_the_previous_one(folder):
+def test_full_disk_keeps_previous_checkpoint(folder):
     """A limit on file sizes stands in for a full disk: writes fail the same way."""
     folder.keep = 1
     folder.save(1, STATE)
@@ -182,29 +182,29 @@ def test_disk_full_leaves_the_previous_one(folder):
 
 
 @pytest.mark.parametrize("syncs", [3, 4, 5, 6, 7])
-def test_killed_while_writing(tmp_path, syncs):
+def test_run_killed_during_save_resumes_bit_identical(tmp_path, syncs):
     """Kill a run at each sync of a save (file, folder, pointer) in turn, with keep = 1."""
     values = recipe(checkpoint={"interval_steps": 2, "keep": 1})
-    assert run(values, tmp_path / "straight") == [0]
+    assert run(values, tmp_path / "uninterrupted") == [0]
     work_dir = tmp_path / "run"
     assert run(values, work_dir, kill_in_save=syncs) == [-signal.SIGKILL]
-    assert run(values, work_dir, resume="must") == [0], said(work_dir)
-    assert_same_run(tmp_path / "straight", work_dir)
+    assert run(values, work_dir, resume="must") == [0], output_of(work_dir)
+    assert_same_run(tmp_path / "uninterrupted", work_dir)
     assert not list((work_dir / "checkpoints").glob(".*"))
 
 
-def test_run_goes_on_from_before_the_damage(tmp_path):
-    assert run(recipe(), tmp_path / "straight") == [0]
+def test_resume_falls_back_before_damaged_checkpoint(tmp_path):
+    assert run(recipe(), tmp_path / "uninterrupted") == [0]
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, kill_at=9) == [-signal.SIGKILL]
     newest = work_dir / "checkpoints" / "step-00000008.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
     assert run(recipe(), work_dir, resume="must") == [0]
-    assert "step-00000008.pt: cut short" in said(work_dir)
-    assert_same_run(tmp_path / "straight", work_dir)
+    assert "step-00000008.pt: cut short" in output_of(work_dir)
+    assert_same_run(tmp_path / "uninterrupted", work_dir)
 
 
-def test_best_is_kept_apart(tmp_path):
+def test_best_checkpoint_has_first_best_metrics(tmp_path):
     assert run(recipe(), tmp_path / "run") == [0]
     best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     scores = [r for r in records(tmp_path / "run") if r["kind"] == "val"]
@@ -213,7 +213,7 @@ def test_best_is_kept_apart(tmp_path):
     assert best["model"].keys() == best["ema"]["model"].keys()
 
 
-def test_config_is_saved_as_json_and_never_read_back_as_code(tmp_path):
+def test_config_is_saved_as_json_and_not_read_as_code(tmp_path):
     assert run(recipe(), tmp_path / "run") == [0]
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["optimizer"]["lr"] == 0.05
@@ -224,7 +224,7 @@ def test_config_is_saved_as_json_and_never_read_back_as_code(tmp_path):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_planted_link_is_not_followed(tmp_path: Path, name: str) -> None:
+def test_planted_symlink_is_not_followed(tmp_path: Path, name: str) -> None:
     path, victim = tmp_path / "out" / name, tmp_path / "victim"
     path.parent.mkdir()
     victim.write_bytes(b"somebody's")
@@ -240,12 +240,12 @@ def test_a_planted_link_is_not_followed(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_json_knows_no_nan(value):
+def test_json_text_writes_non_finite_as_null(value):
     text = json_text({"a": [1, value, {"b": (value, 2.5)}], "c": "NaN", "d": value})
-    assert strict(text) == {"a": [1, None, {"b": [None, 2.5]}], "c": "NaN", "d": None}
+    assert parse_strict_json(text) == {"a": [1, None, {"b": [None, 2.5]}], "c": "NaN", "d": None}
 
 
-def test_a_dash_is_no_file(tmp_path, monkeypatch):
+def test_dash_is_refused_as_output_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="--csv -: cannot write to the standard output; pass a file name"):
         check_out("--csv", Path("-"))

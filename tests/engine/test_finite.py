@@ -7,7 +7,7 @@ from torch import nn
 from dali_mix.engine.train.finite import first_non_finite, statistics, total_norm
 
 
-def test_masks_of_infinity_are_no_statistics():
+def test_statistics_exclude_infinite_masks():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
     model.register_buffer("center", torch.zeros(2))
@@ -15,7 +15,7 @@ def test_masks_of_infinity_are_no_statistics():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_norm_is_finite_where_its_tensors_are(dtype):
+def test_total_norm_is_finite_only_for_finite_tensors(dtype):
     large = torch.full((100,), 3e4, dtype=dtype)
     assert total_norm([large, torch.ones(2)]).isfinite()
     for bad in (float("nan"), float("inf"), float("-inf")):

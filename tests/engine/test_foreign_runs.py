@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     return folder
 
 
-class Runs:
+class CreatesFolder:
     """Object that creates the folder `mark` when it is unpickled."""
 
     def __init__(self, mark):
@@ -68,10 +68,10 @@ def commands(folder):
     ],
     ids=lambda changes: json.dumps(changes)[:60],
 )
-def test_a_foreign_config_neither_runs_nor_fetches(run, changes, monkeypatch, capsys, tmp_path):
+def test_foreign_config_runs_no_code_and_downloads_nothing(run, changes, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(run / "run")
     (run / "run/foreign_code.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).mkdir()")
-    torch.save({"state_dict": Runs(tmp_path / "ran")}, tmp_path / "w.pth")
+    torch.save({"state_dict": CreatesFolder(tmp_path / "ran")}, tmp_path / "w.pth")
 
     def refused(*args, **kwargs):
         raise AssertionError("a connection")
@@ -91,7 +91,7 @@ def test_a_foreign_config_neither_runs_nor_fetches(run, changes, monkeypatch, ca
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_checkpoint_outside_of_the_run_is_evaluated_with_the_recipe_s_values(run, tmp_path, capsys):
+def test_checkpoint_outside_run_uses_recipe_values(run, tmp_path, capsys):
     """config.json is not read for a checkpoint outside the run's folder."""
     (run / "run/config.json").rename(run / "config.kept")
     try:
@@ -105,7 +105,7 @@ def test_a_checkpoint_outside_of_the_run_is_evaluated_with_the_recipe_s_values(r
     assert "top1" in capsys.readouterr().out
 
 
-def test_what_was_removed_from_a_file_is_told(run, tmp_path, capsys):
+def test_weight_file_note_names_prefix_and_unread_keys(run, tmp_path, capsys):
     """The file is a Lightning checkpoint that also holds averaged weights."""
     model = build_model("wrn-10-1", 10)
     state = {f"model.{key}": value for key, value in model.state_dict().items()}

@@ -29,7 +29,7 @@ CONFIG = RunConfig(
 )
 
 
-def seen(paths: list[Path]) -> tuple[list[Path], np.ndarray, list[list[tuple[int, int]]], list[Unreadable]]:
+def load_all(paths: list[Path]) -> tuple[list[Path], np.ndarray, list[list[tuple[int, int]]], list[Unreadable]]:
     """Load `paths`; return the paths read, the images, the image sizes of each batch, and the unreadable files."""
     unreadable: list[Unreadable] = []
     batches = list(load_images(CONFIG, paths, torch.device("cpu"), unreadable))
@@ -39,39 +39,39 @@ def seen(paths: list[Path]) -> tuple[list[Path], np.ndarray, list[list[tuple[int
 
 
 SIDES = {
-    "small ones": [20] * 20,
-    "large ones": [90, 100, 90],
-    "a large one among small ones": [20] * 9 + [100] + [20] * 30,
-    "in turn": [20, 100] * 8,
+    "small": [20] * 20,
+    "large": [90, 100, 90],
+    "one large": [20] * 9 + [100] + [20] * 30,
+    "alternating": [20, 100] * 8,
     "growing": [*range(10, 100, 3)],
 }
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_large_pictures_are_decoded_a_few_at_a_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_pixels_per_batch_are_limited(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = []
     for number, side in enumerate(SIDES[name]):
         paths.append(tmp_path / f"{number:02d}.png")
         paths[-1].write_bytes(encode(picture(side, side, number)))
-    expected = seen(paths)
+    expected = load_all(paths)
     assert expected[0] == paths and not expected[3]
     monkeypatch.setattr(image_files, "DECODED_PIXELS", 8000)
-    found = seen(paths)
+    found = load_all(paths)
     assert found[0] == paths and np.array_equal(found[1], expected[1])
     for batch in found[2]:
         assert len(batch) == 1 or sum(height * width for height, width in batch) <= 8000
-    if name != "in turn":  # small images are not decoded one by one
+    if name != "alternating":  # small images are not decoded one by one
         assert len(found[2]) <= 1 + sum(side > 40 for side in SIDES[name]) + len(paths) // 8
 
 
-def test_odd_files_are_seen_as_they_would_be_packed(tmp_path: Path) -> None:
+def test_odd_files_are_loaded_upright_or_reported(tmp_path: Path) -> None:
     files = {name: data for name, (data, _) in [*ODD.items(), *PLAIN.items()]}
     paths = []
     for number, data in enumerate([*files.values(), *(data for data, _ in REFUSED.values())]):
         paths.append(tmp_path / f"{number:02d}.img")
         paths[-1].write_bytes(data)
     good = paths[: len(files)]
-    found, _, sizes, unreadable = seen(paths)
+    found, _, sizes, unreadable = load_all(paths)
     turned = [(20, 12) if turn >= 5 else (12, 20) for _, turn in [*ODD.values(), *PLAIN.values()]]
     assert found == good and [size for batch in sizes for size in batch] == turned
     assert [one.path for one in unreadable] == paths[len(files) :]
@@ -112,21 +112,23 @@ NOTED = {
 
 
 @pytest.mark.parametrize("name", NOTED)
-def test_what_the_model_is_not_shown_is_counted(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_frames_and_transparency_are_counted(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data, said = NOTED[name]
     paths = [tmp_path / f"{number}-{name}" for number in range(2)]
     for path in paths:
         path.write_bytes(data)
-    found, _, _, unreadable = seen(paths)
+    found, _, _, unreadable = load_all(paths)
     assert found == paths and not unreadable
     assert caplog.messages == ([f"2 images: {said}"] if said else [])
 
 
-def test_a_dangling_link_is_unreadable(tmp_path: Path) -> None:
+def test_dangling_symlink_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(still("JPEG", "RGB"))
     (tmp_path / "b.jpg").symlink_to("gone.jpg")
     paths = find_images([tmp_path])
-    found, _, _, unreadable = seen(paths)
+    found, _, _, unreadable = load_all(paths)
     assert found == paths[:1]
     assert unreadable == [Unreadable(tmp_path / "b.jpg", "cannot be read: No such file or directory")]
 
@@ -135,6 +137,6 @@ PICTURE = Image.new("RGB", (4, 4))
 
 
 @pytest.mark.parametrize("images", [PICTURE, [PICTURE], np.zeros((2, 4, 4, 3)), torch.zeros(3, 4, 4), [b"a.jpg"], 3])
-def test_an_image_in_memory_is_no_path(images: Any) -> None:
+def test_image_in_memory_is_refused(images: Any) -> None:
     with pytest.raises(TypeError, match=r"an image must be a path, not .*: pass image files or folders; save pixels"):
         find_images(images)

@@ -9,13 +9,13 @@ from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import train
 from dali_mix.engine.train.seeding import MIXER, derive_seed
 from dali_mix.mixers import ResizeMixPlus
-from tests.engine.processes import assert_same_run, newest_state, records, run, said
+from tests.engine.processes import assert_same_run, newest_state, output_of, records, run
 from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe
 
 PLUS = {"type": "ResizeMixPlus", "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
-def test_a_step_on_more_images_than_the_batch_holds(tmp_path):
+def test_step_on_enlarged_batch_equals_plain_step(tmp_path):
     """The trainer's step equals a plain step on the mean loss over both views."""
     changes = {"mixer": PLUS, "max_steps": 1, "schedule": {"type": "constant"}, "ema": None, "log_interval": 1}
     config = make_config(recipe(model=PLAIN, **changes))
@@ -38,24 +38,27 @@ def test_a_step_on_more_images_than_the_batch_holds(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_of_larger_batches_goes_on_equal(tmp_path, ranks):
+def test_run_with_varying_batch_sizes_is_exact_and_resumes(tmp_path, ranks):
     """The choice doubles some batches and not others, so the batch size varies from step to step."""
     choice = {"type": "MixChoice", "mixers": [PLUS, {"type": "CutMix"}], "probs": [0.6, 0.2]}
     values = recipe(mixer=choice, batch_size=10, epochs=2)
-    assert run(values, tmp_path / "straight", ranks=ranks) == [0] * ranks, said(tmp_path / "straight")
-    train_losses = [r["loss"] for r in records(tmp_path / "straight") if r["kind"] == "train"]
+    assert run(values, tmp_path / "uninterrupted", ranks=ranks) == [0] * ranks, output_of(tmp_path / "uninterrupted")
+    train_losses = [r["loss"] for r in records(tmp_path / "uninterrupted") if r["kind"] == "train"]
     assert all(0 < loss < 3 for loss in train_losses) and train_losses[-1] < train_losses[0]
     ids = [
-        i for rank in range(ranks) for r in records(tmp_path / "straight", f"ids-rank{rank}.jsonl") for i in r["ids"]
+        i
+        for rank in range(ranks)
+        for r in records(tmp_path / "uninterrupted", f"ids-rank{rank}.jsonl")
+        for i in r["ids"]
     ]
-    assert sorted(ids) == sorted([*range(40)] * 2), "each record once an epoch, however many views it had"
+    assert sorted(ids) == sorted([*range(40)] * 2), "each record once per epoch, for any number of views"
     if ranks == 1:
         assert run(values, tmp_path / "killed", kill_at=3) == [-9]
-        assert run(values, tmp_path / "killed", resume="must") == [0], said(tmp_path / "killed")
-        assert_same_run(tmp_path / "straight", tmp_path / "killed")
+        assert run(values, tmp_path / "killed", resume="must") == [0], output_of(tmp_path / "killed")
+        assert_same_run(tmp_path / "uninterrupted", tmp_path / "killed")
 
 
-def test_splicemix_trains_with_a_multi_label_loss(tmp_path):
+def test_splicemix_trains_with_multilabel_loss(tmp_path):
     values = recipe(mixer={"type": "SpliceMix"}, loss={"type": "torch.nn:BCEWithLogitsLoss"}, val_set=None, epochs=4)
     loaders = lambda config, ranks: (make_loaders(config, ranks)[0], None)  # noqa: E731
     assert train(make_config(values), tmp_path / "run", make_loaders=loaders) == "finished"

@@ -1,4 +1,4 @@
-"""Logs and visualizers: damaged lines are named; on a full disk, the error names the file and no empty one is left."""
+"""Logs and visualizers: damaged lines are named; a full-disk error names the file, and no empty file is left."""
 
 import contextlib
 import resource
@@ -37,7 +37,7 @@ def full_disk(size=0):
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: repr(line[:30]))
-def test_a_line_that_is_no_record_is_named(tmp_path, line):
+def test_invalid_line_is_named_and_truncated_last_line_ignored(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"kind": "train", "step": 1, "loss": null}\n' + line + b"\n")
     before = path.read_bytes()
@@ -59,13 +59,13 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     ],
     ids=["small file", "figure", "log"],
 )
-def test_a_full_disk_names_the_file_and_leaves_none_that_is_empty(tmp_path, write):
+def test_full_disk_error_names_file_and_leaves_none(tmp_path, write):
     with full_disk(), pytest.raises(OSError, match=r"could not write \S+a\.png: "):
         write(tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_ends_a_run_and_it_goes_on_later(tmp_path):
+def test_run_ended_by_full_disk_can_be_resumed(tmp_path):
     config = make_config(recipe(log_interval=1))
     with full_disk(900), pytest.raises(OSError, match=r"could not write \S+"):
         train(config, tmp_path / "run", make_loaders=make_loaders)
@@ -75,7 +75,7 @@ def test_a_full_disk_ends_a_run_and_it_goes_on_later(tmp_path):
 
 
 @pytest.mark.parametrize("kill_at_log", [True, False])
-def test_the_last_interval_is_logged_once(tmp_path, kill_at_log):
+def test_last_interval_is_logged_once_after_kill(tmp_path, kill_at_log):
     """The run is killed before it logs the last interval, or during the last evaluation."""
     values = recipe(epochs=1, log_interval=3, checkpoint={"interval_steps": 2}, evaluate_epochs=1)
 
@@ -97,7 +97,7 @@ def test_the_last_interval_is_logged_once(tmp_path, kill_at_log):
     assert [(r["kind"], r["step"]) for r in records(tmp_path / "run")] == [("train", 3), ("train", 5), ("val", 5)]
 
 
-def test_tensorboard_through_mmengine(tmp_path):
+def test_tensorboard_visualizer_writes_events(tmp_path):
     train_synthetic(recipe(epochs=1, visualizer=["tensorboard"]), tmp_path / "run")
     events = list((tmp_path / "run" / "tensorboard").rglob("events*"))
     assert events
@@ -107,7 +107,7 @@ def test_tensorboard_through_mmengine(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "names"), [("tensorboard", ["tensorboard"]), (["tensorboard"], ["tensorboard"]), ([], [])]
 )
-def test_visualizers_by_a_word_or_a_list(setting, names, monkeypatch):
+def test_visualizer_accepts_name_or_list(setting, names, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorboard" or None)
     assert visualizer_names(load_config("quickstart", [f"visualizer={setting}"]).visualizer) == names
     for other, message in (("tb", "visualizer 'tb' is unknown"), (["wandb"], "not installed: pip install wandb")):

@@ -27,7 +27,7 @@ def take_step(model, optimizer, monitor, step, scale, measured=()):
     return numbers, any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_weights_stay_from_the_bad_step_on_though_the_loss_is_read_late():
+def test_weights_are_unchanged_from_bad_step_on():
     model, optimizer, monitor = watched()
     numbers = []
     for step in range(1, 5):
@@ -42,7 +42,7 @@ def test_weights_stay_from_the_bad_step_on_though_the_loss_is_read_late():
 
 
 @pytest.mark.parametrize("bad", [0, 1])
-def test_the_flag_on_the_device_holds_the_optimizer_for_any_number(bad):
+def test_nan_norm_or_statistics_block_optimizer(bad):
     """NaN in the gradient's norm or in the statistics blocks the optimizer as NaN in the loss does."""
     model, optimizer, monitor = watched()
     for step in range(1, 4):

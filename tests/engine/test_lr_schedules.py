@@ -19,7 +19,7 @@ class TestSchedules:
         assert factor(100) == pytest.approx(0.01)
         assert all(factor(s) >= factor(s + 1) for s in range(10, 120))
 
-    def test_cosine_is_torchs(self):
+    def test_cosine_equals_torch(self):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2)
         theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100, eta_min=1e-3)
         factor = self.build(type="cosine", min_lr=1e-3)
@@ -28,7 +28,7 @@ class TestSchedules:
             optimizer.step()
             theirs.step()
 
-    def test_one_cycle_is_torchs(self):
+    def test_one_cycle_equals_torch(self):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2, momentum=0.9)
         theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=100, pct_start=0.2)
         factor = self.build(type="onecycle", pct_start=0.2)
@@ -38,7 +38,7 @@ class TestSchedules:
             if step < 99:
                 theirs.step()
 
-    def test_steps_count_epochs_of_the_whole_run(self):
+    def test_step_milestones_include_warmup_epochs(self):
         factor = self.build(type="step", milestones=[3, 6], gamma=0.2, warmup_epochs=2)
         assert [factor(s) for s in (20, 29, 30, 59, 60)] == pytest.approx([1, 1, 0.2, 0.2, 0.04])
 

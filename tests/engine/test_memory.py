@@ -11,7 +11,7 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.memory import check_evaluation, check_step, explaining, free_memory, held_by_step
 from dali_mix.engine.run import evaluate_checkpoint, train
-from tests.engine.processes import newest_state, run, said
+from tests.engine.processes import newest_state, output_of, run
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
@@ -51,7 +51,7 @@ class Reading(nn.Module):
         (40, 1, {"batch_size": 4, "accumulate": 4}, "one record in every step.*choose a larger batch_size"),
     ],
 )
-def test_a_step_of_one_record_under_batchnorm_is_refused(records, ranks, changes, advice):
+def test_one_record_step_with_batchnorm_is_refused(records, ranks, changes, advice):
     config = make_config(values(model=POOLED, **changes))
     with pytest.raises(ValueError, match=rf"batch_size={changes['batch_size']} .*{advice}"):
         check_step(config, 10, records, ranks, CPU)
@@ -61,7 +61,7 @@ def test_a_step_of_one_record_under_batchnorm_is_refused(records, ranks, changes
 
 
 @pytest.mark.parametrize("records", [40, 42, 49])
-def test_a_step_of_more_records_is_not(records):
+def test_steps_of_several_records_with_batchnorm_are_accepted(records):
     check_step(make_config(values(model=POOLED, batch_size=10)), 10, records, 1, CPU)
 
 
@@ -70,7 +70,7 @@ def test_two_views_of_one_record_are_enough_for_batchnorm():
     check_step(make_config(values(**changes)), 10, 41, 1, CPU)
 
 
-def test_the_run_is_refused_before_its_first_step_and_the_advice_works(digits, tmp_path):
+def test_one_record_step_is_refused_and_drop_last_fixes_it(digits, tmp_path):
     config = make_config(values(model=POOLED, batch_size=10, **digits))
     with pytest.raises(ValueError, match="one record in the last step"):
         train(config, tmp_path / "run")
@@ -80,17 +80,17 @@ def test_the_run_is_refused_before_its_first_step_and_the_advice_works(digits, t
     assert newest_state(tmp_path / "run")["step"] == 4
 
 
-def test_bad_records_that_leave_one_are_explained(tmp_path):
+def test_bad_records_leaving_one_record_are_explained(tmp_path):
     """Checks before the run cannot foresee that all but one of the first step's 9 records are bad."""
     train_loader = make_loaders(make_config(values(batch_size=9)), Ranks(0, 1, CPU))[0]
     first = next(iter(train_loader)).ids.tolist()
     work_dir = tmp_path / "run"
     changes = {"model": POOLED, "batch_size": 9, "loader": {"on_bad_record": "skip"}}
     assert run(values(**changes), work_dir, bad=first[1:]) == [1]
-    assert "a step gave a process one record" in said(work_dir)
+    assert "a step gave a process one record" in output_of(work_dir)
 
 
-def test_a_batch_that_cannot_fit_is_refused_and_the_advice_works(monkeypatch):
+def test_batch_beyond_memory_is_refused_with_valid_advice(monkeypatch):
     """ResNet-50 at 64 pixels keeps 7 MB of activations per record; accumulate=4 divides the total by four."""
     pipeline = {"type": "imagenet", "image_size": 64}
     changes = {"model": {"type": "torchvision/resnet50"}, "pipeline": pipeline, "batch_size": 96}
@@ -117,7 +117,7 @@ def test_a_batch_that_cannot_fit_is_refused_and_the_advice_works(monkeypatch):
 
 
 @pytest.mark.parametrize(("objective", "passes"), [("Plain", 1), ("MaskedSupervision", 2)])
-def test_every_pass_of_an_objective_counts(monkeypatch, objective, passes):
+def test_memory_counts_every_pass_of_objective(monkeypatch, objective, passes):
     config = make_config(values(batch_size=10, objective={"type": objective}))
     with torch.device("meta"):
         model, images = build_model(config, 10), torch.zeros(10, 3, 8, 8)
@@ -130,7 +130,7 @@ def test_every_pass_of_an_objective_counts(monkeypatch, objective, passes):
         check_step(config, 10, 40, 1, CPU)
 
 
-def test_an_evaluation_batch_that_cannot_fit_is_refused(digits, monkeypatch, tmp_path):
+def test_evaluation_batch_beyond_memory_is_refused(digits, monkeypatch, tmp_path):
     config = make_config(values(**digits, val_batch_size=100))
     assert train(config, tmp_path / "run") == "finished"
     monkeypatch.setattr(memory, "free_memory", lambda: 10_000)
@@ -142,7 +142,7 @@ def test_an_evaluation_batch_that_cannot_fit_is_refused(digits, monkeypatch, tmp
 
 
 @pytest.mark.parametrize("name", ["quickstart", "cifar10/wrn28_10:resizemix", "multilabel/digit_scenes:csra"])
-def test_recipes_that_are_known_to_fit_are_not_refused(name, monkeypatch):
+def test_recipes_known_to_fit_are_accepted(name, monkeypatch):
     """In 1.2 GB, quickstart and digit_scenes fit unchanged, and WRN-28-10 fits with batches of 8."""
     assert name in list_recipes()
     config = load_config(name, ["device=cpu", *(["batch_size=8"] if "wrn28" in name else [])])
@@ -150,12 +150,12 @@ def test_recipes_that_are_known_to_fit_are_not_refused(name, monkeypatch):
     check_step(config, 10, 1000, 1, CPU)
 
 
-def test_a_model_that_does_not_run_without_numbers_is_not_rehearsed(monkeypatch):
+def test_model_that_fails_on_meta_device_is_not_checked(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 1)
     check_step(make_config(values(model={"type": f"{__name__}:Reading"})), 10, 41, 1, CPU)
 
 
-def test_what_a_step_holds_is_counted_once():
+def test_held_by_step_counts_shared_tensor_once():
     """The ReLU's output is also the input of the next layer, but is counted once."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 20))
@@ -163,7 +163,7 @@ def test_what_a_step_holds_is_counted_once():
     assert held_by_step(model, images) == 4 * 10 * (100 + 50)
 
 
-def test_the_limit_of_a_control_group_counts(tmp_path):
+def test_free_memory_respects_cgroup_limit(tmp_path):
     found = free_memory(tmp_path)
     assert found is not None and found > 1 << 20
     files = {"memory.max": "3000000", "memory.current": "2500000", "memory.stat": "anon 5\ninactive_file 100000\n"}
@@ -181,7 +181,7 @@ def test_the_limit_of_a_control_group_counts(tmp_path):
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
     ],
 )
-def test_memory_that_runs_out_is_explained(error):
+def test_out_of_memory_error_is_explained(error):
     with (
         pytest.raises(ValueError, match=r"batch_size=9.*Choose a smaller batch_size"),
         explaining(make_config(values())),
@@ -189,7 +189,7 @@ def test_memory_that_runs_out_is_explained(error):
         raise error
 
 
-def test_other_errors_are_left_as_they_are():
+def test_other_errors_are_not_changed():
     with pytest.raises(RuntimeError, match=r"^something else$"), explaining(make_config(values())):
         raise RuntimeError("something else")
 
@@ -203,6 +203,6 @@ def test_other_errors_are_left_as_they_are():
         {"optimizer": {"type": "SGD", "lr": 1.0, "momentum": 0.9, "dampening": 1e300}},
     ],
 )
-def test_rates_beyond_float32_are_named(tmp_path, changes):
+def test_rate_beyond_float32_is_refused(tmp_path, changes):
     with pytest.raises(ValueError, match=r"rate, decay, momentum\) is too large .* Choose a smaller optimizer\.lr"):
         train_synthetic(recipe(**changes), tmp_path / "run")

@@ -11,7 +11,7 @@ from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.engine.train.seeding import INIT, MIXER, derive_seed
 from dali_mix.losses import BinaryCrossEntropy
 from dali_mix.mixers import SpliceMix
-from tests.engine.processes import assert_same_run, newest_state, records, run, said
+from tests.engine.processes import assert_same_run, newest_state, output_of, records, run
 from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe
 
 SYSTEMS = ["csra", "msl", "splicemix", "splicemix_cl", "sgre"]
@@ -25,7 +25,7 @@ def values(**changes):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_an_epoch_beats_the_untrained_model(scene_sets, tmp_path, system):
+def test_one_epoch_improves_map_and_loss(scene_sets, tmp_path, system):
     """For speed, the images are smaller than in the recipe, and one epoch is trained in batches of 8."""
     given = [f"{name}={scene_sets[name]}" for name in ("train_set", "val_set")]
     given += ["epochs=1", "batch_size=8", "pipeline.image_size=(36,48)", "visualizer=[]", "loader.num_threads=1"]
@@ -53,24 +53,24 @@ def test_an_epoch_beats_the_untrained_model(scene_sets, tmp_path, system):
     ids=["masked supervision", "SpliceMix-CL"],
 )
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_and_resumed_is_equal(tmp_path, changes, ranks):
+def test_killed_and_resumed_run_is_bit_identical(tmp_path, changes, ranks):
     batch = {"batch_size": 8 * ranks}
-    assert run(values(**changes, **batch), tmp_path / "straight", ranks=ranks) == [0] * ranks, said(
-        tmp_path / "straight"
+    assert run(values(**changes, **batch), tmp_path / "uninterrupted", ranks=ranks) == [0] * ranks, output_of(
+        tmp_path / "uninterrupted"
     )
     killed = run(values(**changes, **batch), tmp_path / "killed", ranks=ranks, kill_at=3)
     assert killed == [-9] * ranks
     resumed = run(values(**changes, **batch), tmp_path / "killed", ranks=ranks, resume="must")
-    assert resumed == [0] * ranks, said(tmp_path / "killed")
-    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+    assert resumed == [0] * ranks, output_of(tmp_path / "killed")
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "killed")
 
 
-def test_a_summed_loss_trains_alike_on_one_and_two_ranks(tmp_path):
+def test_summed_loss_trains_equally_on_one_and_two_ranks(tmp_path):
     """A summed loss stays a sum over the records: neither ranks nor an uneven last batch change the step."""
     rates = {"optimizer": {"type": "SGD", "lr": 0.002}, "schedule": {"type": "constant"}}
     given = values(model=PLAIN, loss={"type": "AsymmetricLoss", "reduction": "sum"}, batch_size=6, ema=None, **rates)
     for ranks in (1, 2):
-        assert run(given, tmp_path / str(ranks), ranks=ranks) == [0] * ranks, said(tmp_path / str(ranks))
+        assert run(given, tmp_path / str(ranks), ranks=ranks) == [0] * ranks, output_of(tmp_path / str(ranks))
     one, two = (newest_state(tmp_path / n)["model"] for n in ("1", "2"))
     torch.manual_seed(derive_seed(INIT, 0))
     start = TinyNet(4, norm=False, dropout=0.0).state_dict()
@@ -90,12 +90,12 @@ def test_a_summed_loss_trains_alike_on_one_and_two_ranks(tmp_path):
     ],
     ids=lambda changes: changes["loss"]["type"],
 )
-def test_unknown_entries_count_for_nothing_however_a_step_is_cut(tmp_path, changes):
+def test_unknown_labels_are_ignored_by_ranks_and_micro_batches(tmp_path, changes):
     """One process, two ranks and two micro-batches take the same steps, even if known entries are spread unevenly."""
     rates = {"optimizer": {"type": "SGD", "lr": 0.05}, "schedule": {"type": "constant"}}
     given = values(model=PLAIN, batch_size=6, ema=None, max_steps=8, log_interval=1, **rates, **changes)
     for name, ranks, more in (("one", 1, {}), ("ranks", 2, {}), ("parts", 1, {"accumulate": 2})):
-        assert run({**given, **more}, tmp_path / name, ranks=ranks) == [0] * ranks, said(tmp_path / name)
+        assert run({**given, **more}, tmp_path / name, ranks=ranks) == [0] * ranks, output_of(tmp_path / name)
     one, *others = (newest_state(tmp_path / name)["model"] for name in ("one", "ranks", "parts"))
     torch.manual_seed(derive_seed(INIT, 0))
     start = TinyNet(4, norm=False, dropout=0.0).state_dict()
@@ -108,10 +108,10 @@ def test_unknown_entries_count_for_nothing_however_a_step_is_cut(tmp_path, chang
         assert losses[0] == pytest.approx(other, rel=1e-5)
 
 
-def test_parts_of_a_step_weigh_what_is_known_of_the_mixed_batch(tmp_path):
+def test_micro_batches_are_weighted_by_known_mixed_labels(tmp_path):
     cut = {"batch_size": 10, "accumulate": 2, "max_steps": 1, "log_interval": 1, "seed": 3}
     given = values(model=PLAIN, loss={"type": "BinaryCrossEntropy"}, mixer={"type": "SpliceMix"}, ema=None, **cut)
-    assert run(given, tmp_path / "run") == [0], said(tmp_path / "run")
+    assert run(given, tmp_path / "run") == [0], output_of(tmp_path / "run")
     torch.manual_seed(derive_seed(INIT, 3))
     model, parts = TinyNet(4, norm=False, dropout=0.0), []
     batches = iter(make_loaders(make_config(given), Ranks(0, 1, torch.device("cpu")))[0])

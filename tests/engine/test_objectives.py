@@ -40,7 +40,7 @@ class Pooled(nn.Module):
         return logits, logits[:1].expand(count * rows * cols, 5).reshape(count, rows * cols, 5)
 
 
-def test_difficult_objects_are_not_learned_from():
+def test_detection_loss_ignores_difficult_objects():
     """VOC's difficult objects and COCO's crowds add nothing to the loss. The batch's own targets stay unchanged."""
     model = build_detector("torchvision/resnet18", 5, channels=16, hidden=16, rois=16).train()
     objective = Detection(model)
@@ -56,13 +56,13 @@ def test_difficult_objects_are_not_learned_from():
     assert len(target["boxes"]) == 2, "the batch's own targets changed"
 
 
-def test_masked_supervision_is_the_published_sum():
+def test_masked_supervision_equals_published_formula():
     model, fill = Pooled(), [-1.0, 0.5, 2.0]
     objective = MaskedSupervision(model, BinaryCrossEntropy(), fill=fill)
     drawn = objective.draw(IMAGES, generator(5))
     assert (drawn.height, drawn.width) == (30, 44)
     again = objective.draw(IMAGES, generator(5))
-    assert torch.equal(drawn.strokes, again.strokes), "from the generator given"
+    assert torch.equal(drawn.strokes, again.strokes), "the strokes depend on more than the generator"
     loss = objective(IMAGES, TARGETS, None, drawn)
     masked = mask_out(IMAGES, objective.masks.masks(drawn), fill)
     assert not torch.equal(masked, IMAGES)
@@ -77,7 +77,7 @@ def test_masked_supervision_is_the_published_sum():
 
 
 @pytest.mark.parametrize("normalization", ["imagenet", "half", "none"])
-def test_removed_pixels_are_black_whatever_the_normalization(normalization):
+def test_masked_pixels_are_black_for_any_normalization(normalization):
     config = load_config("multilabel/digit_scenes:msl", [f"pipeline.normalization={normalization}"])
     pipeline, objective = build_pipeline(config, True), build_objective(config, Pooled(), BinaryCrossEntropy(), None)
     assert [fill * std + mean for fill, mean, std in zip(objective.fill, pipeline.mean, pipeline.std, strict=True)] == (
@@ -86,7 +86,7 @@ def test_removed_pixels_are_black_whatever_the_normalization(normalization):
 
 
 @pytest.mark.parametrize("detach", [True, False])
-def test_splicemix_consistency_hands_the_cells_over(detach):
+def test_splicemix_consistency_equals_loss_on_grid_cells(detach):
     model, mixer = Pooled(), SpliceMix(["2x3-2"], [2])
     objective = SpliceMixConsistency(model, BinaryCrossEntropy(), detach)
     drawn = mixer.sample(4, 30, 44, generator(1))
@@ -108,12 +108,12 @@ def test_splicemix_consistency_hands_the_cells_over(detach):
         (SpliceMix("mini"), "head 'max'"),
     ],
 )
-def test_splicemix_consistency_refuses_what_it_cannot_look_into(mixer, message):
+def test_splicemix_consistency_refuses_other_mixers_and_heads(mixer, message):
     with pytest.raises(ValueError, match=message):
         SpliceMixConsistency(Pooled(), BinaryCrossEntropy()).check(mixer)
 
 
-def test_the_model_runs_under_autocast_and_the_loss_in_float32():
+def test_model_runs_under_autocast_and_loss_in_float32():
     seen = []
 
     class Loss(nn.Module):
@@ -128,7 +128,7 @@ def test_the_model_runs_under_autocast_and_the_loss_in_float32():
     assert torch.equal(seen[0], seen[0].bfloat16().float()), "logits of bfloat16"
 
 
-def test_masked_images_run_under_autocast_too():
+def test_masked_supervision_runs_under_autocast():
     objective = MaskedSupervision(Pooled(), BinaryCrossEntropy())
     objective.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
     seen = []
@@ -139,7 +139,7 @@ def test_masked_images_run_under_autocast_too():
         assert torch.equal(logits, logits.bfloat16().float()), "logits of bfloat16"
 
 
-def test_a_step_is_a_sum_where_the_loss_it_minimises_is_one():
+def test_is_summed_follows_minimized_loss():
     summed = AsymmetricLoss(reduction="sum")
     assert is_summed(Objective(Pooled(), summed).minimised)
     assert not is_summed(Objective(Pooled(), BinaryCrossEntropy()).minimised)

@@ -27,7 +27,7 @@ def groups(name, num_classes):
 
 
 class TestOptimizer:
-    def test_groups(self):
+    def test_parameter_groups(self):
         model = nn.ModuleDict(
             {"backbone": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
         )
@@ -47,13 +47,13 @@ class TestOptimizer:
     @pytest.mark.parametrize(
         ("settings", "paramwise", "match"),
         [
-            ({"type": "SGDD", "lr": 1}, {}, "SGD"),
-            ({"type": "SGD", "lr": 1, "momentun": 1}, {}, "momentun"),
-            ({"type": "SGD", "lr": 1}, {"custom": {"hed": {"lr_mult": 1}}}, "head"),
-            ({"type": "SGD", "lr": 1}, {"custom": {"head": {"lr": 1}}}, "lr_mult"),
+            ({"type": "SGDD", "lr": 1}, {}, "must be one of .*did you mean SGD"),
+            ({"type": "SGD", "lr": 1, "momentun": 1}, {}, "did you mean momentum"),
+            ({"type": "SGD", "lr": 1}, {"custom": {"hed": {"lr_mult": 1}}}, "did you mean head"),
+            ({"type": "SGD", "lr": 1}, {"custom": {"head": {"lr": 1}}}, "unknown key 'lr'; known: decay_mult, lr_mult"),
         ],
     )
-    def test_errors(self, settings, paramwise, match):
+    def test_wrong_settings_are_named(self, settings, paramwise, match):
         with pytest.raises(ValueError, match=match):
             build_optimizer(TinyNet(4), settings, paramwise, CPU)
 
@@ -68,7 +68,7 @@ class TestOptimizer:
         ("voc2007_splicemix_cl_resnet101", 20, 0.001, 0.01, 1e-4),
     ],
 )
-def test_rates_of_backbone_and_head(name, num_classes, backbone, head, decay):
+def test_learning_rates_of_backbone_and_head(name, num_classes, backbone, head, decay):
     made, trained = groups(name, num_classes)
     parts = {(round(lr, 12), wd): {own.partition(".")[0] for own in names} for (lr, wd), names in made.items()}
     assert parts == {(backbone, decay): {"backbone"}, (head, decay): {"head"}}
@@ -88,13 +88,13 @@ def test_rates_of_backbone_and_head(name, num_classes, backbone, head, decay):
     ],
     ids=lambda value: value["type"] if isinstance(value, dict) else "",
 )
-def test_optimizers_that_cannot_work_are_refused_by_name(settings, word):
+def test_unsupported_optimizers_are_refused_by_name(settings, word):
     with pytest.raises(ValueError, match=word):
         build_optimizer(TinyNet(4), {**settings, "lr": 1.0}, {}, CPU)
 
 
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS.keys() - {"LBFGS", "SparseAdam", "Muon"}))
-def test_every_other_optimizer_steps_and_resumes(tmp_path, kind):
+def test_supported_optimizers_step_and_resume(tmp_path, kind):
     settings = {"type": kind, "lr": 1e-3}
     train_synthetic(recipe(optimizer=settings, max_steps=6), tmp_path / "run")
     assert train_synthetic(recipe(optimizer=settings), tmp_path / "run", resume="must") == "finished"

@@ -23,18 +23,18 @@ from dali_mix.pipelines import Step
 from dali_mix.pipelines.imagenet import ImageNet
 
 class Mine(CutMix):
-    """Of a fixed alpha; takes what the data set knows."""
+    """Mixer that accepts the number of classes, mean and std."""
     def __init__(self, num_classes, mean, std, alpha=0.5):
         super().__init__(num_classes, alpha)
         self.mean, self.std = mean, std
 
 class Passes(CutMix):
-    """Takes the number of classes through **options."""
+    """Mixer that accepts the number of classes through **options."""
     def __init__(self, alpha=0.25, **options):
         super().__init__(alpha=alpha, **options)
 
 class Plain(Mixer):
-    """Takes nothing."""
+    """Mixer without options."""
     changes_targets = False
     def sample(self, batch_size, height, width, generator=None, device="cpu"):
         return batch_size
@@ -56,7 +56,7 @@ class Invert(Step):
         return 255 - images
 
 class Small(ImageNet):
-    """With images of its own size."""
+    """Pipeline with a fixed image size."""
     def __init__(self, *, train, steps=()):
         super().__init__(train=train, image_size=32, steps=steps)
 
@@ -80,7 +80,7 @@ def folder(tmp_path, monkeypatch):
     ("kind", "options", "alpha"),
     [("Mine", {"alpha": 0.75}, 0.75), ("Passes", {}, 0.25), ("make", {"alpha": 0.125}, 0.125)],
 )
-def test_a_mixer_gets_what_it_takes(folder, kind, options, alpha):
+def test_user_mixer_gets_options_it_accepts(folder, kind, options, alpha):
     path, name = folder
     texts = [f"mixer={ {'type': f'{name}:{kind}', **options} }"]
     mixer = build_mixer(load_config(str(path / "recipe.py"), texts), 10)
@@ -93,14 +93,14 @@ def test_a_mixer_gets_what_it_takes(folder, kind, options, alpha):
     assert isinstance(choice, MixChoice) and (choice.num_classes, choice.mixers[0].alpha) == (10, alpha)
 
 
-def test_a_mixer_that_takes_nothing(folder):
+def test_user_mixer_without_options(folder):
     path, name = folder
     mixer = build_mixer(load_config(str(path / "recipe.py"), [f"mixer={ {'type': f'{name}:Plain'} }"]), 10)
     images, targets = mixer(torch.arange(6.0).view(1, 1, 2, 3), torch.tensor([3]))
     assert images.flatten().tolist() == [2, 1, 0, 5, 4, 3] and targets.tolist() == [3]
 
 
-def test_models_and_losses_beside_the_recipe(folder):
+def test_user_model_and_loss_next_to_recipe(folder):
     path, name = folder
     options = [f"model={ {'type': f'{name}:Net', 'width': 4} }", f"loss.type={name}:Loss"]
     config = load_config(str(path / "recipe.py"), options)
@@ -108,7 +108,7 @@ def test_models_and_losses_beside_the_recipe(folder):
     assert type(build_loss(config)).__name__ == "Loss"
 
 
-def test_pipelines_and_steps_beside_the_recipe(folder):
+def test_user_pipeline_and_step_next_to_recipe(folder):
     path, name = folder
     steps = {"steps": [{"type": f"{name}:Invert"}]}
     config = load_config(
@@ -136,7 +136,7 @@ def test_pipelines_and_steps_beside_the_recipe(folder):
         ("{name}:torch", "is not a class or a function"),
     ],
 )
-def test_what_cannot_be_found_is_named(folder, kind, message):
+def test_invalid_user_type_is_named(folder, kind, message):
     path, name = folder
     (path / "fails.py").write_text("1 / 0")
     config = load_config(str(path / "recipe.py"), [f"mixer={ {'type': kind.format(name=name)} }"])
@@ -144,7 +144,7 @@ def test_what_cannot_be_found_is_named(folder, kind, message):
         build_mixer(config, 10)
 
 
-def test_an_option_it_does_not_take(folder):
+def test_unknown_option_of_user_mixer_is_named(folder):
     path, name = folder
     config = load_config(str(path / "recipe.py"), [f"mixer={ {'type': f'{name}:Mine', 'beta': 1} }"])
     with pytest.raises(ValueError, match=r"beta.*it takes num_classes, mean, std, alpha"):
@@ -152,7 +152,7 @@ def test_an_option_it_does_not_take(folder):
 
 
 @pytest.mark.parametrize("other", ["random", "tests", "numpy"])
-def test_two_modules_of_one_name(folder, other):
+def test_user_module_named_like_installed_one_is_refused(folder, other):
     """Installed and standard modules are found first, so a user's module of the same name would never be read."""
     path, _ = folder
     (path / f"{other}.py").write_text(MODULE)
@@ -160,7 +160,7 @@ def test_two_modules_of_one_name(folder, other):
         load_config(str(path / "recipe.py"), [f"mixer={ {'type': f'{other}:Mine'} }"])
 
 
-def test_recipes_of_two_folders_with_modules_of_one_name(folder, tmp_path):
+def test_same_module_name_in_two_folders_is_refused(folder, tmp_path):
     path, name = folder
     text = [f"mixer={ {'type': f'{name}:Mine'} }"]
     build_mixer(load_config(str(path / "recipe.py"), text), 10)
@@ -171,7 +171,7 @@ def test_recipes_of_two_folders_with_modules_of_one_name(folder, tmp_path):
         load_config(str(tmp_path / "second" / "recipe.py"), text)
 
 
-def test_gallery_finds_modules_in_the_current_folder(folder, monkeypatch, capsys):
+def test_gallery_finds_modules_in_current_folder(folder, monkeypatch, capsys):
     path, name = folder
     monkeypatch.chdir(path)
     assert main(["pack", "digits", "--split", "val", "--out", "digits"]) == 0
@@ -184,7 +184,7 @@ def test_gallery_finds_modules_in_the_current_folder(folder, monkeypatch, capsys
     assert "'nearest' is not an option" in capsys.readouterr().err
 
 
-def test_every_rank_finds_the_module(folder):
+def test_every_rank_finds_user_module(folder):
     """Train on two processes with a mixer and a loss that are defined next to the recipe."""
     path, name = folder
     assert main(["pack", "digits", "--split", "train", "--out", str(path / "digits")]) == 0
@@ -199,7 +199,7 @@ def test_every_rank_finds_the_module(folder):
 
 
 @pytest.mark.parametrize("option", ["mean", "std", "num_classes"])
-def test_a_value_that_no_mixer_would_see_is_refused(option):
+def test_option_that_mixer_lacks_is_refused(option):
     """`build` offers these options to every mixer; naming one for a mixer without it would have no effect."""
     value = 3 if option == "num_classes" else [0.5, 0.5, 0.5]
     member = {"type": "Cutout", "size": 2, option: value}

@@ -20,7 +20,7 @@ def test_mixed_precision_trains(tmp_path, amp):
     assert all(v.dtype in (torch.float32, torch.int64) for v in state["model"].values())
 
 
-def test_a_scaler_that_leaves_out_every_step_ends_the_run(tmp_path):
+def test_scaler_that_skips_every_step_ends_run(tmp_path):
     always = {"type": BROKEN, "how": "infinite gradient", "always": True}
     with pytest.raises(NonFinite, match=r"infinite even at a loss scale of 0\.5, so no step can be taken"):
         train_synthetic(recipe(model=always, mixer=None, amp="fp16", epochs=9, evaluate_epochs=9), tmp_path / "long")
@@ -28,7 +28,7 @@ def test_a_scaler_that_leaves_out_every_step_ends_the_run(tmp_path):
         train_synthetic(recipe(model=always, mixer=None, amp="fp16", max_steps=3), tmp_path / "short")
 
 
-def test_a_scaler_that_leaves_out_one_step_goes_on(tmp_path):
+def test_run_continues_after_scaler_skips_one_step(tmp_path):
     values = recipe(model={"type": BROKEN, "how": "infinite gradient", "at": 3}, mixer=None, amp="fp16")
     assert train_synthetic(values, tmp_path / "run") == "finished"
     assert newest_state(tmp_path / "run")["scaler"]["scale"] == 2.0**15

@@ -19,7 +19,7 @@ from tests.engine.scenes import DIGITS, RECIPE, cli, table
 from tests.recordio.samples import with_checksums
 
 
-def test_scores_of_files_are_those_of_the_evaluation(digit_scenes, best, capsys, monkeypatch):
+def test_predicted_scores_equal_evaluation_scores(digit_scenes, best, capsys, monkeypatch):
     monkeypatch.setattr(image_files, "CHUNK", 13)  # several chunks
     out = digit_scenes / "found"
     command = [
@@ -81,13 +81,13 @@ def test_top_k_and_threshold(digit_scenes, best, capsys):
     assert names("--threshold", between, "--top-k", 9) == order[:3]
 
 
-def test_defaults_of_the_tasks():
+def test_choose_uses_default_of_task():
     scores = torch.tensor([0.1, 0.9, 0.2, 0.6, 0.3, 0.5])
     assert [name for name, _ in choose(scores, "abcdef", MULTILABEL)] == ["b", "d"]
     assert [name for name, _ in choose(scores, "abcdef", CLASSIFICATION)] == ["b", "d", "f", "e", "c"]
 
 
-def test_every_format_is_decoded_as_it_looks(digit_scenes, best, tmp_path):
+def test_image_formats_are_decoded_as_displayed(digit_scenes, best, tmp_path):
     upright = Image.open(digit_scenes / "scenes" / "03.png").convert("RGB")
     turned = Image.Exif()
     turned[0x0112] = 6  # shown rotated by 90° clockwise
@@ -110,7 +110,7 @@ def test_every_format_is_decoded_as_it_looks(digit_scenes, best, tmp_path):
     torch.testing.assert_close(scores["cmyk.jpg"], scores["rgb.jpg"], atol=0.1, rtol=0)
 
 
-def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, capsys):
+def test_unreadable_files_are_named_and_skipped(digit_scenes, best, tmp_path, capsys):
     good = (digit_scenes / "scenes" / "05.png").read_bytes()
     (tmp_path / "a.png").write_bytes(good)
     (tmp_path / "cut.png").write_bytes(good[:5000])
@@ -168,12 +168,12 @@ def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, c
         ),
         ("attention {recipe} {best} {image} --out {here}/out --top-k 0", "top_k=0"),
         ("attention {recipe} {best} {here}/empty --out {here}/out", "no image in it"),
-        ("attention {recipe} {best} {image} --out {here}/file", "file"),
-        ("attention {recipe} {best} {image} --out {here}/file/below", "file"),
+        ("attention {recipe} {best} {image} --out {here}/file", "{here}/file is a file; choose another folder"),
+        ("attention {recipe} {best} {image} --out {here}/file/below", "{here}/file is a file; choose another folder"),
         ("evaluate {recipe} {best} --report {here}/file", "is a file"),
     ],
 )
-def test_what_cannot_be(digit_scenes, best, tmp_path, capsys, command, message):
+def test_invalid_commands_are_refused(digit_scenes, best, tmp_path, capsys, command, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "text.pt").write_text("no weights")
@@ -186,12 +186,12 @@ def test_what_cannot_be(digit_scenes, best, tmp_path, capsys, command, message):
     assert "prediction" not in said.out
 
 
-def test_a_rank_without_a_world_size_is_no_matter_here(digit_scenes, best, monkeypatch, capsys):
+def test_predict_ignores_rank_without_world_size(digit_scenes, best, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert cli("predict", digit_scenes / "recipe.py", best, digit_scenes / "scenes" / "00.png") == 0
     assert "using the run's values from " in capsys.readouterr().err
 
 
-def test_no_images(digit_scenes, best):
+def test_predict_refuses_empty_list(digit_scenes, best):
     with pytest.raises(ValueError, match="no images"):
         predict(load_config(str(digit_scenes / "recipe.py")), best, [])

@@ -14,8 +14,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(1, "cuda:0"), (4, "cuda:3"), (2, "there are 2 GPUs")])
-def test_the_gpu_of_a_rank_without_local_rank(monkeypatch, gpus, expected):
-    """A rank that sees a single GPU, as in a container or a Slurm task, uses it whatever its rank number."""
+def test_pick_device_without_local_rank(monkeypatch, gpus, expected):
+    """A rank that sees a single GPU, as in a container or a Slurm task, uses it regardless of its rank."""
     for name, value in {**PLAIN, "RANK": "3", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -28,7 +28,7 @@ def test_the_gpu_of_a_rank_without_local_rank(monkeypatch, gpus, expected):
     assert expected in found
 
 
-def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
+def test_process_group_is_destroyed_only_after_success(monkeypatch):
     """NCCL's shutdown waits for ranks that may be waiting for this one, so after an error the process skips it."""
     calls = []
     store = mock.MagicMock()
@@ -48,7 +48,7 @@ def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
     store.compare.assert_called_with({"WORLD_SIZE": "2", "seed": "1"})
 
 
-def test_a_group_of_the_users_own_is_refused(monkeypatch):
+def test_existing_process_group_is_refused(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(process_group.dist, "is_initialized", lambda: True)

@@ -9,7 +9,7 @@ from dali_mix.engine.train.progress import Best, BoxCount
 from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
 
-def test_a_nan_score_is_never_the_best():
+def test_nan_score_is_never_best():
     best = Best("loss", lower_is_better=True)
     for step, value in enumerate([float("nan"), 0.5, float("nan"), 0.4, 0.6]):
         assert bool(best.update({"loss": value}, step)) == (value in (0.5, 0.4))
@@ -17,8 +17,8 @@ def test_a_nan_score_is_never_the_best():
 
 
 @pytest.mark.parametrize(("lower", "best"), [(True, 0.2), (False, 0.5)])
-def test_a_score_says_whether_lower_is_better(lower, best, monkeypatch, tmp_path):
-    """The score itself states its direction, whatever its name. The same holds for scores of averaged weights."""
+def test_best_follows_direction_of_score(lower, best, monkeypatch, tmp_path):
+    """The score states its direction, independent of its name. The same holds for scores of averaged weights."""
     found = Best("loss_like", lower_is_better=lower)
     for step, value in enumerate([0.3, 0.5, 0.2]):
         found.update({"loss_like": value}, step)
@@ -30,7 +30,7 @@ def test_a_score_says_whether_lower_is_better(lower, best, monkeypatch, tmp_path
     assert directions == [lower]
 
 
-def test_best_without_anything_to_evaluate_is_said(tmp_path):
+def test_best_without_evaluation_is_logged(tmp_path):
     def training_only(config, ranks):
         return make_loaders(config, ranks)[0], None
 
@@ -50,6 +50,6 @@ def test_best_without_anything_to_evaluate_is_said(tmp_path):
         (3, 0, 0, "none of the 3 images has a box", True),
     ],
 )
-def test_dropped_boxes_of_an_epoch_are_told(images, kept, dropped, line, warns):
+def test_box_count_summary(images, kept, dropped, line, warns):
     said, warning = BoxCount.summary(images, kept, dropped)
     assert said.startswith(line) and bool(said) == bool(line) and warning == warns

@@ -5,7 +5,7 @@ import json
 from tests.engine.synthetic import recipe, train_synthetic
 
 
-def test_a_run_says_what_made_it(tmp_path, monkeypatch):
+def test_run_records_command_and_versions(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["dali-mix", "train", "my recipe.py"])
     train_synthetic(recipe(max_steps=1), tmp_path / "run")
     made = json.loads((tmp_path / "run" / "config.json").read_text())["made_by"]

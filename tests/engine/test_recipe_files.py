@@ -24,7 +24,7 @@ VARIANTS = {"wide": {"about": {"title": "wide"}, "model.type": "wrn-16-2", "load
 """
 
 
-def test_user_recipe_builds_on_bundled_and_neighbour(tmp_path):
+def test_user_recipe_extends_bundled_and_local_recipe(tmp_path):
     base = "from mmengine.config import read_base\nwith read_base():\n    from {} import *\n"
     (tmp_path / "_mine.py").write_text(base.format("dali_mix.recipes.quickstart") + "epochs = 7\n")
     (tmp_path / "mine.py").write_text(base.format("._mine") + "seed = 5\n")
@@ -54,7 +54,7 @@ def test_parse_option(text, expected):
     assert parse_option(text) == expected
 
 
-def test_unknown_recipe_names_close_ones():
+def test_unknown_recipe_suggests_close_names():
     with pytest.raises(FileNotFoundError, match="cifar10/wrn28_10:resizemix"):
         find_recipe("cifar10/wrn28_resizemix")
     with pytest.raises(FileNotFoundError, match="no such recipe file"):
@@ -62,7 +62,7 @@ def test_unknown_recipe_names_close_ones():
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
-def test_yaml_is_not_read(tmp_path, suffix):
+def test_yaml_and_json_recipes_are_refused(tmp_path, suffix):
     """The tag would run code if the file were parsed."""
     marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
     path.write_text(f"x: !!python/object/apply:os.mkdir ['{marker}']\n")
@@ -71,7 +71,7 @@ def test_yaml_is_not_read(tmp_path, suffix):
     assert not marker.exists()
 
 
-def test_recipe_of_other_than_plain_values_or_broken(tmp_path):
+def test_recipe_with_other_values_or_error_is_refused(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("x = {1, 2}\n")
     with pytest.raises(ValueError, match="x is not made of plain values"):
@@ -92,12 +92,12 @@ def test_recipes_command(capsys):
     assert "quickstart" in capsys.readouterr().err
 
 
-def test_every_former_name_is_listed_under_its_file():
+def test_number_of_recipes_and_variants():
     assert len(list_recipes()) == 92 and len(VARIANTS) == 81
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_former_names(name):
+def test_former_name_loads_variant(name):
     """A former name joins file and variant with "_"; for SaliencyMix, the variant comes first."""
     folder, _, own = name.rpartition("/")
     file, _, variant = own.partition(":")
@@ -107,7 +107,7 @@ def test_former_names(name):
     assert load_config(former) == load_config(name)
 
 
-def test_the_fields_of_a_header_are_filled_in():
+def test_recipe_text_fills_in_header_fields():
     text = recipe_text("multilabel/wider_msl:tresnet_l")
     header, _, values = text.partition('\n"""\n')
     assert "WIDER-Attribute, TResNet-L, CSRA head" in header and "{" not in header
@@ -115,7 +115,7 @@ def test_the_fields_of_a_header_are_filled_in():
     assert values in find_recipe("multilabel/wider_msl:tresnet_l")[0].read_text()
 
 
-def test_the_command_lists_and_prints_variants(capsys):
+def test_recipes_command_lists_and_prints_variants(capsys):
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
     assert "imagenet/resnet50:cutmix " in listed and "ImageNet-1k, ResNet-50, CutMix on every batch." in listed
@@ -124,13 +124,13 @@ def test_the_command_lists_and_prints_variants(capsys):
 
 
 @pytest.mark.parametrize("name", ["multilabel/wider_msl", "multilabel/wider_msl:tresnet_s"])
-def test_without_a_variant_or_with_an_unknown_one(name):
+def test_missing_or_unknown_variant_is_refused(name):
     with pytest.raises(FileNotFoundError, match=r"did you mean multilabel/wider_msl:"):
         load_config(name)
 
 
 @pytest.mark.parametrize("name", ["cifar10/wrn28_10_cutmix", "cifar10/wrn28_10:cutmix"])
-def test_a_run_begun_under_a_former_name_goes_on(tmp_path, name):
+def test_run_with_former_recipe_name_is_loaded(tmp_path, name):
     (tmp_path / "checkpoints").mkdir()
     checkpoint = tmp_path / "checkpoints" / "best.pt"
     checkpoint.touch()
@@ -144,7 +144,7 @@ def test_a_run_begun_under_a_former_name_goes_on(tmp_path, name):
         load_resumed("cifar10/wrn28_10:cutout", tmp_path)
 
 
-def test_variants_of_a_file_of_ones_own(tmp_path):
+def test_variants_of_user_recipe(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(OWN)
     wide = read_recipe(f"{path}:wide")
@@ -155,20 +155,20 @@ def test_variants_of_a_file_of_ones_own(tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["", ":narrow"])
-def test_a_variant_that_a_file_of_ones_own_does_not_define(tmp_path, variant):
+def test_missing_or_unknown_variant_of_user_recipe_is_refused(tmp_path, variant):
     (tmp_path / "mine.py").write_text(OWN)
     with pytest.raises(ValueError, match=r"choose one of mine\.py:wide, :same"):
         read_recipe(f"{tmp_path / 'mine.py'}{variant}")
 
 
-def test_a_file_without_variants(tmp_path):
+def test_variant_of_recipe_without_variants_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("seed = 1\n")
     with pytest.raises(ValueError, match=r"choose mine\.py, which has no variants"):
         read_recipe(f"{tmp_path / 'mine.py'}:wide")
 
 
 @pytest.mark.parametrize("module", ["cifar10.wrn28_10_cutmix", "cifar10.wrn28_10_saliencymix"])
-def test_a_file_of_ones_own_builds_on_a_variant(tmp_path, module):
+def test_user_recipe_extends_variant(tmp_path, module):
     path = tmp_path / "mine.py"
     text = f"from mmengine.config import read_base\nwith read_base():\n    from dali_mix.recipes.{module} import *\n"
     path.write_text(text + "epochs = 7\n")
@@ -183,7 +183,7 @@ def test_a_file_of_ones_own_builds_on_a_variant(tmp_path, module):
         (["model.head.type=average"], {"type": "average"}),
     ],
 )
-def test_a_head_by_name_takes_options(options, model):
+def test_options_of_head_given_by_name(options, model):
     head = load_config("multilabel/voc_style_csra_resnet18", options).model["head"]
     assert {key: head[key] for key in model} == model
 
@@ -191,6 +191,6 @@ def test_a_head_by_name_takes_options(options, model):
 @pytest.mark.parametrize(
     "option", ["train_set.x=1", "model.type.x=1", "model.backbone.type.x=1", "optimizer.type.lr=1"]
 )
-def test_other_names_lead_nowhere(option):
+def test_option_below_plain_value_is_refused(option):
     with pytest.raises(ValueError, match="cannot set"):
         load_config("multilabel/voc_style_csra_resnet18", [option])

@@ -1,4 +1,4 @@
-"""How ranks meet: one message names differing values, and missing, duplicate or failed ranks."""
+"""The rendezvous of ranks: one message names differing values, and missing, duplicate or failed ranks."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def meet(*bodies, world_size=None, ranks=None, seconds=20.0):
     return found
 
 
-def test_values_come_in_the_order_of_ranks():
+def test_exchange_returns_values_in_rank_order():
     found = meet(*(lambda r: (r.exchange("a", f"{r.rank}!"), r.exchange("b", "")) for _ in range(3)))
     assert found == [(["0!", "1!", "2!"], [""] * 3)] * 3
 
@@ -51,14 +51,14 @@ def test_values_come_in_the_order_of_ranks():
         ([{"x": "1" * 99}, {"x": ""}], f"x: {'1' * 47}… on rank 0"),
     ],
 )
-def test_what_differs_is_named_with_ranks_and_values(values, message):
+def test_differences_name_ranks_and_values(values, message):
     found = differences(values, list("abcde")[: len(values)])
     assert message in found
     assert "\n" not in found
     assert differences(values[:1] * 3, list("abc")) == ""
 
 
-def test_ranks_that_differ_all_end_and_one_says_how():
+def test_differing_ranks_all_end_and_one_names_difference():
     found = meet(*(lambda r, seed=seed: r.compare({"seed": seed}) for seed in "001"))
     assert sorted(type(error).__name__ for error in found) == ["RankLost", "RankLost", "ValueError"]
     assert any("seed: 0 on ranks 0-1" in str(error) for error in found)
@@ -73,13 +73,13 @@ def test_missing_ranks_are_named():
     assert found[0] in named or isinstance(found[0], RankLost)
 
 
-def test_two_processes_of_one_rank():
+def test_duplicate_rank_is_named():
     found = meet(*(lambda r: r.compare({}) for _ in range(3)), ranks=(0, 1, 1), seconds=20.0)
     assert all(isinstance(error, ConnectionError) for error in found)
     assert sum("two processes are rank 1" in str(error) for error in found[1:]) >= 1
 
 
-def test_rank_0_that_is_not_there_or_twice_or_has_no_address():
+def test_missing_rank_0_used_port_or_unknown_host_is_named():
     with pytest.raises(ConnectionError, match=r"rank 1 on .* waited 1 s for rank 0 at 127.0.0.1:\d+"):
         Rendezvous(1, 2, "127.0.0.1", free_port(), seconds=1.0)
     with socket.socket() as used:
@@ -93,7 +93,7 @@ def test_rank_0_that_is_not_there_or_twice_or_has_no_address():
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_rank_that_fails_is_named_by_the_others(failing):
+def test_failed_rank_is_named_by_other_ranks(failing):
     def body(rendezvous):
         if rendezvous.rank == failing:
             raise ValueError("no such set")
@@ -106,7 +106,7 @@ def test_a_rank_that_fails_is_named_by_the_others(failing):
         assert f"rank {failing} on {socket.gethostname()} failed; its output has the error" == str(error)
 
 
-def test_sigterm_does_not_hide_an_error_that_is_reported(monkeypatch):
+def test_sigterm_does_not_hide_reported_error(monkeypatch):
     """A rank handles the signal only after it has waited for the others to read its error."""
     monkeypatch.setattr("dali_mix.engine.distributed.rendezvous._LINGER_SECONDS", 0.6)
     received = []
@@ -122,7 +122,7 @@ def test_sigterm_does_not_hide_an_error_that_is_reported(monkeypatch):
         assert received == [signal.SIGTERM]
 
 
-def test_an_error_of_all_ranks_is_reported_by_one():
+def test_error_on_all_ranks_is_reported_by_one():
     def body(rendezvous):
         raise ValueError("no such set")
 
@@ -130,7 +130,7 @@ def test_an_error_of_all_ranks_is_reported_by_one():
     assert sorted(type(error).__name__ for error in found) == ["RankLost", "RankLost", "ValueError"]
 
 
-def test_a_transport_error_is_the_loss_of_another_rank():
+def test_transport_error_is_reported_as_lost_rank():
     gloo = "[/x/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1"
 
     def lost(rendezvous):

@@ -79,7 +79,7 @@ def test_attention_sheets(digit_scenes, best, tmp_path, capsys):
     assert "bad.png" in capsys.readouterr().err
 
 
-def test_classification(classifier, digit_scenes, tmp_path, capsys):
+def test_predict_and_attention_of_classifier(classifier, digit_scenes, tmp_path, capsys):
     recipe, weights, _ = classifier
     image = digit_scenes / "scenes" / "00.png"
     assert cli("predict", recipe, weights, image, "--json", tmp_path / "a.json") == 0
@@ -98,7 +98,7 @@ def test_classification(classifier, digit_scenes, tmp_path, capsys):
     assert "ConvNeXt has no class maps" in capsys.readouterr().err
 
 
-def test_report_of_a_classifier(classifier, capsys):
+def test_report_of_classifier(classifier, capsys):
     recipe, weights, folder = classifier
     assert cli("evaluate", recipe, weights, "--report", folder / "report") == 0
     values = dict(zip(*[iter(capsys.readouterr().out.splitlines()[0].split())] * 2, strict=True))
@@ -109,7 +109,7 @@ def test_report_of_a_classifier(classifier, capsys):
     assert sorted(path.name for path in (folder / "report").iterdir()) == ["per_class.csv", "per_class.png"]
 
 
-def test_report_of_a_multilabel_model_on_one_and_two_ranks(digit_scenes, best, tmp_path, capsys):
+def test_multilabel_report_is_equal_on_one_and_two_ranks(digit_scenes, best, tmp_path, capsys):
     command = ["evaluate", str(digit_scenes / "recipe.py"), str(best), "--report"]
     assert cli(*command, tmp_path / "one") == 0
     values = dict(zip(*[iter(capsys.readouterr().out.splitlines()[0].split())] * 2, strict=True))

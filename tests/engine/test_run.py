@@ -35,7 +35,7 @@ def test_evaluate_checkpoint(tmp_path):
         evaluate_checkpoint(config, plain, ema=True, make_loaders=make_loaders)
 
 
-def test_ranks_evaluate_the_weights_and_statistics_that_are_saved(tmp_path):
+def test_ranks_evaluate_saved_weights_and_statistics(tmp_path):
     """BatchNorm's statistics differ between ranks until they are shared."""
     values = recipe(epochs=1, batch_size=8)
     assert run(values, tmp_path / "run", ranks=2) == [0, 0]
@@ -55,7 +55,7 @@ def test_existing_run_is_not_overwritten(tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
+def test_weights_are_logged_and_not_needed_to_evaluate(tmp_path):
     train_synthetic(recipe(max_steps=1), tmp_path / "first")
     weights = tmp_path / "weights.pt"
     torch.save(newest_state(tmp_path / "first")["model"], weights)
@@ -69,7 +69,7 @@ def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
     assert evaluate_checkpoint(config, path, make_loaders=make_loaders).values["top1"] >= 0
 
 
-def test_weights_of_a_larger_architecture_are_a_warning(tmp_path):
+def test_unused_weights_are_warned_about(tmp_path):
     train_synthetic(recipe(max_steps=1), tmp_path / "first")
     weights = tmp_path / "weights.pt"
     torch.save(newest_state(tmp_path / "first")["model"] | {"conv.1.weight": torch.ones(100, 100)}, weights)
@@ -96,7 +96,7 @@ def test_weights_are_not_needed_to_resume(tmp_path):
     assert log.count("weights from") == 1  # by the first start only
 
 
-def test_one_run_in_a_folder(tmp_path):
+def test_second_run_in_same_folder_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     with (tmp_path / "run" / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -106,7 +106,7 @@ def test_one_run_in_a_folder(tmp_path):
     assert train_synthetic(recipe(), tmp_path / "run") == "finished"
 
 
-def test_a_work_dir_that_is_a_file(tmp_path):
+def test_work_dir_below_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match=r"file is a file; choose another folder"):
         train_synthetic(recipe(), tmp_path / "file" / "run")
@@ -122,14 +122,14 @@ def test_a_work_dir_that_is_a_file(tmp_path):
         ),
     ],
 )
-def test_odd_settings_are_pointed_out(tmp_path, capsys, changes, said):
+def test_unusual_settings_are_warned_about(tmp_path, capsys, changes, said):
     train_synthetic(recipe(**changes), tmp_path / "run")
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
 
 
 @pytest.mark.parametrize(("prints", "noted"), [(("a", "a"), True), (("a", "b"), False), ((None, None), False)])
-def test_validation_on_the_training_set_is_pointed_out(tmp_path, capsys, prints, noted):
+def test_validation_on_training_set_is_warned_about(tmp_path, capsys, prints, noted):
     def loaders(config, ranks):
         made = make_loaders(config, ranks)
         for loader, fingerprint in zip(made, prints, strict=True):
@@ -162,7 +162,7 @@ def test_sets_are_opened_once_to_check_and_once_to_load(tmp_path, monkeypatch):
     assert opened == [str(val_set)] * 2
 
 
-def test_records_left_out_are_named(tmp_path, capsys):
+def test_skipped_records_are_named(tmp_path, capsys):
     prefix = tmp_path / "set"
     assert main(["pack", "digits", "--split", "val", "--out", str(prefix), "--quiet"]) == 0
     records = RecordSet(prefix)

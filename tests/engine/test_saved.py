@@ -29,13 +29,13 @@ def resumable(tmp_path, **changes):
     return tmp_path
 
 
-def test_resume_takes_the_options_given_before(tmp_path):
+def test_resume_restores_previous_options(tmp_path):
     assert load_resumed("quickstart", tmp_path / "new", ["seed=3"]).batch_size != 32
     config = load_resumed("quickstart", resumable(tmp_path), ["seed=3"])
     assert (config.batch_size, config.mixer, config.seed) == (32, None, 3)
 
 
-def test_evaluation_takes_the_options_a_run_had(tmp_path):
+def test_evaluation_restores_options_of_run(tmp_path):
     checkpoint = resumable(tmp_path) / "checkpoints" / "step-00000001.pt"
     config, found = load_evaluated("quickstart", checkpoint, ["val_batch_size=7"])
     assert (config.batch_size, config.val_batch_size, found) == (32, 7, tmp_path / "config.json")
@@ -57,20 +57,20 @@ def test_evaluation_takes_the_options_a_run_had(tmp_path):
         ({"epochs": 0}, ["seed=-1"], r"config\.json: epochs=0"),
     ],
 )
-def test_resume_blames_the_option_or_the_file(tmp_path, changes, options, message):
+def test_resume_error_names_option_or_file(tmp_path, changes, options, message):
     with pytest.raises(ValueError, match=message):
         load_resumed("quickstart", resumable(tmp_path, **changes), options)
 
 
-def test_resume_takes_an_option_in_place_of_a_wrong_value(tmp_path):
+def test_option_replaces_invalid_stored_value(tmp_path):
     assert load_resumed("quickstart", resumable(tmp_path, epochs=0), ["epochs=2"]).epochs == 2
 
 
-def test_resume_strict_is_asked_for_each_time(tmp_path):
+def test_resume_strict_is_not_restored(tmp_path):
     assert load_resumed("quickstart", resumable(tmp_path, resume_strict=False)).resume_strict
 
 
-def test_resume_of_another_recipe_or_of_a_damaged_config(tmp_path):
+def test_resume_refuses_other_recipe_or_damaged_config(tmp_path):
     with pytest.raises(ValueError, match="uses the recipe quickstart, not quickstart_cifar10"):
         load_resumed("quickstart_cifar10", resumable(tmp_path))
     (tmp_path / "config.json").write_text('{"batch_')
@@ -94,8 +94,8 @@ def test_resume_of_another_recipe_or_of_a_damaged_config(tmp_path):
         ({"train_pipeline": {"steps": [{"type": "subprocess:run"}]}}, "train_pipeline.steps.0.type"),
     ],
 )
-def test_resume_runs_no_code_the_work_directory_names(tmp_path, changes, option):
-    """A module:name counts only if the recipe or an option names it. The option in the message is enough."""
+def test_code_named_only_in_stored_config_is_refused(tmp_path, changes, option):
+    """A module:name is accepted only if the recipe or an option names it. The option in the message is sufficient."""
     checkpoint = resumable(tmp_path, **changes) / "checkpoints" / "step-00000001.pt"
     with pytest.raises(ValueError, match=f"{option}=subprocess:run is code that the recipe does not name"):
         load_resumed("quickstart", tmp_path)
@@ -105,7 +105,7 @@ def test_resume_runs_no_code_the_work_directory_names(tmp_path, changes, option)
     assert getattr(load_resumed("quickstart", tmp_path, [f"{option}=subprocess:run"]), part) == changes[part]
 
 
-def test_resume_finds_no_module_in_the_work_directory(tmp_path):
+def test_modules_in_work_directory_are_not_imported(tmp_path):
     (tmp_path / "foreign_code.py").write_text("raise SystemExit('ran')")
     resumable(tmp_path, mixer={"type": "foreign_code:Mine"})
     config = load_resumed("quickstart", tmp_path, ["mixer.type=foreign_code:Mine"])
@@ -114,7 +114,7 @@ def test_resume_finds_no_module_in_the_work_directory(tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe{}", b"[" * 100000, b'{"a": ' * 500 + b"1" + b"}" * 500, b"[1]", b'{"a": '])
-def test_a_damaged_config_is_named(tmp_path, text):
+def test_damaged_config_is_named(tmp_path, text):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000001.pt").touch()
     (tmp_path / "config.json").write_bytes(text)
@@ -123,7 +123,7 @@ def test_a_damaged_config_is_named(tmp_path, text):
 
 
 @pytest.fixture(scope="module")
-def narrow(digit_scenes):
+def changed_run(digit_scenes):
     """Train the recipe with another image_size and head option; return the work directory."""
     options = ("epochs=1", "pipeline.image_size=(32,40)", "model.head.num_heads=2", "val_batch_size=7")
     work_dir = digit_scenes / "narrow"
@@ -131,21 +131,21 @@ def narrow(digit_scenes):
     return work_dir
 
 
-def figures(recipe, checkpoint, out):
+def evaluation_metrics(recipe, checkpoint, out):
     assert cli("evaluate", recipe, checkpoint, "--json", out) == 0
     return {key: value for key, value in json.loads(out.read_text()).items() if key not in ("recipe", "checkpoint")}
 
 
 @pytest.mark.parametrize("name", ["best.pt", "latest"])
-def test_a_copied_checkpoint_gives_the_figures_of_its_run(digit_scenes, narrow, tmp_path, name, capsys, caplog):
-    recipe, checkpoint = digit_scenes / "recipe.py", follow_pointer(narrow / "checkpoints" / name)
-    expected = figures(recipe, checkpoint, tmp_path / "there.json")
+def test_copied_checkpoint_uses_values_of_its_run(digit_scenes, changed_run, tmp_path, name, capsys, caplog):
+    recipe, checkpoint = digit_scenes / "recipe.py", follow_pointer(changed_run / "checkpoints" / name)
+    expected = evaluation_metrics(recipe, checkpoint, tmp_path / "there.json")
     copied = shutil.copy(checkpoint, tmp_path / "copied.pt")
-    assert figures(recipe, copied, tmp_path / "here.json") == expected
+    assert evaluation_metrics(recipe, copied, tmp_path / "here.json") == expected
     assert "using the run's values from " in capsys.readouterr().err
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.copy(recipe, tmp_path / "elsewhere")
-    assert figures(moved, checkpoint, tmp_path / "moved.json") == expected
+    assert evaluation_metrics(moved, checkpoint, tmp_path / "moved.json") == expected
     config, _ = load_evaluated(str(recipe), copied, ["pipeline.image_size=(48,48)"])
     assert (config.pipeline["image_size"], config.val_batch_size) == ((48, 48), 7)
     # In Python, a recipe's path works as in the commands. A config is used as it is, with a warning.
@@ -158,16 +158,16 @@ def test_a_copied_checkpoint_gives_the_figures_of_its_run(digit_scenes, narrow, 
     assert "pipeline.image_size=[48, 64] (the run: [32, 40])" in caplog.text and "num_heads" not in caplog.text
 
 
-def test_a_copied_checkpoint_of_another_recipe_takes_that_recipe_s_values(digit_scenes, narrow, tmp_path, caplog):
+def test_checkpoint_with_other_recipe_uses_values_of_that_recipe(digit_scenes, changed_run, tmp_path, caplog):
     other = shutil.copy(digit_scenes / "recipe.py", tmp_path / "other.py")
-    copied = Path(shutil.copy(narrow / "checkpoints" / "best.pt", tmp_path / "copied.pt"))
+    copied = Path(shutil.copy(changed_run / "checkpoints" / "best.pt", tmp_path / "copied.pt"))
     config, found = load_evaluated(str(other), copied, ["model.head.num_heads=2"])
     assert found is None and tuple(config.pipeline["image_size"]) == (48, 64)
     dali_mix.evaluate(config, copied)
     assert "pipeline.image_size=[48, 64] (the run: [32, 40])" in caplog.text
 
 
-def test_a_copied_checkpoint_runs_no_code(digit_scenes, best, tmp_path):
+def test_code_named_in_copied_checkpoint_is_refused(digit_scenes, best, tmp_path):
     state = load_checkpoint(best)
     state["recipe"]["pipeline"] = {"type": "subprocess:run"}
     save_checkpoint(tmp_path / "copied.pt", state)
@@ -175,7 +175,7 @@ def test_a_copied_checkpoint_runs_no_code(digit_scenes, best, tmp_path):
         load_evaluated(str(digit_scenes / "recipe.py"), tmp_path / "copied.pt")
 
 
-def test_an_older_copied_checkpoint_takes_the_recipe_s_values(digit_scenes, best, tmp_path, caplog):
+def test_older_copied_checkpoint_uses_recipe_values(digit_scenes, best, tmp_path, caplog):
     state = load_checkpoint(best)
     save_checkpoint(tmp_path / "old.pt", {key: state[key] for key in ("model", "classes", "task")})
     for path in (tmp_path / "old.pt", tmp_path / "not_there.pt"):

@@ -24,21 +24,21 @@ CASES = {
 
 
 @pytest.mark.parametrize(("targets", "said"), CASES.values(), ids=CASES)
-def test_the_note(targets, said):
+def test_note_names_classes_without_positives(targets, said):
     scores = MultiLabelScores(8, CPU)
     scores.update(torch.zeros(len(targets), 8), torch.tensor(targets, dtype=torch.float32), torch.arange(len(targets)))
     scores.compute(Ranks(0, 1, CPU))
     assert scores.notes(NAMES) == ([said] if said else [])
 
 
-def test_classification_has_none():
+def test_classification_has_no_notes():
     scores = ClassificationScores(8, CPU)
     scores.update(torch.zeros(1, 8), torch.zeros(1, dtype=torch.int64), torch.arange(1))
     scores.compute(Ranks(0, 1, CPU))
     assert scores.notes(NAMES) == []
 
 
-def test_training_logs_it_once_and_evaluation_prints_it(tmp_path, capsys):
+def test_note_is_logged_once_and_printed_by_evaluate(tmp_path, capsys):
     for split, count in (("train", "16"), ("val", "1")):
         pack = ["pack", "digit-scenes", "--scenes", count, "--split", split, "--out", str(tmp_path / split), "--quiet"]
         assert main(pack) == 0
@@ -53,7 +53,7 @@ def test_training_logs_it_once_and_evaluation_prints_it(tmp_path, capsys):
     assert capsys.readouterr().err.count("of 10 classes have no positive example in the val_set (") == 1
 
 
-def test_a_probability_above_a_half_is_a_positive_in_evaluations():
+def test_probability_above_half_counts_as_positive():
     scores = MultiLabelScores(2, torch.device("cpu"))
     logits, targets = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]), torch.eye(2)
     scores.update(logits, targets, torch.arange(2))
@@ -61,7 +61,7 @@ def test_a_probability_above_a_half_is_a_positive_in_evaluations():
     assert found["CR"] == found["OF1"] == 100.0
 
 
-def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
+def test_tied_scores_are_ranked_by_record():
     targets = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
     for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
         scores = MultiLabelScores(1, torch.device("cpu"), ties="order")
@@ -70,7 +70,7 @@ def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
 
 
 @pytest.mark.parametrize(("protocol", "name", "value"), [("voc", "AP50", 100.0), ("coco", "AP", 30.0)])
-def test_the_chart_of_a_detector_is_of_the_protocols_own_measure(protocol, name, value):
+def test_detection_chart_shows_measure_of_protocol(protocol, name, value):
     """A box with an overlap of 0.62 is correct at three of COCO's ten thresholds."""
     scores = DetectionScores(2, CPU, protocol=protocol)
     target = {"boxes": torch.tensor([[0.0, 0, 100, 10]]), "labels": torch.tensor([1]), "size": (50, 50)}
@@ -84,7 +84,7 @@ def test_the_chart_of_a_detector_is_of_the_protocols_own_measure(protocol, name,
     assert columns["recall"] == [0, 100] and [report.positives for report in reports] == columns["objects"] == [0, 1]
 
 
-def test_boxes_are_measured_in_pixels_of_the_record():
+def test_boxes_are_scaled_to_pixels_of_record():
     """Height and width may be resized by different factors, because both are rounded down."""
     scores = DetectionScores(1, CPU)
     target = {

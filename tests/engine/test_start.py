@@ -23,9 +23,9 @@ from dali_mix.engine.train.seeding import INIT, derive_seed
 from dali_mix.losses import SoftCrossEntropy
 from dali_mix.mixers import CutMix, MixUp
 from dali_mix.reports import attention
+from tests.engine.processes import newest_state
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import SyntheticLoader, TinyNet, recipe, train_synthetic
-from tests.engine.test_trainer import newest_state
 
 LOAD = {"batch_size": 1, "train": True}
 POOL = SimpleNamespace(open=print)
@@ -49,7 +49,7 @@ POOL = SimpleNamespace(open=print)
         (lambda wrong: dali_mix.pack(wrong, root="photos", out="set"), "layout={}: must be the name of a layout"),
     ],
 )
-def test_arguments_of_the_wrong_kind_are_named(wrong, call, words):
+def test_arguments_of_wrong_type_are_named(wrong, call, words):
     with pytest.raises(ValueError, match="^" + re.escape(words.format(repr(wrong)))):
         call(wrong)
 
@@ -71,7 +71,7 @@ class Centers(nn.Module):
         return SoftCrossEntropy()(outputs, targets)
 
 
-class Noting(Callback):
+class Recorder(Callback):
     """Callback that records its calls, counts steps, and calls `do` after step `at`."""
 
     def __init__(self, at=None, do=None):
@@ -130,7 +130,7 @@ def assert_equal(work_dir, other):
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 3}, {"amp": "bf16"}])
-def test_objects_train_as_their_names_do(tmp_path, changes):
+def test_objects_train_like_named_parts(tmp_path, changes):
     values, accumulate = recipe(**changes), changes.get("accumulate", 1)
     train_synthetic(values, tmp_path / "names")
     given = objects(9 // accumulate)
@@ -153,12 +153,12 @@ def stop():
     raise KeyboardInterrupt
 
 
-def test_a_run_of_objects_resumes_with_their_states(tmp_path):
-    whole, part = Noting(), Noting(at=5, do=stop)
+def test_run_with_objects_resumes_their_states(tmp_path):
+    whole, part = Recorder(), Recorder(at=5, do=stop)
     dali_mix.train(config(), tmp_path / "whole", **objects(loss=Centers()), callbacks=[whole])
     with pytest.raises(KeyboardInterrupt):
         dali_mix.train(config(), tmp_path / "run", **objects(loss=Centers()), callbacks=[part])
-    again, loss = Noting(), Centers()
+    again, loss = Recorder(), Centers()
     with pytest.raises(FileExistsError, match="already contains checkpoints"):
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[again])
     given = objects(loss=loss)
@@ -166,16 +166,16 @@ def test_a_run_of_objects_resumes_with_their_states(tmp_path):
     assert dali_mix.train(config(), tmp_path / "run", resume=True, **given, callbacks=[again]) == "finished"
     assert_equal(tmp_path / "run", tmp_path / "whole")
     assert again.steps == whole.steps == 15 and loss.calls == 15
-    assert newest_state(tmp_path / "run")["objects"].keys() == {"loss", "callback tests.engine.test_start.Noting"}
+    assert newest_state(tmp_path / "run")["objects"].keys() == {"loss", "callback tests.engine.test_start.Recorder"}
 
 
-def test_sigterm_saves_and_says_so(tmp_path):
-    callback = Noting(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
+def test_sigterm_saves_and_unused_callback_state_is_logged(tmp_path):
+    callback = Recorder(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback]) == "preempted"
     assert newest_state(tmp_path / "run")["step"] == 3
     assert dali_mix.train(config(), tmp_path / "run", resume="auto", **objects()) == "finished"
     assert (
-        "callback tests.engine.test_start.Noting: the checkpoint has its state, but it was not passed now"
+        "callback tests.engine.test_start.Recorder: the checkpoint has its state, but it was not passed now"
         in (tmp_path / "run" / "train.log").read_text()
     )
     dali_mix.train(config(), tmp_path / "whole", **objects())
@@ -196,7 +196,7 @@ def test_sigterm_saves_and_says_so(tmp_path):
         ({"train_loader": SyntheticLoader(30, 9, train=True)}, "in training on other records"),
     ],
 )
-def test_other_objects_do_not_resume(tmp_path, given, message):
+def test_resume_with_other_objects_is_refused(tmp_path, given, message):
     dali_mix.train(config(max_steps=2), tmp_path / "run", **objects())
     with pytest.raises(ValueError, match=message) as refused:
         dali_mix.train(config(max_steps=3), tmp_path / "run", resume=True, **objects(**given))
@@ -247,26 +247,26 @@ HEAD = list(MODEL.head.parameters())
         ({"batch_size": 12}, "yields 9 records at a time over all ranks, but batch_size=12"),
         ({"modle": MODEL}, r"unknown key 'modle' \(did you mean model\?\)"),
         ({"resume": "yes"}, "resume='yes': must be one of"),
-        ({"callbacks": [Noting]}, "callback Noting is a class"),
+        ({"callbacks": [Recorder]}, "callback Recorder is a class"),
         ({"callbacks": [Plain]}, "callback Plain is a class"),
         ({"callbacks": [3]}, r"callback builtins\.int has none of the methods before_epoch"),
     ],
 )
-def test_a_wrong_object_is_one_line(tmp_path, given, message):
+def test_invalid_object_is_refused_in_one_line(tmp_path, given, message):
     with pytest.raises(ValueError, match=message) as refused:
         dali_mix.train(config(), tmp_path / "run", **objects(**given))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_callbacks_of_a_generator_are_called(tmp_path):
+def test_callbacks_from_generator_are_called(tmp_path):
     steps = []
     callbacks = (function for function in [lambda trainer: steps.append(trainer.step)])
     dali_mix.train(config(epochs=1), tmp_path / "run", **objects(), callbacks=callbacks)
     assert steps == [1, 2, 3, 4, 5]
 
 
-def test_a_loader_may_name_its_device_as_text(tmp_path):
+def test_loader_device_may_be_string(tmp_path):
     given = objects()
     given["train_loader"].device = "cpu"
     assert dali_mix.train(config(epochs=1), tmp_path / "run", **given) == "finished"
@@ -276,7 +276,7 @@ def test_a_loader_may_name_its_device_as_text(tmp_path):
 
 
 def test_callbacks_are_called_around_steps_and_epochs(tmp_path):
-    callback, steps = Noting(), []
+    callback, steps = Recorder(), []
     dali_mix.train(
         config(epochs=1), tmp_path / "run", **objects(), callbacks=[callback, lambda t: steps.append(t.step)]
     )
@@ -285,23 +285,25 @@ def test_callbacks_are_called_around_steps_and_epochs(tmp_path):
     assert steps == [1, 2, 3, 4, 5]
 
 
-def test_an_error_in_a_callback_names_it_and_its_line(tmp_path):
-    callback = Noting(at=2, do=lambda: {}["key"])
+def test_error_in_callback_names_callback_and_line(tmp_path):
+    callback = Recorder(at=2, do=lambda: {}["key"])
     with pytest.raises(KeyError) as raised:
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback])
-    line = Noting.after_step.__code__.co_firstlineno + 4
-    note = f"raised in after_step of callback tests.engine.test_start.Noting, {__file__}, line {line}"
+    line = Recorder.after_step.__code__.co_firstlineno + 4
+    note = f"raised in after_step of callback tests.engine.test_start.Recorder, {__file__}, line {line}"
     assert raised.value.__notes__ == [note]
 
 
-def test_a_state_that_no_checkpoint_holds_is_refused(tmp_path):
-    callback = Noting()
+def test_callback_state_with_unsupported_type_is_refused(tmp_path):
+    callback = Recorder()
     callback.state_dict = lambda: {"a": [np.zeros(1)]}
-    with pytest.raises(ValueError, match=r"Noting: its state_dict\(\) has a numpy\.ndarray: checkpoints store tensors"):
+    with pytest.raises(
+        ValueError, match=r"Recorder: its state_dict\(\) has a numpy\.ndarray: checkpoints store tensors"
+    ):
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback])
 
 
-def test_evaluate_and_predict_with_the_model_given_again(tmp_path):
+def test_evaluate_and_predict_with_model_object(tmp_path):
     dali_mix.train(config(), tmp_path / "run", **objects())
     latest = tmp_path / "run" / "checkpoints" / "latest"
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -324,7 +326,7 @@ def digits(tmp_path_factory):
     return pack_digits(tmp_path_factory.mktemp("digits"), 40)
 
 
-def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
+def test_named_recipe_with_values_by_keyword(tmp_path, digits, caplog):
     train_set, val_set = digits
     loader = dali_mix.build_loader(
         "cifar", train_set, batch_size=8, train=True, device="cpu", pipeline_options={"image_size": 16}
@@ -372,20 +374,20 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
         ({"options": ["mixer.prob=0.5"]}, r"options set mixer\.prob, and mixer=… replaces it"),
     ],
 )
-def test_what_would_have_no_effect_is_refused(tmp_path, given, message):
+def test_train_refuses_values_without_effect(tmp_path, given, message):
     with pytest.raises(ValueError, match=message) as refused:
         dali_mix.train(config(), tmp_path / "run", **objects(**given))
     assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("given", [{"val_set": "x"}, {"val_batch_size": 4}, {"service": "auto"}])
-def test_what_would_have_no_effect_in_an_evaluation_is_refused(tmp_path, given):
+def test_evaluate_refuses_values_without_effect(tmp_path, given):
     (name,) = given
     with pytest.raises(ValueError, match=f"{name} has no effect"):
         dali_mix.evaluate(config(), tmp_path / "none", val_loader=objects()["val_loader"], **given)
 
 
-def test_options_of_the_set_that_is_the_recipes_may_be_given(tmp_path, digits):
+def test_train_accepts_options_for_set_of_recipe(tmp_path, digits):
     train_set, val_set = digits
     loader = dali_mix.build_loader(
         "cifar", train_set, batch_size=8, train=True, device="cpu", pipeline_options={"image_size": 16}
@@ -398,7 +400,7 @@ def test_options_of_the_set_that_is_the_recipes_may_be_given(tmp_path, digits):
         assert "top1" in log and "WARNING" not in log
 
 
-def test_a_loader_of_another_pipeline_than_the_recipes_is_warned_of(tmp_path, digits):
+def test_loader_with_other_pipeline_is_warned_about(tmp_path, digits):
     train_set, val_set = digits
     for options in ({"image_size": 24}, {"image_size": 16, "mean": [0.1, 0.2, 0.3]}):
         loader = dali_mix.build_loader(
@@ -412,7 +414,7 @@ def test_a_loader_of_another_pipeline_than_the_recipes_is_warned_of(tmp_path, di
     assert "which evaluation, mixers and Predictor use: pass pipeline=… of the same values" in first
 
 
-def test_load_config_takes_values_by_keyword_and_by_dotted_key():
+def test_load_config_accepts_keywords_and_dotted_keys():
     config = dali_mix.load_config("quickstart", {"optimizer.lr": 0.5}, epochs=3, mixer=None)
     assert (config.optimizer["lr"], config.epochs, config.mixer) == (0.5, 3, None)
     assert config == dali_mix.load_config("quickstart", ["optimizer.lr=0.5", "epochs=3", "mixer=none"])
@@ -450,7 +452,7 @@ class Fixed(nn.Module):
     [
         ({"callbacks": 3}, r"callbacks is a builtins\.int: pass a function, a Callback, or a list of them"),
         ({"callbacks": "print"}, r"callbacks is a builtins\.str: pass"),
-        ({"callbacks": Noting}, "callback Noting is a class"),
+        ({"callbacks": Recorder}, "callback Recorder is a class"),
         ({"callbacks": [lambda: 1]}, r"callback .*<lambda> is called with \(trainer\), but takes \(\): too many"),
         ({"optimizer": lambda: 1}, r"optimizer is called with \(parameters\), but takes \(\): too many"),
         (
@@ -486,15 +488,15 @@ class Fixed(nn.Module):
         ({"num_threads": 3}, r"unknown key 'num_threads' \(did you mean loader\.num_threads\?\)"),
     ],
 )
-def test_an_object_that_is_used_in_another_way_is_one_line(tmp_path, given, message):
+def test_misused_object_is_refused_in_one_line(tmp_path, given, message):
     with pytest.raises(ValueError, match=message) as refused:
         dali_mix.train(config(), tmp_path / "run", **objects(**given))
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("single", [True, False])
-def test_one_callback_needs_no_list(tmp_path, single):
-    steps, callback = [], Noting()
+def test_single_callback_needs_no_list(tmp_path, single):
+    steps, callback = [], Recorder()
     dali_mix.train(config(max_steps=2), tmp_path / "run", **objects(), callbacks=lambda t: steps.append(t.step))
     assert steps == [1, 2]
     given = callback if single else (one for one in [callback])
@@ -502,7 +504,7 @@ def test_one_callback_needs_no_list(tmp_path, single):
     assert callback.steps == 2
 
 
-class Counting:
+class CallableHook:
     """Callback that has hooks and can be called as a function."""
 
     def __init__(self):
@@ -515,20 +517,21 @@ class Counting:
         self.called.append("after_epoch")
 
 
-class CountingSteps(Counting):
+class CallableStepHook(CallableHook):
     def after_step(self, trainer):
         self.called.append("after_step")
 
 
 @pytest.mark.parametrize(
-    ("callback", "called"), [(Counting(), ["after_epoch"]), (CountingSteps(), ["after_step"] * 2 + ["after_epoch"])]
+    ("callback", "called"),
+    [(CallableHook(), ["after_epoch"]), (CallableStepHook(), ["after_step"] * 2 + ["after_epoch"])],
 )
-def test_a_callback_with_hooks_is_not_called_as_a_function_too(tmp_path, callback, called):
+def test_callback_with_hooks_is_not_called_as_function(tmp_path, callback, called):
     dali_mix.train(config(max_steps=2), tmp_path / "run", **objects(), callbacks=callback)
     assert callback.called == called
 
 
-def test_an_error_of_the_first_forward_says_what_the_model_was_given(tmp_path):
+def test_error_in_first_forward_names_input(tmp_path):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised:
         dali_mix.train(config(), tmp_path / "run", **objects(model=Fixed()))
     assert raised.value.__notes__ == [
@@ -536,7 +539,7 @@ def test_an_error_of_the_first_forward_says_what_the_model_was_given(tmp_path):
     ]
 
 
-def test_the_first_line_of_a_run_says_what_the_model_gets(tmp_path, digits):
+def test_first_log_line_names_batch_shape_and_pipeline(tmp_path, digits):
     train_set, _ = digits
     values = {"train_set": train_set, "val_set": None, "device": "cpu", "visualizer": [], "batch_size": 8, "epochs": 1}
     dali_mix.train("quickstart", tmp_path / "run", model=TinyNet(10), max_steps=1, checkpoint={"best": None}, **values)
@@ -544,7 +547,7 @@ def test_the_first_line_of_a_run_says_what_the_model_gets(tmp_path, digits):
     assert first.endswith("global batch 8  1 steps  batches (8, 3, 16, 16) of pipeline cifar")
 
 
-def test_errors_name_keywords_in_python_and_options_in_the_command(tmp_path, capsys):
+def test_errors_name_keywords_in_python_and_options_in_cli(tmp_path, capsys):
     dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
     with pytest.raises(FileExistsError, match=r"with resume=True, or choose another work_dir$"):
         dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
@@ -554,15 +557,16 @@ def test_errors_name_keywords_in_python_and_options_in_the_command(tmp_path, cap
     assert "with --resume, or choose another --work-dir" in capsys.readouterr().err
 
 
-def test_what_a_run_in_python_logs_names_keywords(tmp_path, capsys):
-    callback = Noting(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
+def test_log_of_python_run_names_keywords(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["my_script.py"])  # the log names the command, and pytest's may contain "--"
+    callback = Recorder(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
     dali_mix.train(config(), tmp_path / "run", **objects(), resume="auto", callbacks=callback)
     log = (tmp_path / "run" / "train.log").read_text()
     assert "resume='auto': no checkpoint yet" in log and "saved at step 3; continue with resume=True\n" in log
     assert "--" not in log and "--" not in capsys.readouterr().out
 
 
-def test_what_a_command_logs_names_options(tmp_path, digits, capsys):
+def test_log_of_command_names_options(tmp_path, digits, capsys):
     train_set, val_set = digits
     values = [f"train_set={train_set}", f"val_set={val_set}", "device=cpu", "visualizer=[]", "max_steps=1"]
     command = ["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--resume=auto"]
@@ -570,7 +574,7 @@ def test_what_a_command_logs_names_options(tmp_path, digits, capsys):
     assert "--resume=auto: no checkpoint yet" in capsys.readouterr().out
 
 
-def test_config_and_predictor_name_keywords(tmp_path):
+def test_load_config_and_predictor_errors_name_keywords(tmp_path):
     with pytest.raises(ValueError, match=r"^options takes KEY=VALUE, not 'x'$"):
         dali_mix.load_config("quickstart", ["x"])
     torch.save(TinyNet(4).state_dict(), tmp_path / "net.pth")
@@ -585,7 +589,7 @@ def test_config_and_predictor_name_keywords(tmp_path):
         dali_mix.Predictor(config(), tmp_path / "net.pth", clases=["a"])
 
 
-def test_a_command_on_a_run_of_a_model_object_says_what_to_call_in_python(tmp_path, digits, capsys):
+def test_command_on_run_with_model_object_names_python_call(tmp_path, digits, capsys):
     train_set, val_set = digits
     values = {"train_set": train_set, "val_set": val_set, "device": "cpu", "visualizer": [], "max_steps": 1}
     dali_mix.train("quickstart", tmp_path / "run", model=TinyNet(10), **values)
@@ -608,7 +612,7 @@ def test_a_command_on_a_run_of_a_model_object_says_what_to_call_in_python(tmp_pa
         assert f"pass it again as model=…, in Python: {call}\n" in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_the_trained_one(tmp_path, caplog):
+def test_predictor_refuses_other_model_and_wrong_types(tmp_path, caplog):
     dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
     latest = tmp_path / "run" / "checkpoints" / "latest"
     with pytest.raises(ValueError, match=r"from the Fixed passed as model: .*; pass the model that was"):
@@ -623,7 +627,7 @@ def test_a_model_that_is_not_the_trained_one(tmp_path, caplog):
         dali_mix.Predictor(config(), latest, model=TinyNet(4))(Image.new("RGB", (8, 8)))
 
 
-def test_heat_maps_of_a_model_that_was_given(tmp_path):
+def test_attention_with_model_object(tmp_path):
     model = timm.create_model("resnet10t", num_classes=4)
     dali_mix.train(config(max_steps=1), tmp_path / "run", **objects(model=model))
     Image.new("RGB", (32, 32), (200, 30, 30)).save(tmp_path / "a.png")

@@ -17,12 +17,12 @@ ADAMW = {"type": "AdamW", "lr": 1e-3}
 HALF = {name: {"custom": {name: {"lr_mult": 0.5}}} for name in ("conv", "head.bias")}
 
 
-def begun(work_dir, **changes):
+def train_part(work_dir, **changes):
     """Train 6 of a run's 15 steps."""
     train_synthetic(recipe(max_steps=6, **changes), work_dir)
 
 
-def resumed(work_dir, **changes):
+def resume_run(work_dir, **changes):
     return train_synthetic(recipe(**changes), work_dir, resume="must")
 
 
@@ -31,10 +31,10 @@ class Other(TinyNet):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Return the work directory of a run made by `begun`, for tests to copy."""
+def partial_run(tmp_path_factory):
+    """Return the work directory of a run made by `train_part`, for tests to copy."""
     work_dir = tmp_path_factory.mktemp("made") / "run"
-    begun(work_dir)
+    train_part(work_dir)
     return work_dir
 
 
@@ -51,7 +51,7 @@ def put(value, *path):
     return change
 
 
-def evaluated_or_named(path, ema):
+def evaluates_or_names_file(path, ema):
     """Return True if a checkpoint can be evaluated, or if the error names it."""
     try:
         return "top1" in evaluate_checkpoint(make_config(recipe()), path, ema=ema, make_loaders=make_loaders).values
@@ -76,13 +76,13 @@ def evaluated_or_named(path, ema):
     ids=["SGD to AdamW", "AdamW to SGD", "to RMSprop", "same names", "amsgrad", "momentum", "groups", "ema on",
          "ema off", "same tensors"],
 )  # fmt: skip
-def test_what_cannot_be_carried_over_is_refused_or_begins_afresh(tmp_path, before, after, word):
-    begun(tmp_path / "run", **before)
+def test_incompatible_state_is_refused_or_reset(tmp_path, before, after, word):
+    train_part(tmp_path / "run", **before)
     with pytest.raises(ValueError, match=word) as error:
-        resumed(tmp_path / "run", **after)
+        resume_run(tmp_path / "run", **after)
     assert "resume_strict=False" in str(error.value) and "step-00000006.pt" in str(error.value)
     assert newest_state(tmp_path / "run")["step"] == 6
-    assert resumed(tmp_path / "run", **after, resume_strict=False) == "finished"
+    assert resume_run(tmp_path / "run", **after, resume_strict=False) == "finished"
     log = (tmp_path / "run" / "train.log").read_text()
     assert "WARNING: resumed with a changed recipe:" in log
     state, settings = newest_state(tmp_path / "run"), after.get("optimizer", before.get("optimizer", SGD))
@@ -112,22 +112,22 @@ def test_what_cannot_be_carried_over_is_refused_or_begins_afresh(tmp_path, befor
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_may_change_is_named_before_the_first_step(made, tmp_path, changes, word):
-    shutil.copytree(made, tmp_path / "run")
-    assert resumed(tmp_path / "run", **changes) == "finished"
+def test_allowed_change_is_logged_before_first_step(partial_run, tmp_path, changes, word):
+    shutil.copytree(partial_run, tmp_path / "run")
+    assert resume_run(tmp_path / "run", **changes) == "finished"
     log = (tmp_path / "run" / "train.log").read_text()
     assert word in log.partition("resumed from step-00000006.pt")[0]
 
 
-def test_nothing_is_named_where_nothing_changed(made, tmp_path):
-    shutil.copytree(made, tmp_path / "run")
+def test_unchanged_recipe_is_not_logged_as_changed(partial_run, tmp_path):
+    shutil.copytree(partial_run, tmp_path / "run")
     assert train_synthetic(recipe(max_steps=6), tmp_path / "run", resume="must")
     assert "changed recipe" not in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_a_run_resumed_with_fewer_epochs_than_it_trained_shows_those_it_trained(made, tmp_path):
-    shutil.copytree(made, tmp_path / "run")
-    assert resumed(tmp_path / "run", epochs=1) == "finished"
+def test_resume_with_fewer_epochs_logs_trained_epochs(partial_run, tmp_path):
+    shutil.copytree(partial_run, tmp_path / "run")
+    assert resume_run(tmp_path / "run", epochs=1) == "finished"
     log = (tmp_path / "run" / "train.log").read_text()
     assert "resumed from step-00000006.pt, epoch 2, step 6: training is complete" in log
     assert "epoch 2/2  step 6  validation" in log and "epoch 2/1" not in log
@@ -154,8 +154,8 @@ def test_a_run_resumed_with_fewer_epochs_than_it_trained_shows_those_it_trained(
         put(3, "groups"), put("x", "seed"), put("x", "scaler"),
     ],
 )  # fmt: skip
-def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_path, change):
-    shutil.copytree(made, tmp_path / "run")
+def test_modified_checkpoint_with_valid_checksum_is_named(partial_run, tmp_path, change):
+    shutil.copytree(partial_run, tmp_path / "run")
     for other in (tmp_path / "run" / "checkpoints").glob("step-0000000[1-5].pt"):
         other.unlink()
     path = tmp_path / "run" / "checkpoints" / "step-00000006.pt"
@@ -163,13 +163,13 @@ def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_p
     change(state)
     save_checkpoint(path, state)
     with pytest.raises(ValueError, match=r"step-00000006\.pt"):
-        resumed(tmp_path / "run")
+        resume_run(tmp_path / "run")
     for ema in (False, True):
-        assert evaluated_or_named(path, ema)
+        assert evaluates_or_names_file(path, ema)
 
 
-def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
-    """Saved by plain Adam (CPU), resumed with fused Adam (GPU), which is strict about the type of `step`."""
+def test_optimizer_state_is_cast_for_fused_optimizer(tmp_path):
+    """Plain Adam (used on a CPU) saves the state; fused Adam (used on a GPU) resumes it and needs `step` in float32."""
     adam = {"type": "Adam", "lr": 1e-3}
     train_synthetic(recipe(optimizer=adam, max_steps=4), tmp_path / "run")
     state = newest_state(tmp_path / "run")

@@ -8,20 +8,20 @@ import torch
 from dali_mix.cli.main import main
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.train.step_profile import PARTS
-from tests.engine.processes import newest_state, run, said
+from tests.engine.processes import newest_state, output_of, run
 from tests.engine.synthetic import recipe, train_synthetic
 from tests.engine.test_trainer import stop_at
 
 
-def profiled(folder):
+def read_profile(folder):
     return json.loads((folder / "profile" / "profile.json").read_text())
 
 
-def test_some_steps_of_a_run(tmp_path, capsys):
+def test_profile_measures_steps_without_changing_run(tmp_path, capsys):
     values = recipe(checkpoint={"interval_steps": 2}, evaluate_epochs=1)
     train_synthetic(values, tmp_path / "plain")
     train_synthetic({**values, "profile": {"first": 2, "last": 9}}, tmp_path / "run")
-    found = profiled(tmp_path / "run")
+    found = read_profile(tmp_path / "run")
     assert found["what"] == "steps 2 to 9, on cpu"
     assert list(found["milliseconds"]) == list(PARTS)
     assert min(found["milliseconds"].values()) > 0
@@ -41,28 +41,28 @@ def test_some_steps_of_a_run(tmp_path, capsys):
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_that_ends_before(tmp_path):
+def test_profile_of_run_that_ends_early(tmp_path):
     train_synthetic(recipe(max_steps=3, profile={"first": 2, "last": 100}), tmp_path / "run")
-    assert profiled(tmp_path / "run")["what"].startswith("steps 2 to 3")
+    assert read_profile(tmp_path / "run")["what"].startswith("steps 2 to 3")
     with pytest.raises(KeyboardInterrupt):
         train_synthetic(recipe(profile={"first": 2, "last": 9}), tmp_path / "broken", callbacks=[stop_at(4)])
-    assert profiled(tmp_path / "broken")["what"].startswith("steps 2 to ")
+    assert read_profile(tmp_path / "broken")["what"].startswith("steps 2 to ")
     train_synthetic(recipe(max_steps=3, profile={}), tmp_path / "short")
     assert not (tmp_path / "short" / "profile").exists()
 
 
-def test_steps_are_counted_from_where_a_process_begins(tmp_path):
+def test_profile_counts_steps_from_process_start(tmp_path):
     values = recipe(checkpoint={"interval_steps": 1})
     with pytest.raises(KeyboardInterrupt):
         train_synthetic(values, tmp_path / "run", callbacks=[stop_at(5)])
     train_synthetic({**values, "profile": {"first": 2, "last": 3}}, tmp_path / "run", resume="must")
-    assert profiled(tmp_path / "run")["what"] == "steps 2 to 3, on cpu"
+    assert read_profile(tmp_path / "run")["what"] == "steps 2 to 3, on cpu"
 
 
-def test_two_ranks_that_accumulate(tmp_path):
+def test_profile_on_two_ranks_with_accumulation(tmp_path):
     values = recipe(batch_size=8, accumulate=2, profile={"first": 1, "last": 4})
-    assert run(values, tmp_path / "run", ranks=2) == [0, 0], said(tmp_path / "run")
-    assert profiled(tmp_path / "run")["what"].startswith("steps 1 to 4")
+    assert run(values, tmp_path / "run", ranks=2) == [0, 0], output_of(tmp_path / "run")
+    assert read_profile(tmp_path / "run")["what"].startswith("steps 1 to 4")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,6 @@ def test_two_ranks_that_accumulate(tmp_path):
         (True, "profile must be a dict"),
     ],
 )
-def test_wrong_values(profile, message):
+def test_invalid_profile_is_refused(profile, message):
     with pytest.raises(ValueError, match=message):
         make_config(recipe(profile=profile))

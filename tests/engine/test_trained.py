@@ -14,7 +14,7 @@ from tests.engine.synthetic import make_loaders, recipe
 
 
 @pytest.mark.parametrize("cut", [1, 20, 50, 80, 120])
-def test_a_cut_checkpoint_is_not_taken_for_plain_weights(tmp_path, cut):
+def test_truncated_checkpoint_is_not_read_as_plain_weights(tmp_path, cut):
     config = make_config(recipe())
     assert train(config, tmp_path / "run", make_loaders=make_loaders) == "finished"
     path = tmp_path / "run" / "checkpoints" / "best.pt"
@@ -24,7 +24,7 @@ def test_a_cut_checkpoint_is_not_taken_for_plain_weights(tmp_path, cut):
         evaluate_checkpoint(config, path, make_loaders=make_loaders)
 
 
-def test_a_folder_is_no_checkpoint(tmp_path):
+def test_folder_as_checkpoint_is_refused_with_suggestion(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.pt").touch()
     with pytest.raises(FileNotFoundError, match=r"weight file or checkpoint in it: checkpoints/best\.pt"):
@@ -33,7 +33,7 @@ def test_a_folder_is_no_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("entry", ["conv.weight", "norm.running_mean", "head.bias"])
 @pytest.mark.parametrize("plain", [True, False], ids=["weights", "checkpoint"])
-def test_weights_that_are_not_finite_are_not_evaluated(tmp_path, entry, plain):
+def test_non_finite_weights_are_not_evaluated(tmp_path, entry, plain):
     config = make_config(recipe(max_steps=1))
     train(config, tmp_path / "run", make_loaders=make_loaders)
     weights = newest_state(tmp_path / "run")["model"]
@@ -43,8 +43,8 @@ def test_weights_that_are_not_finite_are_not_evaluated(tmp_path, entry, plain):
         evaluate_checkpoint(config, tmp_path / "bad.pt", make_loaders=make_loaders)
 
 
-def test_checkpoints_name_their_classes(digit_scenes, bare, capsys):
-    recipe, checkpoint = bare
+def test_checkpoint_stores_class_names_and_task(digit_scenes, standalone, capsys):
+    recipe, checkpoint = standalone
     assert cli("predict", recipe, checkpoint, digit_scenes / "scenes" / "00.png", "--top-k", 10) == 0
     assert set(capsys.readouterr().out.split("prediction: ")[1].split("  ")[0].split(",")) == set(DIGITS)
     for name in ("best.pt", "latest"):
@@ -53,7 +53,7 @@ def test_checkpoints_name_their_classes(digit_scenes, bare, capsys):
         assert (state["classes"], state["task"]) == (list(DIGITS), "multilabel")
 
 
-def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, best, bare, tmp_path, capsys):
+def test_older_checkpoint_gets_class_names_from_set_or_file(digit_scenes, best, standalone, tmp_path, capsys):
     old, image = old_checkpoint(best, tmp_path / "old.pt"), digit_scenes / "scenes" / "00.png"
     assert (
         cli("predict", digit_scenes / "recipe.py", best, image)
@@ -62,11 +62,11 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, 
     )
     one, two = capsys.readouterr().out.splitlines()
     assert one == two
-    assert cli("predict", bare[0], old, image) == 1
+    assert cli("predict", standalone[0], old, image) == 1
     assert "give the names, one per line, with --class-file FILE" in capsys.readouterr().err
     names = tmp_path / "names.txt"
     names.write_text("".join(f"digit {name}\n" for name in DIGITS))
-    assert cli("predict", bare[0], old, image, "--classes", names) == 0
+    assert cli("predict", standalone[0], old, image, "--classes", names) == 0
     where, predicted, rest = one.partition("prediction: ")
     named, gap, scores = rest.partition("  (")
     renamed = ",".join(f"digit {name}" for name in named.split(","))
@@ -74,7 +74,7 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, 
     names.write_text("one\ntwo\n")
     assert cli("predict", digit_scenes / "recipe.py", best, image, "--classes", names) == 1
     assert "2 class names for a model of 10 classes" in capsys.readouterr().err
-    assert cli("predict", bare[0], old, image, "--classes", names) == 1
+    assert cli("predict", standalone[0], old, image, "--classes", names) == 1
     assert "for a different model from the recipe's" in capsys.readouterr().err
 
 
@@ -82,7 +82,7 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, 
     ("classes", "said"),
     [(DIGITS[::-1], ": class 0 is '0', not '9'"), (DIGITS[:-1], "has 9 classes, not the 10")],
 )
-def test_classes_in_another_order_are_not_evaluated(digit_scenes, best, tmp_path, capsys, classes, said):
+def test_evaluation_with_other_class_order_or_count_is_refused(digit_scenes, best, tmp_path, capsys, classes, said):
     save_checkpoint(tmp_path / "other.pt", {**load_checkpoint(best), "classes": list(classes)})
     assert cli("evaluate", digit_scenes / "recipe.py", tmp_path / "other.pt") == 1
     found = capsys.readouterr()
@@ -90,7 +90,7 @@ def test_classes_in_another_order_are_not_evaluated(digit_scenes, best, tmp_path
     assert "mAP" not in found.out
 
 
-def test_a_run_goes_on_from_an_older_checkpoint(digit_scenes, tmp_path):
+def test_resume_from_older_checkpoint_saves_class_names(digit_scenes, tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
     before = digit_scenes / "run" / "checkpoints"

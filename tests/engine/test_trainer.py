@@ -11,25 +11,25 @@ from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import train
 from dali_mix.engine.train.seeding import derive_seed
 from dali_mix.mixers import CutMix
-from tests.engine.processes import losses, newest_state, records, run, said
+from tests.engine.processes import losses, newest_state, output_of, records, run
 from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe, train_synthetic
 
 CPU = torch.device("cpu")
 
 
-def test_ranks_and_accumulation_follow_one_process(tmp_path):
+def test_ranks_and_accumulation_match_one_process(tmp_path):
     """Without BatchNorm and mixing, ranks and micro-batches reproduce one process's losses to 1e-5."""
     values = recipe(model=PLAIN, mixer=None, batch_size=12, log_interval=1, ema=None)
     assert run(values, tmp_path / "one") == [0]
     one = losses(tmp_path / "one")
     assert len(one) == 12
     for name, changes, ranks in [("two", {}, 2), ("micro", {"accumulate": 3}, 1), ("both", {"accumulate": 2}, 2)]:
-        assert run({**values, **changes}, tmp_path / name, ranks=ranks) == [0] * ranks, said(tmp_path / name)
+        assert run({**values, **changes}, tmp_path / name, ranks=ranks) == [0] * ranks, output_of(tmp_path / name)
         torch.testing.assert_close(losses(tmp_path / name), one, rtol=0, atol=1e-5)
         assert records(tmp_path / name)[-1]["top1"] == records(tmp_path / "one")[-1]["top1"]
 
 
-def test_step_is_the_plain_step(tmp_path):
+def test_step_equals_plain_pytorch_step(tmp_path):
     """A step of the trainer changes the weights exactly as the same step in plain PyTorch does."""
     config = make_config(recipe(model=PLAIN, mixer=None, max_steps=1, schedule={"type": "constant"}, ema=None))
     train(config, tmp_path / "run", make_loaders=make_loaders)
@@ -44,7 +44,7 @@ def test_step_is_the_plain_step(tmp_path):
 
 
 @pytest.mark.parametrize(("until", "count"), [(0.4, 6), (0.0, 0), (1.0, 15), (None, 15)])
-def test_a_mixer_stops_after_a_share_of_the_run(tmp_path, monkeypatch, until, count):
+def test_mixer_until_stops_mixing(tmp_path, monkeypatch, until, count):
     """A resumed run stops mixing at the same step. Unmixed targets have the same form as mixed ones."""
     calls, apply = [], CutMix.apply
     monkeypatch.setattr(CutMix, "apply", lambda *args, **options: calls.append(1) or apply(*args, **options))
@@ -63,7 +63,7 @@ def stop_at(step):
     return stop
 
 
-def test_a_step_mixes_in_place_where_the_mixer_can(tmp_path, monkeypatch):
+def test_step_mixes_in_place_if_mixer_supports_it(tmp_path, monkeypatch):
     mixed, apply = [], CutMix.apply
 
     def noted(self, images, targets, params, **options):
@@ -80,7 +80,7 @@ def test_a_step_mixes_in_place_where_the_mixer_can(tmp_path, monkeypatch):
         assert torch.equal(ours, copied)
 
 
-def test_skipped_records_weigh_nothing(tmp_path):
+def test_skipped_records_have_no_weight(tmp_path):
     """With `on_bad_record="skip"`, the gradient is the mean over the records loaded, on any number of ranks."""
     bad = (1, 4, 5, 9, 17, 18, 21, 22, 30, 33)
     values = recipe(
@@ -108,19 +108,19 @@ def test_skipped_records_weigh_nothing(tmp_path):
     others += [("given", {"loader": {}}, 2)]  # only the loader itself knows that it skips
     for name, changes, ranks in others:
         given = {"ranks": ranks, "bad": bad, "given": name == "given"}
-        assert run({**values, **changes}, tmp_path / name, **given) == [0] * ranks, said(tmp_path / name)
+        assert run({**values, **changes}, tmp_path / name, **given) == [0] * ranks, output_of(tmp_path / name)
         torch.testing.assert_close(losses(tmp_path / name), wanted, rtol=0, atol=1e-5)
         for key, value in newest_state(tmp_path / name)["model"].items():
             torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_nan_loss_stops_before_the_step(tmp_path, ranks):
+def test_nan_loss_stops_before_step(tmp_path, ranks):
     """All ranks stop at the same step, the error names the records of all of them, and the weights stay unchanged."""
     work_dir = tmp_path / "run"
     values = recipe(batch_size=10, checkpoint={"interval_steps": 1})
     assert run(values, work_dir, ranks=ranks, nan_at=(17,)) == [1] * ranks
-    texts = [said(work_dir, rank) for rank in range(ranks)]
+    texts = [output_of(work_dir, rank) for rank in range(ranks)]
     named = [text for text in texts if "NonFiniteLoss: the loss is nan at step" in text]
     assert named  # one of two ranks may only report that the other failed
     assert all("17" in re.findall(r"\d+", text.rpartition("Records in it: ")[2]) for text in named)
@@ -129,7 +129,7 @@ def test_nan_loss_stops_before_the_step(tmp_path, ranks):
     assert all(v.isfinite().all() for v in newest_state(work_dir)["model"].values())
 
 
-def test_the_last_line_says_where_the_run_ended(tmp_path, capsys):
+def test_last_log_line_names_step_best_and_checkpoint(tmp_path, capsys):
     trained = train_synthetic(recipe(epochs=1), tmp_path / "run")
     log = (tmp_path / "run" / "train.log").read_text()
     val = next(r for r in records(tmp_path / "run") if r["kind"] == "val")

@@ -30,7 +30,7 @@ def commands(text):
     return [shlex.split(line) for line in part.replace("\\\n", " ").strip().splitlines()]
 
 
-def options_named(text):
+def header_options(text):
     """Yield the KEY=VALUE words after each --cfg-options in a text. They may continue on the next line."""
     for rest in text.split("--cfg-options")[1:]:
         words = []
@@ -48,7 +48,7 @@ def value_at(values, dotted):
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_bundled_recipe(name, tmp_path, monkeypatch):
+def test_recipe_builds_and_has_header(name, tmp_path, monkeypatch):
     """The recipe loads, resolves to JSON and builds without its data. The header has every section."""
     config = load_config(name)
     assert json.loads(json.dumps(config.resolved()))["epochs"] == config.epochs
@@ -70,7 +70,7 @@ def test_bundled_recipe(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_commands_are_understood(name):
+def test_header_commands_are_valid(name):
     trained = []
     for words in commands(header(name)):
         if words[0] == "scripts/train_dist.sh":
@@ -85,8 +85,8 @@ def test_commands_are_understood(name):
 
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if "--cfg-options" in header(name)])
-def test_options_in_headers_can_be_set(name, tmp_path, monkeypatch):
-    for words in options_named(header(name)):
+def test_header_options_can_be_set(name, tmp_path, monkeypatch):
+    for words in header_options(header(name)):
         assert words and not any(word.endswith((",", ".", ";")) for word in words)
         config = load_config(name, words)
         for key, value in map(parse_option, words):

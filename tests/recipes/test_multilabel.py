@@ -99,7 +99,7 @@ def sgre(data, backbone):
 
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if NAMES.fullmatch(name.replace(":", "_"))])
-def test_protocols_of_the_papers(name):
+def test_recipe_matches_paper(name):
     data, system, backbone = NAMES.fullmatch(name.replace(":", "_")).groups()
     config = load_config(name)
     pipeline = build_pipeline(config, True)

@@ -16,7 +16,7 @@ def test_recipes_are_mmengine_configs(name):
     assert json.dumps(theirs, sort_keys=True) == json.dumps(read_recipe(name), sort_keys=True)
 
 
-def test_protocols_of_the_papers():
+def test_recipes_match_papers():
     cifar = load_config("cifar100/wrn28_10:resizemix")
     assert (cifar.batch_size, cifar.epochs, cifar.optimizer["lr"], cifar.mixer["type"]) == (256, 200, 0.2, "ResizeMix")
     assert load_config("cifar10/wrn28_10:cutout").mixer == {"type": "Cutout", "size": 16}
@@ -35,20 +35,20 @@ SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True}
 
 
 @pytest.mark.parametrize("name", ["cifar10/saliencymix:wrn28_10", "cifar100/saliencymix:resnet50"])
-def test_protocols_of_saliencymix_on_cifar(name):
+def test_saliencymix_cifar_recipe_matches_paper(name):
     config = load_config(name)
     assert (config.batch_size, config.epochs, config.mixer["probs"]) == (128, 200, [0.5])
     assert config.optimizer == {**SGD, "weight_decay": 5e-4}
     assert config.schedule == {"type": "step", "milestones": [60, 120, 160], "gamma": 0.2}
 
 
-def test_models_of_saliencymix_on_cifar():
+def test_saliencymix_cifar_models_match_paper():
     assert load_config("cifar100/saliencymix:wrn28_10").model == {"type": "wrn-28-10", "dropout": 0.3}
     assert load_config("cifar10/saliencymix:resnet50").model == {"type": "cifar_resnet50"}
 
 
 @pytest.mark.parametrize("name", ["imagenet/saliencymix:resnet50", "tiny_imagenet/resnet50_saliencymix"])
-def test_protocols_of_saliencymix_on_imagenet(name):
+def test_saliencymix_imagenet_recipe_matches_paper(name):
     config = load_config(name)
     assert (config.batch_size, config.epochs, config.mixer["type"]) == (256, 300, "SaliencyMix")
     assert config.optimizer == {**SGD, "weight_decay": 1e-4}
@@ -59,7 +59,7 @@ def test_protocols_of_saliencymix_on_imagenet(name):
 @pytest.mark.parametrize(
     "name", [n for n in list_recipes() if re.search("mix$|mix:", n) and not n.startswith("multilabel")]
 )
-def test_published_mixers_draw_as_released(name):
+def test_published_mixers_draw_per_batch(name):
     """The published figures were measured with one box, or one size, per batch."""
     mixer = load_config(name).mixer
     assert (mixer["mixers"][0] if mixer["type"] == "MixChoice" else mixer)["per_batch"] is True

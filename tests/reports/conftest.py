@@ -9,7 +9,7 @@ from tests.reports.pictures import COLORS, encode
 
 @pytest.fixture
 def two_colors(tmp_path):
-    """Write ten images of a single colour, alternately red and blue."""
+    """Pack ten images of a single colour, alternately red and blue; return the prefix."""
     samples = []
     for i in range(10):
         flat = np.full((40, 48, 3), list(COLORS.values())[i % 2], dtype=np.uint8)
@@ -20,7 +20,7 @@ def two_colors(tmp_path):
 
 @pytest.fixture
 def dots(tmp_path):
-    """Write dark pictures of 40×40 pixels with one bright dot each."""
+    """Pack twelve dark pictures of 40×40 pixels with one bright dot each; return the prefix."""
     samples = []
     for i in range(12):
         picture = np.full((40, 40, 3), 40, dtype=np.uint8)

@@ -36,7 +36,7 @@ def cell(png, row, column):
         return np.asarray(image.convert("RGB").crop(box)).astype(int)
 
 
-def shown(png, row, column, size=40):
+def original_pixels(png, row, column, size=40):
     """Return one picture of the gallery at its original size, (size, size, 3), sampled at the pixel centres."""
     left = MARGIN + column * (CELL + GAP)
     top = TITLE + HEAD + row * (CELL + CAPTION + GAP)
@@ -52,7 +52,7 @@ def images_of(prefix, seed):
     return read_images(RecordSet(prefix), order, 40)
 
 
-def place_of(picture, color):
+def center_of(picture, color):
     """Return the centre of the area with `color` in a picture from `cell`, in pixels of the 40×40 image, or None."""
     found = np.argwhere(np.abs(picture - np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])).max(-1) < 25)
     if not len(found):

@@ -10,7 +10,7 @@ from dali_mix.recordio import RECORD_DTYPE
 from dali_mix.reports.attention import COLORS, STRENGTH, aspects, overlaid
 
 
-def test_a_map_is_scaled_and_laid_over_grey():
+def test_heat_map_is_blended_over_grey_image():
     heat = torch.tensor([[-3.0, 1.0, 5.0], [1.0, -3.0, 1.0]])
     picture = torch.randint(0, 256, (3, 2, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     found = overlaid(picture, heat)
@@ -23,7 +23,7 @@ def test_a_map_is_scaled_and_laid_over_grey():
             np.testing.assert_allclose(found[:, y, x].numpy(), expected, atol=0.51)
 
 
-def test_the_brightest_spot_is_where_the_map_is_highest():
+def test_brightest_pixel_is_at_map_maximum():
     heat = torch.zeros(4, 6)
     heat[1, 4] = 1
     found = overlaid(torch.zeros(3, 40, 60, dtype=torch.uint8), heat).float().sum(0)
@@ -31,7 +31,7 @@ def test_the_brightest_spot_is_where_the_map_is_highest():
     assert (top // 10, left // 10) == (1, 4)
 
 
-def test_the_middle_of_each_cell_has_the_cells_own_colour():
+def test_cell_center_has_color_of_cell():
     """Cell (i, j) of a map covers the pixels i·stride … (i+1)·stride, j·stride … (j+1)·stride, up to the borders."""
     heat = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
     found = overlaid(torch.zeros(3, 3 * 9, 5 * 7, dtype=torch.uint8), heat)
@@ -40,7 +40,7 @@ def test_the_middle_of_each_cell_has_the_cells_own_colour():
     np.testing.assert_allclose(middles, STRENGTH * colormaps[COLORS](scaled.numpy())[..., :3] * 255, atol=2)
 
 
-def test_an_even_map_has_no_bright_spot():
+def test_constant_map_is_dark():
     found = overlaid(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((2, 2), 4.0))
     assert int(found.max()) < 10
 
@@ -54,7 +54,7 @@ def test_an_even_map_has_no_bright_spot():
         ("cifar", {"image_size": (16, 32)}, [2, 2]),
     ],
 )
-def test_shape_of_what_is_shown(name, options, expected):
+def test_aspects_of_pipeline_output(name, options, expected):
     rows = np.zeros(2, RECORD_DTYPE)
     rows["height"], rows["width"] = (375, 500), (500, 375)
     assert aspects(pipelines.build(name, False, options), rows) == pytest.approx(expected, rel=0.01)

@@ -16,7 +16,7 @@ from tests.reports.pictures import encode
 
 @pytest.fixture(scope="module")
 def boxed(tmp_path_factory):
-    """Write six grey images, 80 × 120; all but the last have one box."""
+    """Pack six grey images, 80 × 120 (height × width); all but the last have one box. Return the set."""
     samples = []
     for index in range(6):
         label = [2, 6, index % 2, 0.25, 0.25, 0.75, 0.75, 0]
@@ -26,14 +26,14 @@ def boxed(tmp_path_factory):
     return RecordSet(prefix)
 
 
-def test_outlines_lie_on_the_border_inside():
+def test_outline_lies_inside_box_border():
     image = np.asarray(outlined(np.zeros((40, 50, 3), np.uint8), np.array([[10.0, 5, 30, 25]]), ["#ff0000"], width=1))
     rows, columns = np.nonzero(image[:, :, 0])
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 24, 10, 29)
     assert not image[10:20, 15:25].any()
 
 
-def test_colours_of_an_evaluation(boxed, tmp_path):
+def test_sheet_shows_found_wrong_and_missed_boxes(boxed, tmp_path):
     metrics, box = DetectionMetrics(2), torch.tensor([[30.0, 20, 90, 60]])
     true = {
         "boxes": box,
@@ -66,13 +66,13 @@ GREEN, ORANGE, RED = (44, 160, 44), (255, 140, 0), (224, 24, 45)
         ("none", False, {RED}),
         ("none", True, set()),
         ("right", True, set()),
-        ("beside", False, {ORANGE, RED}),
-        ("beside", True, {ORANGE}),
+        ("wrong", False, {ORANGE, RED}),
+        ("wrong", True, {ORANGE}),
     ],
 )
-def test_the_colour_of_each_case(boxed, tmp_path, guess, difficult, colors):
+def test_sheet_colors_of_single_image(boxed, tmp_path, guess, difficult, colors):
     metrics = DetectionMetrics(2)
-    places = {"right": [[30.0, 20, 90, 60]], "beside": [[0.0, 0, 20, 20]], "none": []}[guess]
+    places = {"right": [[30.0, 20, 90, 60]], "wrong": [[0.0, 0, 20, 20]], "none": []}[guess]
     found = {"boxes": torch.tensor(places).reshape(-1, 4), "scores": torch.full((len(places),), 0.9)}
     found["labels"] = torch.zeros(len(places))
     true = {"boxes": torch.tensor([[30.0, 20, 90, 60]]), "labels": torch.tensor([0])}
@@ -82,7 +82,7 @@ def test_the_colour_of_each_case(boxed, tmp_path, guess, difficult, colors):
     assert drawn == colors
 
 
-def test_drawn_files(tmp_path, boxed):
+def test_drawings_write_files_with_unique_names(tmp_path, boxed):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "one.png").write_bytes(boxed.encoded(0).tobytes())
@@ -95,11 +95,11 @@ def test_drawn_files(tmp_path, boxed):
 
 
 @pytest.mark.parametrize(("data", "turn"), ODD.values(), ids=ODD)
-def test_files_that_decoders_differ_on_are_drawn_turned(data, turn):
+def test_pixels_of_odd_files_are_upright(data, turn):
     assert pixels_of(data).shape == ((20, 12, 3) if turn >= 5 else (12, 20, 3))
 
 
-def test_gallery_of_a_set_with_boxes(boxed, tmp_path):
+def test_gallery_of_detection_set(boxed, tmp_path):
     assert main(["gallery", str(boxed.prefix), "--out", str(tmp_path / "g.png"), "--rows", "3"]) == 0
     first = (tmp_path / "g.png").read_bytes()
     with Image.open(tmp_path / "g.png") as image:
@@ -109,12 +109,12 @@ def test_gallery_of_a_set_with_boxes(boxed, tmp_path):
 
 
 @pytest.mark.parametrize("mixer", ["cutmix", "mixup"])
-def test_a_mixer_without_boxes_is_refused(boxed, tmp_path, mixer):
+def test_mixer_without_box_support_is_refused(boxed, tmp_path, mixer):
     with pytest.raises(ValueError, match=r"is a detection set: mixer \w+ does not support boxes"):
         gallery(boxed, [mixer], tmp_path / "g.png")
     assert not (tmp_path / "g.png").exists()
 
 
-def test_a_box_mixer_on_another_set_is_refused(tmp_path, two_colors):
+def test_box_mixer_on_classification_set_is_refused(tmp_path, two_colors):
     with pytest.raises(ValueError, match="mixer BoxResizeMix is for sets with boxes"):
         gallery(two_colors, ["boxresizemix"], tmp_path / "g.png")

@@ -23,10 +23,10 @@ from dali_mix.reports.columns import Batch, _labels, mixed
 from dali_mix.reports.gallery import natural_size, read_images
 from dali_mix.reports.sheet import CELL, GAP, MARGIN
 from dali_mix.reports.style import BLUE, DPI, ORANGE
-from tests.reports.pictures import COLORS, caption_of, cell, encode, images_of, place_of, shown, size_of
+from tests.reports.pictures import COLORS, caption_of, cell, center_of, encode, images_of, original_pixels, size_of
 
 
-def test_captions():
+def test_captions_show_shares_and_labels():
     params = PasteParams(torch.tensor([1, 0]), torch.zeros(2, 4, dtype=torch.int64), torch.tensor([0.25, 1.0]))
     single, classes = torch.tensor([0, 1]), ["husky", "crab, king crab", "b_c"]
     assert caption_of(single, 0, params, classes) == ["λ 0.25  husky", "1-λ 0.75  crab"]
@@ -44,7 +44,7 @@ def test_captions():
 
 
 @pytest.mark.parametrize("options", [{}, {"grids": ["2x2-1", "1x3"], "counts": [1, 2]}])
-def test_splicemix_shows_what_it_appends(tmp_path, two_colors, options):
+def test_splicemix_column_shows_appended_grids(tmp_path, two_colors, options):
     mixer = SpliceMix(**options, num_classes=2)
     chosen = torch.randperm(10, generator=torch.Generator().manual_seed(7)).tolist()
     images = read_images(RecordSet(two_colors), chosen, 40)
@@ -70,17 +70,17 @@ def test_splicemix_shows_what_it_appends(tmp_path, two_colors, options):
         ):
             color = batch.mean * 255 if gone else images[source, :, 0, 0].float()
             y, x = int(top + height / 2), int(left + width / 2)
-            for pixel in (picture.image[:, y, x].float(), torch.tensor(shown(out, row, 1)[y, x]).float()):
+            for pixel in (picture.image[:, y, x].float(), torch.tensor(original_pixels(out, row, 1)[y, x]).float()):
                 assert (pixel - color).abs().max() <= 1
     assert len(column.pictures) == 4 and len(heads) > 1
 
 
-def test_splicemix_of_too_few_images(tmp_path, two_colors):
+def test_splicemix_of_too_few_images_shows_original(tmp_path, two_colors):
     flat = encode(np.full((40, 40, 3), 90, dtype=np.uint8))
     write_set(tmp_path / "three", [(flat, 0)] * 3, classes=["one"])
     out = gallery(tmp_path / "three", ["splicemix"], tmp_path / "t.png")
     assert size_of(out)[0] == pytest.approx((2 * MARGIN + 2 * CELL + GAP) * DPI, abs=1)
-    assert (shown(out, 0, 1) == 90).all()  # nothing is appended, so the image itself is shown
+    assert (original_pixels(out, 0, 1) == 90).all()  # nothing is appended, so the image itself is shown
 
 
 def test_every_view_has_a_column(tmp_path, dots):
@@ -94,7 +94,7 @@ def test_every_view_has_a_column(tmp_path, dots):
     pixels = (255 * (views + mean[:, None, None])).permute(0, 2, 3, 1).numpy()
     for row in range(3):
         for view in range(2):
-            assert np.abs(shown(out, row, 1 + view) - pixels[12 * view + row]).max() <= 1
+            assert np.abs(original_pixels(out, row, 1 + view) - pixels[12 * view + row]).max() <= 1
 
 
 class Mirrored(Mixer):
@@ -107,7 +107,7 @@ class Mirrored(Mixer):
         return torch.cat([images, images.flip(-1)]), targets.repeat(2)
 
 
-def test_views_that_are_not_described_show_their_labels(dots):
+def test_views_without_description_show_labels(dots):
     batch = Batch(images_of(dots, 6), torch.arange(12) % 4, torch.full((3,), 0.2), ["a", "b", "c", "d"], rows=3)
     columns = mixed(Mirrored(), batch, seed=6, boxes=True, peaks=False)
     assert [column.name for column in columns] == ["Mirrored, view 1", "Mirrored, view 2"]
@@ -115,7 +115,7 @@ def test_views_that_are_not_described_show_their_labels(dots):
         assert [picture.caption for picture in column.pictures] == [["a"], ["b"], ["c"]]
 
 
-def test_captions_of_views_tell_the_paste(dots):
+def test_view_captions_describe_paste(dots):
     images = images_of(dots, 6)
     batch = Batch(images, torch.arange(12) % 4, torch.full((3,), 0.2), ["a", "b", "c", "d"], rows=3)
     columns = mixed(ResizeMixPlus(4), batch, seed=6, boxes=True, peaks=False)
@@ -127,13 +127,13 @@ def test_captions_of_views_tell_the_paste(dots):
             assert picture.caption == caption_of(batch.targets, row, paste, batch.classes)
 
 
-def test_grids_of_one_shape_are_shown_in_turn(dots):
+def test_grids_of_equal_shape_alternate(dots):
     batch = Batch(images_of(dots, 6), torch.arange(12) % 4, torch.full((3,), 0.2), ["a", "b", "c", "d"], rows=2)
     (column,) = mixed(SpliceMix(["2x2", "2x2-1"], counts=[1, 1], num_classes=4), batch, seed=6, boxes=True, peaks=False)
     assert [picture.caption[0] for picture in column.pictures] == ["2×2", "2×2, 1 dropped"]
 
 
-def test_peaks_are_marked_where_they_are(tmp_path, dots):
+def test_peaks_are_marked_at_their_positions(tmp_path, dots):
     mixer = SaliencyMix(4)
     options = {"rows": 8, "seed": 2, "boxes": False}
     out = gallery(dots, [mixer], tmp_path / "p.png", peaks=True, **options)
@@ -143,14 +143,14 @@ def test_peaks_are_marked_where_they_are(tmp_path, dots):
     for row in range(8):
         for column, peak in ((0, own[row]), (1, own[partners[row]])):
             if peak.min() > 4 and peak.max() < 35:  # the cross is completely inside the area that `cell` cuts out
-                assert place_of(cell(out, row, column), BLUE) == pytest.approx(peak.tolist(), abs=0.75)
+                assert center_of(cell(out, row, column), BLUE) == pytest.approx(peak.tolist(), abs=0.75)
                 seen += 1
     assert seen > 4
     plain = gallery(dots, [mixer], tmp_path / "n.png", **options)
-    assert all(place_of(cell(plain, row, column), BLUE) is None for row in range(8) for column in range(2))
+    assert all(center_of(cell(plain, row, column), BLUE) is None for row in range(8) for column in range(2))
 
 
-def test_saliencymix_is_outlined_where_it_pasted(tmp_path, dots):
+def test_saliencymix_outline_is_at_pasted_box(tmp_path, dots):
     mixer = SaliencyMix(4)
     out = gallery(dots, [mixer], tmp_path / "s.png", rows=12, seed=5)
     located = mixer.locate(images_of(dots, 5), mixer.sample(12, 40, 40, torch.Generator().manual_seed(5)))
@@ -158,12 +158,12 @@ def test_saliencymix_is_outlined_where_it_pasted(tmp_path, dots):
     for row, (top, left, height, width) in enumerate(located.boxes.tolist()):
         if min(height, width) > 4 and min(top, left) > 1 and max(top + height, left + width) < 39:
             middle = (top + height / 2 - 0.5, left + width / 2 - 0.5)
-            assert place_of(cell(out, row, 1), ORANGE) == pytest.approx(middle, abs=0.75)
+            assert center_of(cell(out, row, 1), ORANGE) == pytest.approx(middle, abs=0.75)
             seen += 1
     assert seen
 
 
-def test_a_mixer_sees_the_images_it_was_made_for(tmp_path, dots):
+def test_mixer_gets_uint8_or_normalized_images(tmp_path, dots):
     """Mixers without mean and std get uint8, others get normalized images; the pictures are identical."""
     mixers = [SaliencyMix(4), SaliencyMix(4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)), "saliencymix"]
     out = gallery(dots, mixers, tmp_path / "s.png", rows=4, seed=3, boxes=False)
@@ -172,32 +172,32 @@ def test_a_mixer_sees_the_images_it_was_made_for(tmp_path, dots):
     assert (mixed[:4] != images[:4]).any()
     for row in range(4):
         for column in (1, 2, 3):
-            assert np.abs(shown(out, row, column) - mixed[row].permute(1, 2, 0).numpy()).max() <= 1
+            assert np.abs(original_pixels(out, row, column) - mixed[row].permute(1, 2, 0).numpy()).max() <= 1
 
 
-def test_a_choice_shows_the_mixer_it_drew(tmp_path, dots):
+def test_mixchoice_shows_drawn_mixer(tmp_path, dots):
     choice = MixChoice([CutMix(4), SaliencyMix(4)], probs=[0.0, 1.0])
     out = gallery(dots, [choice], tmp_path / "c.png", rows=4, seed=3, boxes=False)
     mixed, _ = choice(images_of(dots, 3), torch.zeros(12, dtype=torch.int64), torch.Generator().manual_seed(3))
     for row in range(4):
-        assert np.abs(shown(out, row, 1) - mixed[row].permute(1, 2, 0).numpy()).max() <= 1
+        assert np.abs(original_pixels(out, row, 1) - mixed[row].permute(1, 2, 0).numpy()).max() <= 1
 
 
-def test_a_batch_left_alone(tmp_path, dots):
+def test_unmixed_batch_shows_originals(tmp_path, dots):
     out = gallery(dots, [MixChoice([CutMix(4)], probs=[0.0])], tmp_path / "c.png", rows=2)
     for row in range(2):
-        assert np.array_equal(shown(out, row, 0), shown(out, row, 1))
+        assert np.array_equal(original_pixels(out, row, 0), original_pixels(out, row, 1))
 
 
-def test_maps_stand_beside_the_images(tmp_path, dots):
+def test_maps_option_adds_column(tmp_path, dots):
     out = gallery(dots, ["cutmix"], tmp_path / "m.png", rows=2, seed=2, maps=True)
     assert size_of(out)[0] == pytest.approx((2 * MARGIN + 3 * CELL + 2 * GAP) * DPI, abs=1)
     maps = fine_grained_saliency(images_of(dots, 2)).numpy().astype(int)
     for row in range(2):
-        assert np.abs(shown(out, row, 1) - maps[row, :, :, None]).max() <= 1
+        assert np.abs(original_pixels(out, row, 1) - maps[row, :, :, None]).max() <= 1
 
 
-def test_saliencymix_shows_boxes_around_the_peaks(tmp_path, two_colors):
+def test_saliencymix_pastes_boxes_around_peaks(tmp_path, two_colors):
     """Images of a single colour have their peak at the first pixel, where a quarter of the box remains."""
     mixer = SaliencyMix(2)
     mixers = [mixer, MixChoice([mixer], probs=[1.0])]
@@ -223,7 +223,7 @@ def test_saliencymix_shows_boxes_around_the_peaks(tmp_path, two_colors):
     assert any((cell(lined, row, 1) != cell(out, row, 1)).any() for row in range(4))
 
 
-def test_pictures_show_what_the_mixers_did(tmp_path, two_colors):
+def test_pictures_match_mixer_output(tmp_path, two_colors):
     records = RecordSet(two_colors)
     mixers = [MixUp(2, alpha=1.0), CutMix(2), Cutout(12)]
     out = gallery(records, mixers, tmp_path / "g.png", rows=3, seed=4, boxes=False)
@@ -248,7 +248,7 @@ def test_pictures_show_what_the_mixers_did(tmp_path, two_colors):
         assert cut.mean() == pytest.approx(area, abs=0.06)
 
 
-def test_boxes_are_outlined_unless_told_otherwise(tmp_path, two_colors):
+def test_boxes_option_controls_outlines(tmp_path, two_colors):
     def orange(**options):
         picture = cell(gallery(two_colors, ["resizemix"], tmp_path / "b.png", rows=1, **options), 0, 1)
         return (np.abs(picture - (217, 119, 43)).max(-1) < 40).sum()

@@ -24,39 +24,39 @@ def write(path, records, end=""):
     return path
 
 
-def test_steps_logged_twice_count_once_and_the_later_wins(tmp_path):
+def test_later_record_of_repeated_step_is_kept(tmp_path):
     records = [train(10, 3.0), train(20, 2.0), val(20), train(30, 9.0), train(30, 1.5), train(40, 1.0), val(40, 60.0)]
     found_train, found_val = read_metrics(write(tmp_path / "m.jsonl", records))
     assert [(record["step"], record["loss"]) for record in found_train] == [(10, 3.0), (20, 2.0), (30, 1.5), (40, 1.0)]
     assert [record["top1"] for record in found_val] == [50.0, 60.0]
 
 
-def test_a_line_cut_off_by_a_kill_is_passed_over(tmp_path):
+def test_truncated_last_line_is_ignored(tmp_path):
     path = write(tmp_path / "m.jsonl", [train(10)], end='{"kind": "train", "st')
     assert len(read_metrics(path)[0]) == 1
 
 
 @pytest.mark.parametrize("line", ["{broken", '{"kind": "train"}', "[1]", '{"kind": "train", "step": "x"}', "7"])
-def test_a_broken_line_is_named(tmp_path, line):
+def test_invalid_line_is_named(tmp_path, line):
     (tmp_path / "m.jsonl").write_text(json.dumps(train(10)) + "\n" + line + "\n")
     with pytest.raises(ValueError, match=r"m\.jsonl, line 2: not a record"):
         read_metrics(tmp_path / "m.jsonl")
 
 
-def test_other_kinds_and_empty_lines_are_passed_over(tmp_path):
+def test_other_kinds_and_empty_lines_are_ignored(tmp_path):
     (tmp_path / "m.jsonl").write_text(
         "\n" + json.dumps({"kind": "memory", "step": 1}) + "\n" + json.dumps(val(5)) + "\n"
     )
     assert read_metrics(tmp_path / "m.jsonl") == ([], [val(5)])
 
 
-def test_nothing_to_draw(tmp_path):
+def test_empty_log_is_refused(tmp_path):
     (tmp_path / "m.jsonl").write_text("")
     with pytest.raises(ValueError, match="no train or val records"):
         curves(tmp_path / "m.jsonl", tmp_path / "c.png")
 
 
-def test_only_finite_numbers_become_points():
+def test_series_keeps_finite_numbers_only():
     records = [
         train(1, float("nan")),
         train(2, 0.5),
@@ -67,9 +67,9 @@ def test_only_finite_numbers_become_points():
     assert _series(records, "loss") == ([2], [0.5])
 
 
-def test_smoothing_is_a_centred_mean():
+def test_smoothing_is_centered_mean():
     values = [float(i) for i in range(30)]
-    np.testing.assert_allclose(_smoothed(values), values, err_msg="a straight line stays where it is")
+    np.testing.assert_allclose(_smoothed(values), values, err_msg="a straight line is unchanged")
     noisy = list(np.random.default_rng(0).normal(size=400))
     window = 400 // 50
     wanted = [np.mean(noisy[i - window : i + window + 1]) for i in range(window, 400 - window)]
@@ -88,7 +88,7 @@ def count(pixels, color):
 ORANGE, GREEN, BLUE = (217, 119, 43), (59, 143, 90), (47, 111, 176)
 
 
-def test_lines_are_where_the_numbers_are(tmp_path):
+def test_curves_are_drawn_at_their_values(tmp_path):
     # Accuracy rises linearly from 0 to 100, so its orange line runs from the lower left to the upper right.
     records = [train(step, 2.0) for step in range(0, 101, 10)] + [
         val(step, float(step), 100.0) for step in range(0, 101, 10)
@@ -115,7 +115,7 @@ def test_few_and_many_records_can_be_drawn(tmp_path, records):
     assert count(pixels, BLUE) > 0 or not _series(records, "lr")[0]
 
 
-def test_the_command(tmp_path, capsys):
+def test_curves_command(tmp_path, capsys):
     write(tmp_path / "metrics.jsonl", [train(10), val(10)])
     out = tmp_path / "c.png"
     assert main(["curves", str(tmp_path), "--out", str(out), "--title", "a run of 100%, $x$"]) == 0
@@ -127,7 +127,7 @@ def test_the_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("val_records", [[], [val(20)]])
-def test_the_legend_covers_no_curve(val_records):
+def test_legend_does_not_cover_curves(val_records):
     figure = style.new_figure(5, 4)
     axes = figure.add_axes((0.1, 0.1, 0.8, 0.7))
     _draw_loss(axes, [train(10, 1.0), train(20, 3.0)], val_records)
@@ -135,7 +135,7 @@ def test_the_legend_covers_no_curve(val_records):
     assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
 
 
-def test_the_legend_covers_no_title():
+def test_legend_does_not_cover_title():
     figure = style.new_figure(10, 6.2)
     axes = figure.add_axes((0.55, 0.5, 0.4, 0.36))
     _draw_accuracy(axes, [val(20)])
@@ -143,7 +143,7 @@ def test_the_legend_covers_no_title():
     assert axes.get_legend().get_window_extent().x0 > axes._left_title.get_window_extent().x1
 
 
-def test_multi_label_runs_are_judged_by_map(tmp_path):
+def test_multilabel_curves_show_map_and_f1(tmp_path):
     records = [train(10), train(20)]
     records += [
         {"kind": "val", "step": step, "loss": 1, "mAP": m, "OF1": m - 9} for step, m in ((10, 40.0), (20, 61.5))
@@ -162,7 +162,7 @@ def test_multi_label_runs_are_judged_by_map(tmp_path):
 
 
 @pytest.mark.parametrize(("top5", "drawn"), [(100.0, ["top-1"]), (99.0, ["top-1", "top-5"])])
-def test_a_top_5_that_is_always_100_is_left_out(top5, drawn):
+def test_top_5_that_is_always_100_is_not_drawn(top5, drawn):
     axes = style.new_figure(3, 3).add_subplot()
     _draw_accuracy(axes, [val(10, 40.0, top5), val(20, 50.0, 100.0)])
     assert sorted(text.get_text() for text in axes.get_legend().get_texts()) == drawn

@@ -45,14 +45,14 @@ def bar(image, row, left=MARGIN + NAME):
     return found[start : start + round((LENGTH + 0.1) * style.DPI)].sum() / style.DPI
 
 
-def test_bars_are_sorted_and_as_long_as_their_values(tmp_path):
+def test_bars_are_sorted_and_proportional_to_values(tmp_path):
     values = [25.0, 100.0, math.nan, 0.0, 62.5]
     image = pixels(draw_bars(["$a_b$", "b", "c", "d", "e" * 30], values, "AP by class"), tmp_path / "a.png")
     found = [bar(image, row) for row in range(5)]
     assert found == pytest.approx([LENGTH * share for share in (1, 0.625, 0.25, 0, 0)], abs=0.02)
 
 
-def test_values_stand_in_their_bars_where_they_fit():
+def test_values_are_drawn_inside_long_bars():
     axes = draw_bars(["long", "short"], [30.0, 29.9], "AP by class").axes[0]
     looks = {text.get_text(): (text.get_ha(), text.get_color()) for text in axes.texts}
     assert looks["30.0"] == ("right", "white") and looks["29.9"] == ("left", style.INK)
@@ -61,7 +61,7 @@ def test_values_stand_in_their_bars_where_they_fit():
 
 
 @pytest.mark.parametrize(("count", "columns"), [(20, 1), (80, 2), (500, 7), (1000, 7)])
-def test_many_classes_stand_in_columns(count, columns, tmp_path):
+def test_many_classes_are_split_into_columns(count, columns, tmp_path):
     figure = draw_bars([f"class {number}" for number in range(count)], [50.0] * count, "title")
     width, height = figure.get_size_inches()
     assert len(figure.axes[0].patches) == count
@@ -76,7 +76,7 @@ def report(ap, recall=(), precision=()):
     return ClassReport(ap, 0.5, 0.5, 0.5, len(recall), np.array([recall, precision], dtype=float).reshape(2, -1))
 
 
-def test_curves_run_where_they_belong():
+def test_curves_are_drawn_in_their_panels():
     reports = [report(0.9, (0.5, 1.0), (1.0, 0.75)), report(math.nan), report(0.2, (1.0,), (0.2,))]
     figure = draw_curves(["one", "none", "three"], reports)
     *_, lines = figure.axes[0].collections
@@ -91,14 +91,14 @@ def test_curves_run_where_they_belong():
     assert words == ["one", "90.0", "none", "–", "no sample", "three", "20.0"]
 
 
-def test_a_class_of_which_nothing_right_was_found_has_an_empty_panel():
+def test_class_without_true_positive_has_empty_panel():
     none = ClassReport(0.0, 0.0, 0.0, 0.0, 4, np.zeros((2, 0)))
     figure = draw_curves(["found", "missed"], [report(0.9, (0.5, 1.0), (1.0, 0.5)), none])
     frames, areas, lines = figure.axes[0].collections
     assert len(frames.get_paths()) == 2 and len(lines.get_paths()) == len(areas.get_paths()) == 1
 
 
-def test_five_hundred_curves_fit(tmp_path):
+def test_500_curves_fit_on_figure(tmp_path):
     many = np.linspace(0.001, 1, 5000)
     reports = [report(0.5, many, 1 - many / 2)] * 500
     figure = draw_curves([f"class {number}" for number in range(500)], reports)
@@ -112,14 +112,14 @@ def test_five_hundred_curves_fit(tmp_path):
     assert all(len(path.vertices) <= 201 for path in lines.get_paths())
 
 
-def test_thinned_keeps_the_ends():
+def test_thinned_keeps_both_ends():
     assert thinned(3).tolist() == [0, 1, 2]
     places = thinned(5000)
     assert len(places) == 200
     assert (places[0], places[-1]) == (0, 4999)
 
 
-def test_table_has_empty_fields_for_what_is_not_known():
+def test_csv_leaves_nan_fields_empty():
     text = as_csv(("class", "AP", "positives"), [('a, "b"', 12.34567, 3), ("ü", math.nan, 0)])
     assert list(csv.reader(io.StringIO(text))) == [
         ["class", "AP", "positives"],

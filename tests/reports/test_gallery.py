@@ -19,10 +19,10 @@ from dali_mix.reports.gallery import _in_words, parse_mixer, read_images
 from dali_mix.reports.sheet import CAPTION, CELL, GAP, HEAD, MARGIN, TITLE, row_height
 from dali_mix.reports.style import BLUE, DPI, ORANGE
 from tests.recordio.samples import with_checksums
-from tests.reports.pictures import cell, encode, place_of, size_of
+from tests.reports.pictures import cell, center_of, encode, size_of
 
 
-def test_the_seed_decides(tmp_path, two_colors):
+def test_seed_determines_gallery(tmp_path, two_colors):
     first, again, other = (
         gallery(two_colors, ["cutmix"], tmp_path / f"{i}.png", seed=seed).read_bytes()
         for i, seed in enumerate((1, 1, 2))
@@ -31,7 +31,7 @@ def test_the_seed_decides(tmp_path, two_colors):
     assert first != other
 
 
-def test_multilabel_sets_and_choices(tmp_path):
+def test_gallery_of_multilabel_set_with_mixchoice(tmp_path):
     flat = encode(np.full((20, 20, 3), 128, dtype=np.uint8))
     rows = [(flat, np.array(label, dtype=np.float32)) for label in ([1, 0, 1], [0, -1, 1], [1, 1, 0])]
     write_set(tmp_path / "multi", rows, task="multilabel", classes=["a", "$b$", "c"])
@@ -40,13 +40,13 @@ def test_multilabel_sets_and_choices(tmp_path):
     assert size_of(out)[1] == pytest.approx((TITLE + HEAD + 3 * row_height(2) + MARGIN / 2) * DPI, abs=1)
 
 
-def test_options_stand_in_the_head():
+def test_mixer_options_in_words():
     assert _in_words("cutmix") == ""
     assert _in_words("resizemix:interpolation=bilinear:per_batch=True") == "bilinear per_batch"
     assert _in_words("mixup:alpha=0.2") == "alpha=0.2"
 
 
-def test_images_of_every_kind_are_decoded_upright(tmp_path):
+def test_image_formats_are_decoded_upright(tmp_path):
     picture = np.zeros((30, 60, 3), dtype=np.uint8)
     picture[:, 30:] = (250, 250, 250)
     gray = picture[..., 0]
@@ -69,7 +69,7 @@ def test_images_of_every_kind_are_decoded_upright(tmp_path):
     assert images[4, :, :14].float().mean() < 8 and images[4, :, 16:].float().mean() > 240
 
 
-def test_a_record_that_cannot_be_decoded_is_named(tmp_path, two_colors):
+def test_undecodable_record_is_named(tmp_path, two_colors):
     good = encode(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
     damaged = with_checksums(good[:60] + b"\xff" * 100 + good[160:])
     write_set(tmp_path / "bad", [(good, 0), (damaged, 0)], classes=["one"])
@@ -79,7 +79,7 @@ def test_a_record_that_cannot_be_decoded_is_named(tmp_path, two_colors):
         gallery(tmp_path / "bad", ["cutmix", "resizmix"], tmp_path / "g.png")
 
 
-def test_mixers_from_texts():
+def test_parse_mixer():
     assert parse_mixer("cutout", 5, 32).size == 16
     assert parse_mixer("Cutout:size=7", 5, 32).size == 7
     assert (parse_mixer("MixUp", 5, 32).alpha, parse_mixer("mixup:alpha=0.2", 5, 32).alpha) == (1.0, 0.2)
@@ -90,7 +90,7 @@ def test_mixers_from_texts():
         parse_mixer("mixup:alpha", 5, 32)
 
 
-def test_the_command(tmp_path, two_colors, capsys):
+def test_gallery_command(tmp_path, two_colors, capsys):
     out = tmp_path / "g.png"
     command = [
         "gallery",
@@ -111,7 +111,7 @@ def test_the_command(tmp_path, two_colors, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_comma_in_brackets_parts_no_mixers(tmp_path, two_colors):
+def test_comma_in_brackets_does_not_separate_mixers(tmp_path, two_colors):
     mixers = "resizemix:scale=(0.2,0.4),cutmix,resizemix:scale=[0.1, 0.3]:per_batch=True"
     out = tmp_path / "g.png"
     assert main(["gallery", str(two_colors), "--mixers", mixers, "--out", str(out), "--rows", "1"]) == 0
@@ -119,7 +119,7 @@ def test_a_comma_in_brackets_parts_no_mixers(tmp_path, two_colors):
 
 
 @pytest.mark.parametrize("rows", [101, 120, 100_000])
-def test_a_picture_of_too_many_rows_is_refused(tmp_path, rows):
+def test_too_many_rows_are_refused(tmp_path, rows):
     write_set(tmp_path / "many", [(encode(np.zeros((8, 8, 3), np.uint8)), 0)] * 120, classes=["a"])
     with pytest.raises(ValueError, match=f"rows={rows}: must be an integer from 1 to 100"):
         gallery(tmp_path / "many", ["cutmix"], tmp_path / "g.png", rows=rows)
@@ -144,27 +144,27 @@ def test_a_picture_of_too_many_rows_is_refused(tmp_path, rows):
         ({"--mixers": "mixup:alpha=x"}, "mixer MixUp: alpha='x': must be a number"),
     ],
 )
-def test_the_command_says_what_is_wrong(tmp_path, two_colors, capsys, change, message):
+def test_gallery_command_names_wrong_arguments(tmp_path, two_colors, capsys, change, message):
     options = {"--out": str(tmp_path / "g.png")} | {key: value for key, value in change.items() if key != "prefix"}
     prefix = str(tmp_path / change["prefix"]) if "prefix" in change else str(two_colors)
     assert main(["gallery", prefix, *(word for pair in options.items() for word in pair)]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_the_options_of_the_command(tmp_path, dots):
+def test_peaks_maps_and_boxes_options(tmp_path, dots):
     command = ["gallery", str(dots), "--mixers", "saliencymix,resizemix", "--rows", "2", "--seed", "1", "--out"]
     assert main([*command, str(tmp_path / "on.png"), "--peaks", "--maps", "--boxes"]) == 0
     assert main([*command, str(tmp_path / "off.png"), "--no-boxes"]) == 0
-    marked = [place_of(cell(tmp_path / "on.png", row, column), BLUE) for row in range(2) for column in range(3)]
+    marked = [center_of(cell(tmp_path / "on.png", row, column), BLUE) for row in range(2) for column in range(3)]
     assert any(marked)
     for row in range(2):
-        assert place_of(cell(tmp_path / "off.png", row, 0), BLUE) is None
-        assert place_of(cell(tmp_path / "on.png", row, 3), ORANGE) is not None
-        assert place_of(cell(tmp_path / "off.png", row, 2), ORANGE) is None
+        assert center_of(cell(tmp_path / "off.png", row, 0), BLUE) is None
+        assert center_of(cell(tmp_path / "on.png", row, 3), ORANGE) is not None
+        assert center_of(cell(tmp_path / "off.png", row, 2), ORANGE) is None
 
 
 @pytest.mark.filterwarnings("error")
-def test_names_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
+def test_names_missing_in_font_cause_no_warning(tmp_path):
     flat = encode(np.full((40, 40, 3), 90, dtype=np.uint8))
     write_set(tmp_path / "animals", [(flat, 0), (flat, 1)], classes=["犬", "猫"])
     assert size_of(gallery(tmp_path / "animals", ["cutmix"], tmp_path / "g.png"))[0] > 0

@@ -16,7 +16,7 @@ from dali_mix.reports.style import DPI
 from tests.reports.pictures import caption_of, encode, size_of
 
 
-def test_text_fits_its_place():
+def test_fitted_and_wrapped_text_fits_width():
     long = "a very long name of a class that nobody can read"
     assert fitted("short", CELL) == "short"
     kept = fitted(long, CELL)
@@ -34,7 +34,7 @@ def test_text_fits_its_place():
     assert len(before) == 2 and last.strip() == f"and {45 - len(' '.join(before).split())} more"
 
 
-def test_rows_are_as_high_as_their_longest_caption(tmp_path):
+def test_row_height_follows_longest_caption(tmp_path):
     names = ["aeroplane", "diningtable", "pottedplant", "television", "motorbike"]
     flat = encode(np.full((40, 40, 3), 128, dtype=np.uint8))
     write_set(tmp_path / "many", [(flat, np.ones(5, dtype=np.float32))] * 5, task="multilabel", classes=names)

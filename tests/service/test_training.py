@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from tests.engine.processes import PREEMPTED, assert_same_run, finish, newest_state, records, run, said, start
+from tests.engine.processes import PREEMPTED, assert_same_run, finish, newest_state, output_of, records, run, start
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import recipe
 from tests.service.serving import until
@@ -28,7 +28,7 @@ def values(tmp_path_factory):
 def straight(values, tmp_path_factory):
     """Train the run without a pool; return its work directory."""
     work_dir = tmp_path_factory.mktemp("straight") / "run"
-    assert run(values, work_dir, packed=True) == [0], said(work_dir)
+    assert run(values, work_dir, packed=True) == [0], output_of(work_dir)
     return work_dir
 
 
@@ -41,7 +41,7 @@ def from_pool(values, head):
 
 def test_the_weights_of_a_run_without(straight, from_pool, tmp_path):
     values, options = from_pool
-    assert run(values, tmp_path / "run", **options) == [0], said(tmp_path / "run")
+    assert run(values, tmp_path / "run", **options) == [0], output_of(tmp_path / "run")
     assert_same_run(straight, tmp_path / "run")
 
 
@@ -54,7 +54,7 @@ def test_a_worker_is_lost_in_mid_epoch(straight, from_pool, head, tmp_path, numb
     worker = workers_of(head)[0]
     os.kill(worker, number)
     try:
-        assert finish(started, 120) == [0], said(tmp_path / "run")
+        assert finish(started, 120) == [0], output_of(tmp_path / "run")
     finally:
         if number == signal.SIGSTOP:
             os.kill(worker, signal.SIGCONT)
@@ -65,7 +65,7 @@ def test_killed_and_resumed_onto_two_ranks(values, from_pool, tmp_path):
     pooled, options = from_pool
     for name, own, more in (("alone", values, {"packed": True}), ("pool", pooled, options)):
         assert run(own, tmp_path / name, kill_at=9, **more) == [KILLED]
-        assert run(own, tmp_path / name, ranks=2, resume="must", **more) == [0, 0], said(tmp_path / name)
+        assert run(own, tmp_path / name, ranks=2, resume="must", **more) == [0, 0], output_of(tmp_path / name)
     assert_same_run(tmp_path / "alone", tmp_path / "pool")
     ids = [i for rank in (0, 1) for r in records(tmp_path / "pool", f"ids-rank{rank}.jsonl") for i in r["ids"]]
     assert np.bincount(ids, minlength=300).min() >= 2
@@ -74,13 +74,13 @@ def test_killed_and_resumed_onto_two_ranks(values, from_pool, tmp_path):
 def test_a_preempted_run_saves_and_goes_on_without_the_pool(straight, values, from_pool, tmp_path):
     """Ray's handler of SIGTERM does not interfere, and a checkpoint does not mention the pool."""
     pooled, options = from_pool
-    assert run(pooled, tmp_path / "run", term_at=7, **options) == [PREEMPTED], said(tmp_path / "run")
+    assert run(pooled, tmp_path / "run", term_at=7, **options) == [PREEMPTED], output_of(tmp_path / "run")
     assert newest_state(tmp_path / "run")["step"] == 7
-    assert run(values, tmp_path / "run", resume="must", packed=True) == [0], said(tmp_path / "run")
+    assert run(values, tmp_path / "run", resume="must", packed=True) == [0], output_of(tmp_path / "run")
     assert_same_run(straight, tmp_path / "run")
 
 
 def test_a_pipeline_that_needs_no_pool(values, from_pool, tmp_path):
     pooled, options = from_pool
     assert run({**pooled, "pipeline": {"type": "cifar"}}, tmp_path / "run", **options) == [1]
-    assert "'cifar' decodes a set once and keeps it: it needs no workers" in said(tmp_path / "run")
+    assert "'cifar' decodes a set once and keeps it: it needs no workers" in output_of(tmp_path / "run")
