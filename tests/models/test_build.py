@@ -17,7 +17,7 @@ LAYOUTS = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text
 
 
 @pytest.mark.parametrize("release", LAYOUTS)
-def test_layout_is_the_released_one(release):
+def test_state_dict_layout_matches_release(release):
     wanted = LAYOUTS[release]
     with torch.device("meta"):
         model = build_model(wanted["model"], wanted["num_classes"])
@@ -30,7 +30,7 @@ SMALL = ["wrn-10-1", "wrn-16-2", "cifar_resnet50", "shakeshake26_2x4d", "torchvi
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_every_weight_in_use_learns(name):
+def test_every_trainable_weight_gets_a_gradient(name):
     torch.manual_seed(0)
     model = build_model(name, 7)
     logits = model(torch.randn(2, 3, 32, 32))
@@ -41,7 +41,7 @@ def test_every_weight_in_use_learns(name):
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.requires_grad)
 
 
-def test_timm_and_torchvision_take_their_options():
+def test_timm_and_torchvision_options_are_passed_on():
     model = build_model("timm/vit_tiny_patch16_224", 5, img_size=32, drop_path_rate=0.1)
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 5)
     model = build_model("torchvision/resnet18", 5, zero_init_residual=True)
@@ -67,7 +67,7 @@ def test_timm_and_torchvision_take_their_options():
         ("torchvision/resnet18", {"weights": "DEFAULT"}, r"not downloaded"),
     ],
 )
-def test_refusals_say_why(name, options, message):
+def test_build_model_refuses_invalid_names_and_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         build_model(name, 10, **options)
 
@@ -91,7 +91,7 @@ class Runs:
     ],
 )
 @pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18", "wrn-10-1"])
-def test_no_option_loads_or_fetches(tmp_path, name, option):
+def test_loading_and_download_options_are_refused(tmp_path, name, option):
     torch.save({"state_dict": Runs(tmp_path / "ran")}, tmp_path / "w.pth")
     path = str(tmp_path / "w.pth")
     for value in (path, {"file": path}, {"url": path}):
@@ -114,12 +114,12 @@ def test_no_option_loads_or_fetches(tmp_path, name, option):
         *("timm/resnet18.hf-hub:some/one", "timm/./resnet18", "timm/", "torchvision/", "torchvision/../resnet18"),
     ],
 )
-def test_names_are_those_of_the_registries_alone(name):
+def test_names_outside_registries_are_refused(name):
     with pytest.raises(ValueError, match="no model is called"):
         build_model(name, 2)
 
 
-def test_options_of_no_library_model_load_or_fetch():
+def test_no_library_model_accepts_loading_options():
     """For every model of timm and torchvision, options for loading or downloading are excluded."""
     functions = (timm.create_model, timm.models.build_model_with_cfg, timm.models.load_pretrained, models.resnet18)
     refused = {option for function in functions for option in inspect.signature(function).parameters}
@@ -134,6 +134,6 @@ def test_options_of_no_library_model_load_or_fetch():
     assert {"output_stride", "avg_down", "drop_block_rate"} <= _maker("timm/resnet10t")[1]
 
 
-def test_a_model_has_classes():
+def test_zero_classes_are_refused():
     with pytest.raises(ValueError, match="num_classes=0"):
         build_model("wrn-16-2", 0)

@@ -114,7 +114,7 @@ def help_of(command):
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
-def test_commands_are_understood(text):
+def test_shell_commands_parse(text):
     for words, line in commands(text):
         try:
             check(words, line)
@@ -122,7 +122,7 @@ def test_commands_are_understood(text):
             pytest.fail(f"{name_of(text)}: not understood: {line}")
 
 
-def test_containers_run_commands_that_exist():
+def test_kubernetes_containers_run_valid_commands():
     [pool] = blocks(ROOT / "docs/service.md", "yaml")
     items = {item["kind"]: item["spec"] for item in yaml.safe_load(pool)["items"]}
     first, workers = items["Pod"], items["Deployment"]["template"]["spec"]
@@ -134,7 +134,7 @@ def test_containers_run_commands_that_exist():
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
-def test_commands_in_the_text_exist(text):
+def test_inline_commands_exist(text):
     """Check inline code such as `dali-mix NAME --option` or `make TARGET`: commands, options and targets exist."""
     prose = re.sub(r"^```.*?^```", "", text.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for code in re.findall(r"`((?:dali-mix|make) [^`]+)`", prose):
@@ -150,7 +150,7 @@ def test_commands_in_the_text_exist(text):
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
-def test_python_compiles_and_imports_what_exists(text):
+def test_python_blocks_import_existing_names(text):
     for block in blocks(text, "python", "py"):
         tree = ast.parse(block)
         for node in ast.walk(tree):
@@ -169,7 +169,7 @@ def test_python_compiles_and_imports_what_exists(text):
                     found = getattr(found, part)
 
 
-def test_recipes_named_in_the_text_exist():
+def test_named_recipes_exist():
     known = {*list_recipes()}
     files = {name.partition(":")[0] for name in known}
     folders = {name.partition("/")[0] for name in files if "/" in name}
@@ -179,7 +179,7 @@ def test_recipes_named_in_the_text_exist():
                 assert name in known | files or (ROOT / name).exists(), f"{name_of(text)}: {name}"
 
 
-def test_the_parts_of_ones_own_run():
+def test_extending_page_code_runs():
     text = ROOT / "docs/extending.md"
     made: dict = {}
     for block in blocks(text, "python"):
@@ -195,7 +195,7 @@ def test_the_parts_of_ones_own_run():
     assert task.width(1) == 1
 
 
-def test_dockerfile_installs_as_the_readme_says():
+def test_dockerfile_install_matches_readme():
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     (command,) = re.findall(r"`(pip install [^`]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
     runs = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
@@ -203,7 +203,7 @@ def test_dockerfile_installs_as_the_readme_says():
     assert (lines[-1].startswith(("CMD", "ENTRYPOINT"))) and any(line.startswith("USER ") for line in lines)
 
 
-def test_ruff_has_one_version_everywhere():
+def test_ruff_version_is_consistent():
     pinned = (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8")
     (version,) = re.findall(r"^ruff==(\S+)$", pinned, flags=re.MULTILINE)
     hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ import pytest
 from dali_mix.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("dali_mix", "pipelines", "tools", "benchmarks", "examples", "docs")
-SOURCES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+FOLDERS = ("dali_mix", "pipelines", "tools", "benchmarks", "examples", "docs")
+SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 
 
 def unsafe_loads(source):
@@ -26,7 +26,7 @@ def unsafe_loads(source):
     return lines
 
 
-def test_torch_never_unpickles():
+def test_torch_load_always_uses_weights_only():
     assert len(SOURCES) > 80
     found = [f"{path}:{line}" for path in SOURCES for line in unsafe_loads(path.read_text(encoding="utf-8"))]
     assert found == []
@@ -41,7 +41,7 @@ def test_torch_never_unpickles():
         ("torch.load(f, weights_only=True)\nopen(f)", []),
     ],
 )
-def test_the_rule_itself(source, lines):
+def test_unsafe_loads_finds_missing_weights_only(source, lines):
     assert unsafe_loads(source) == lines
 
 
@@ -50,7 +50,7 @@ def unexplained_length(source):
     return source.count("\n") > 300 and "\nMore than 300 lines: " not in (ast.get_docstring(ast.parse(source)) or "")
 
 
-def test_long_files_say_why():
+def test_long_files_give_a_reason():
     found = [str(path) for path in SOURCES if unexplained_length(path.read_text(encoding="utf-8"))]
     assert found == []
     reason = '"""A file.\n\nMore than 300 lines: a reason.\n"""\n'
@@ -140,7 +140,7 @@ def test_only_tasks_py_compares_tasks():
         'MIXED = frozenset(("classification", "multilabel"))',
     ],
 )
-def test_a_comparison_of_tasks_is_found(source):
+def test_compared_tasks_finds_comparisons(source):
     assert compared_tasks(source)
 
 
@@ -156,5 +156,5 @@ def test_a_comparison_of_tasks_is_found(source):
         "x, y = (), []",
     ],
 )
-def test_what_names_no_task_or_only_makes_one_passes(source):
+def test_compared_tasks_ignores_other_uses(source):
     assert compared_tasks(source) == []

@@ -39,7 +39,7 @@ def serves(settings, tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_it_and_leaves_nothing(serves, number):
+def test_signal_ends_serve_and_leaves_nothing(serves, number):
     serve, port, note = serves[number]
     sessions = serve.sessions()
     names = [name for _, session, name in processes() if session in sessions]
@@ -58,7 +58,7 @@ def test_a_signal_ends_it_and_leaves_nothing(serves, number):
 
 
 @pytest.mark.parametrize("delay", [0.5, None])
-def test_ctrl_c_while_it_starts(settings, delay):
+def test_ctrl_c_during_startup_leaves_nothing(settings, delay):
     port = free_port()
     serve = Serve(settings, "--workers", 1, "--port", port)
     if delay:
@@ -72,7 +72,7 @@ def test_ctrl_c_while_it_starts(settings, delay):
     print(f"Ctrl-C while it starts: {time.monotonic() - begun:.1f} s")
 
 
-def test_it_listens_on_the_loopback_device_only(head, pool):
+def test_pool_listens_on_loopback_only(head, pool):
     sessions = head.sessions()
     own = {pid for pid, session, _ in processes() if session in sessions} | {head.pid, os.getpid()}
     sockets = set()
@@ -89,12 +89,12 @@ def test_it_listens_on_the_loopback_device_only(head, pool):
     assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
-def test_the_token_is_for_this_user_only(head, settings):
+def test_token_is_readable_by_owner_only(head, settings):
     assert (settings / "token").stat().st_mode & 0o777 == 0o600 and len((settings / "token").read_text()) == 64
     assert (settings / "dali_mix").stat().st_mode & 0o777 == 0o700
 
 
-def test_connecting_changes_no_signal_handler(head):
+def test_connect_keeps_signal_handlers(head):
     program = """
 import signal, sys
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -113,7 +113,7 @@ assert {number: signal.getsignal(number) for number in signal.valid_signals()} =
     print(f"a client that connects and ends: {seconds:.1f} s")
 
 
-def test_a_packer_ends_with_its_pool(settings, tmp_path):
+def test_packer_ends_cleanly_if_pool_stops(settings, tmp_path):
     """It ends with one message and status 1 and leaves nothing, although Ray would end or crash its process."""
     port = free_port()
     serve = Serve(settings, "--workers", 2, "--port", port).ready()
