@@ -1,4 +1,4 @@
-"""The simulation of the pipeline service: no chunk is lost or duplicated, and no resource exceeds its capacity."""
+"""Simulation of the pipeline service: no chunk is lost or duplicated, and no resource exceeds its capacity."""
 
 import dataclasses
 import itertools
@@ -127,7 +127,7 @@ CLUSTERS = [
 FAULTS = {"killed": 400.0, "frozen": 400.0, "lost": 400.0, "freeze": 3.0, "repair": 4.0, "node_noticed": 2.0}
 
 
-@pytest.mark.parametrize("faults", [{}, FAULTS], ids=["", "faults"])
+@pytest.mark.parametrize("faults", [{}, FAULTS], ids=["no faults", "faults"])
 @pytest.mark.parametrize("options", CLUSTERS, ids=range(len(CLUSTERS)))
 def test_every_chunk_is_delivered_once_and_in_order(options, faults):
     found, simulation = simulate(workers_per_machine=6, **options, **faults)
@@ -202,7 +202,7 @@ def test_unanswered_question_goes_to_worker():
 
 
 def test_constants_match_service():
-    """The simulation has copies of the constants, because `dali_mix.service.pool` imports Ray, which may be missing."""
+    """The simulation has copies of the constants, because `dali_mix.service.pool` needs Ray, which may be missing."""
     model = sys.modules["_service_model"]
     text = "".join((ROOT / "dali_mix/service" / name).read_text() for name in ("client.py", "pool.py", "workers.py"))
     for name in ("ANSWER", "DIRECTLY", "REFRESH", "SUSPECTED", "SILENT"):

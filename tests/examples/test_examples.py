@@ -1,4 +1,4 @@
-"""The examples, run as a reader would run them, and their classes on their own."""
+"""The examples, run as scripts, and unit tests of their classes."""
 
 import importlib
 import os

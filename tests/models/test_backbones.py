@@ -45,7 +45,7 @@ BACKBONES = [
 
 @pytest.mark.parametrize(("name", "options", "stride"), BACKBONES)
 def test_maps_are_aligned_with_pixels(name, options, stride):
-    """On non-square images, maps have the expected shapes, and a change at the lower left affects that part most."""
+    """Check map shapes for non-square images, and that a change at the lower left affects that part most."""
     torch.manual_seed(0)
     model = build_multilabel(name, "csra", num_classes=4, backbone_options=options).eval()
     changed = images()
@@ -72,7 +72,7 @@ def test_only_unused_weights_are_frozen(name, frozen):
     model = build_multilabel(name, "average", num_classes=4)
     model(images(32, 64)).square().sum().backward()
     for key, parameter in model.named_parameters():
-        assert parameter.requires_grad == (parameter.grad is not None), f"{key}: DDP waits for what wants a gradient"
+        assert parameter.requires_grad == (parameter.grad is not None), f"{key}: DDP waits for its gradient"
         assert parameter.requires_grad != key.startswith(frozen), key
 
 

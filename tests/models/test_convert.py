@@ -57,7 +57,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("release", OURS)
 def test_released_layouts_convert_and_round_trip(release):
-    """Names and shapes are those of the layout. Each tensor is one distinct number, expanded to save memory."""
+    """Compare names, shapes and values. Each tensor is filled with a distinct number and expanded to save memory."""
     name = release.split("/")[0].removesuffix("_replication")
     given = {
         key: torch.full((), float(i)).expand(shape) for i, (key, shape) in enumerate(released.shapes(release).items())

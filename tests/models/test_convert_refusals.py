@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit a release are rejected; errors use the names from the file."""
+"""Checkpoints that do not fit a release are refused, and errors use the names from the file."""
 
 import re
 

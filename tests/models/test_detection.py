@@ -29,7 +29,7 @@ def batch(sizes=SIZES, canvas=(64, 96)):
 
 
 def perturbed(model, seed=1):
-    """Change weights and statistics from their neutral values, to reveal a wrong order of layers."""
+    """Perturb weights and statistics in place, because neutral values would hide a wrong order of layers."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in model.state_dict().values():
@@ -48,7 +48,7 @@ def pair(request):
     theirs = FasterRCNN(backbone, 21, min_size=64, max_size=96, image_mean=[0] * 3, image_std=[1] * 3)
     assert {key for key in theirs.state_dict() if "num_batches" not in key} == ours.state_dict().keys()
     theirs.load_state_dict(ours.state_dict(), strict=False)
-    theirs.transform.torch_choice = min  # there is only one size; avoids a random draw
+    theirs.transform.torch_choice = min  # avoids a random draw: there is only one size
     theirs.roi_heads.score_thresh = ours.roi_heads.score_thresh = 0.0
     return ours, theirs
 
@@ -150,7 +150,7 @@ def test_boxes_are_float32_under_autocast():
     ],
 )
 def test_nonfinite_weights_are_reported(name):
-    """This includes cases in which torchvision drops all proposals, so the box head gets none."""
+    """In some of these cases torchvision drops all proposals, and the box head gets none."""
     model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
     images, targets = batch()
     assert all(bool(one["finite"]) for one in model(images, targets))
@@ -353,7 +353,7 @@ def test_invalid_options_are_refused(options, message):
 
 
 def test_backbone_dict_loads_weights(tmp_path):
-    """The backbone may name a file of weights. It must fit at least 95% of the model's weights."""
+    """The dict may name a weight file, which must fit at least 95% of the model's weights."""
     classifier = perturbed(build_model("torchvision/resnet18", 7))
     torch.save(classifier.state_dict(), tmp_path / "r18.pth")
     backbone = {"type": "torchvision/resnet18", "weights": tmp_path / "r18.pth"}

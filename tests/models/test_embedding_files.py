@@ -1,4 +1,4 @@
-"""Label embeddings from files: their use in the head, and errors that name the file, whatever numpy raises."""
+"""Label embeddings from files: their use in the head, and errors that name the file for any exception of numpy."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Weight files that must be rejected: they would run code, are damaged, or contain something else."""
+"""Weight files that must be refused: they would run code, are damaged or contain no weights."""
 
 import os
 import pickle
@@ -40,7 +40,7 @@ def test_file_that_would_run_code_is_refused(tmp_path, recwarn, kind):
     assert not marker.exists() and not recwarn.list
     function, arguments = Marker(marker).__reduce__()
     function(*arguments)
-    assert marker.exists(), "the code that was not run leaves its mark when it is"
+    assert marker.exists(), "running the payload must create the marker"
 
 
 @pytest.mark.parametrize("cut", [5, 200, -400])

@@ -154,7 +154,7 @@ def small_sgre(**options):
 
 
 def sgre_reference(head, features, temperature):
-    """Compute logits and auxiliary logits of one image (C,H,W) in evaluation, looping over heads, labels and tokens."""
+    """Compute logits and auxiliary logits of one image (C,H,W) in evaluation, with loops over heads, labels, tokens."""
     w = head.state_dict()
     dim, rows, columns = features.shape
     tokens = features.flatten(1).T

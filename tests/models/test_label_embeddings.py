@@ -1,4 +1,4 @@
-"""`dali-mix embed-labels`: spelling, GloVe text files, BERT from a folder, random rows, mistakes."""
+"""`dali-mix embed-labels`: spelling, GloVe text files, BERT from a folder, random rows, wrong options."""
 
 import sys
 import types
@@ -83,7 +83,7 @@ def test_glove_refuses_name_without_words(tmp_path):
         glove_embeddings(["dog", "_"], tmp_path / "glove.txt")
 
 
-def test_random_embeddings_depend_on_seed_only(prefix, tmp_path):
+def test_random_embeddings_are_reproducible_by_seed(prefix, tmp_path):
     assert main(["embed-labels", prefix, "--from", "random", "--out", str(tmp_path / "e.npy")]) == 0
     rows = np.load(tmp_path / "e.npy")
     assert rows.shape == (3, 768) and rows.dtype == np.float32 and 0.9 < rows.std() < 1.1
@@ -148,7 +148,7 @@ def test_bert_without_transformers_or_weights_is_refused(tmp_path, monkeypatch):
 
 
 def test_bert_loads_local_files_only(tmp_path, monkeypatch):
-    """With a stub of transformers, check the options that keep it to local files, the token types and the result."""
+    """Check with a stub of transformers: the options that prevent downloads, the token types and the result."""
     asked = []
 
     class Tokenizer:
@@ -189,7 +189,7 @@ def test_bert_loads_local_files_only(tmp_path, monkeypatch):
 
 
 def test_bert_rows_match_hidden_states(tmp_path):
-    """With transformers installed, compare each row with a hidden state from the model's own forward pass."""
+    """Compare each row with a hidden state from the forward pass of transformers' model."""
     transformers = pytest.importorskip("transformers", reason="the extra `bert` is not installed")
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Class maps: they average to the logits; some models have none."""
+"""Class maps: they pool to the logits, and models without class maps are refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Multi-label models: layouts of released checkpoints, weights, training, rejected input."""
+"""Multi-label models: layouts of released checkpoints, weights, training, invalid input."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ SMALL_SGRE = {"heads": 2, "feedforward": 16, "rank": 8}
 
 
 def released_shapes(state):
-    """Return the keys and shapes of a released checkpoint in our layout, as a conversion must produce them."""
+    """Return the keys and shapes that a conversion of a released checkpoint must produce."""
     ours = {}
     heads = [key for key in state if key.startswith("classifier.multi_head.")]
     for key, shape in state.items():

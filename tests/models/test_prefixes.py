@@ -63,7 +63,7 @@ def test_plain_keys_report_no_prefix(tmp_path):
 
 @pytest.mark.parametrize("inserted", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
 def test_wrapper_names_inside_keys_are_removed(tmp_path, inserted):
-    """Blocks that were individually compiled, sharded or checkpointed."""
+    """The blocks were compiled, sharded or checkpointed individually."""
     saved, model = make(1), make(2)
     state = {re.sub(r"^(layer\d\.)", rf"\1{inserted}", key): value for key, value in saved.state_dict().items()}
     assert sum(inserted in key for key in state) > 10
@@ -121,7 +121,7 @@ def test_unread_average_is_reported(tmp_path, first, second):
 
 
 def test_two_state_dicts_under_unknown_keys_are_refused(tmp_path):
-    """Following the advice in the message gives a file that loads."""
+    """The advice in the message gives a file that loads."""
     student, model = make(1), make(2)
     torch.save({"student": student.state_dict(), "teacher": make(3).state_dict()}, tmp_path / "w")
     with pytest.raises(ValueError, match="contains weights under student and teacher") as error:

@@ -83,7 +83,7 @@ def test_shake_uses_separate_forward_and_backward_shares():
 
 
 def test_shake_draws_one_share_per_image():
-    # With branches that return the constants 1 and 0, the output is the share that was drawn.
+    # With branches that return the constants 1 and 0, the output equals the drawn share.
     block = ShakeBlock(4, 4, 1)
     for branch, value in ((block.branch1, 1.0), (block.branch2, 0.0)):
         torch.nn.init.zeros_(branch[5].weight)

@@ -1,4 +1,4 @@
-"""Caches of compiled functions and fonts when the home directory is not writable. Other users cannot reach them."""
+"""Caches of compiled functions and fonts when the home directory is not writable. Other users cannot access them."""
 
 from __future__ import annotations
 

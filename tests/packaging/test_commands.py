@@ -18,7 +18,7 @@ from dali_mix.engine.config.recipe_files import list_recipes, load_config
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Other programs and parts of the shell, whose arguments are not checked.
+# Other programs and shell commands. Their arguments are not checked.
 OTHERS = {"apt-get", "docker", "git", "kubectl", "openssl", "pre-commit", "timeout"}
 OTHERS |= {"cd", "seq", "sleep", "source", "#!/bin/bash"}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
@@ -49,12 +49,12 @@ def commands(text):
 
 
 def starting_at(words, *names):
-    """Return `words` from the first of `names` on."""
+    """Return `words`, starting at the first that is in `names`."""
     return words[next(index for index, word in enumerate(words) if word in names) :]
 
 
 def check(words, line):
-    """Raise if a command is unknown or its arguments do not fit."""
+    """Raise if a command is unknown or its arguments are invalid."""
     while words and re.match(r"\w+=", words[0]):  # VARIABLE=value, alone or before the command
         words = words[1:]
     if not words:
@@ -88,7 +88,7 @@ def check(words, line):
             assert rest[1] == "NPROC" or rest[1].isdecimal(), line
             check_dali_mix(["train", rest[0], *rest[2:]])
     else:
-        assert program in OTHERS, f"{program}: is it a command? {line}"
+        assert program in OTHERS, f"unknown command {program}: {line}"
 
 
 def check_dali_mix(words):
@@ -96,7 +96,7 @@ def check_dali_mix(words):
     line = " ".join(words)
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
         assert option in help_of(tuple(words[:2]) if words[0] == "detect" else (words[0],)), f"{option} in {line}"
-    while "[" in line:  # a synopsis: drop its optional parts
+    while "[" in line:  # drop the optional parts of a synopsis
         line = re.sub(r"\[[^\[\]]*\]", "", line)
     words = [word.removesuffix("...") for word in line.split(" ") if word and word not in ("…", "...")]
     words = ["imagefolder" if word == "LAYOUT" else word for word in words]
@@ -119,7 +119,7 @@ def test_shell_commands_parse(text):
         try:
             check(words, line)
         except SystemExit:
-            pytest.fail(f"{name_of(text)}: not understood: {line}")
+            pytest.fail(f"{name_of(text)}: does not parse: {line}")
 
 
 def test_kubernetes_containers_run_valid_commands():

@@ -1,4 +1,4 @@
-"""The documentation: no page is missing, links resolve, pictures are small, and the code on the mixers' pages runs."""
+"""Documentation: no page is missing, links resolve, pictures are small, and the code on the pages runs."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def test_quickstart_final_commands_are_consistent():
 
 
 def test_readme_ratios_match_benchmark_files():
-    """Each ratio in the README is a rounded value from a file in docs/benchmarks, measured on the machine it names."""
+    """Each ratio in the README is a rounded value from docs/benchmarks, measured on the machine named in the README."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \|$", text, flags=re.MULTILINE)
     measured = {}

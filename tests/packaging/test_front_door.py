@@ -1,4 +1,4 @@
-"""`import dali_mix`: it offers the public names, loads nothing heavy, and its packages list what they offer."""
+"""`import dali_mix` provides the public names and loads no heavy modules, and its packages list their exports."""
 
 import ast
 import importlib
@@ -49,9 +49,9 @@ def test_package_exports_are_unique_and_documented(package):
     module = importlib.import_module(f"dali_mix.{package}")
     assert module.__doc__ and sorted(set(module.__all__)) == sorted(module.__all__)
     for name in module.__all__:
-        offered = getattr(module, name)
-        if inspect.isclass(offered) or inspect.isfunction(offered):
-            written = vars(offered).get("__doc__") if inspect.isclass(offered) else offered.__doc__
+        exported = getattr(module, name)
+        if inspect.isclass(exported) or inspect.isfunction(exported):
+            written = vars(exported).get("__doc__") if inspect.isclass(exported) else exported.__doc__
             assert written and not written.startswith(f"{name}("), name  # not a dataclass's default docstring
 
 
@@ -69,14 +69,16 @@ def imported(source):
 
 
 def private_imports(source):
-    """Return a text's imports that go deeper than the names in a package's `__all__`."""
+    """Return the imports in a source text of names that are not in the `__all__` of a public package."""
     found = []
     for module, name in imported(source):
         if module.split(".")[0] != "dali_mix":
             continue
         package = module.removeprefix("dali_mix").removeprefix(".")
         known = package in ("", "pipelines.steps", *PACKAGES)
-        if not known or (name and name not in {*importlib.import_module(module).__all__, *(PACKAGES if not package else ())}):
+        if not known or (
+            name and name not in {*importlib.import_module(module).__all__, *(PACKAGES if not package else ())}
+        ):
             found.append(f"{module} {name}")
     return found
 

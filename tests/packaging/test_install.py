@@ -1,4 +1,4 @@
-"""Both ways of installing put `pipelines/` under `dali_mix.pipelines` and leave no top-level module of that name."""
+"""Both ways of installing provide `pipelines/` as `dali_mix.pipelines` and no top-level module `pipelines`."""
 
 import os
 import runpy
@@ -33,7 +33,7 @@ def pip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the files that git tracks or would track, so building leaves nothing in the checkout."""
+    """Return a copy of the files that git tracks or would track. Builds then leave no files in the checkout."""
     copy = tmp_path_factory.mktemp("source")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

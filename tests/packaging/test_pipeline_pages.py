@@ -1,4 +1,4 @@
-"""The pages on pipelines document exactly the existing options, with their defaults, and their code runs."""
+"""Pages on pipelines: they document exactly the existing options with their defaults, and their code runs."""
 
 import inspect
 import re
@@ -14,7 +14,7 @@ PAGES = sorted((DOCS / "pipelines").glob("*.md"))
 
 
 def rows(page):
-    """Return {option: text of its default} from the page's table."""
+    """Return a dict from option to the text of its default, from the page's table."""
     found = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (.+) \|$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert all(meaning.strip() for _, _, meaning in found)
     return {option: default for option, default, _ in found}

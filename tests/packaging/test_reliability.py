@@ -1,4 +1,4 @@
-"""Every test that docs/reliability.md names for a promise exists."""
+"""The tests that docs/reliability.md names exist."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Rules for the code that ruff does not have."""
+"""Rules for the code that ruff cannot check."""
 
 import ast
 import runpy
@@ -15,7 +15,7 @@ SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 
 
 def unsafe_loads(source):
-    """Return the lines that call torch.load, or anything with `weights_only`, without weights_only=True."""
+    """Return the lines with calls of torch.load, or calls with `weights_only`, that lack weights_only=True."""
     lines = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
@@ -46,7 +46,7 @@ def test_unsafe_loads_finds_missing_weights_only(source, lines):
 
 
 def unexplained_length(source):
-    """Return True if a file has more than 300 lines and its docstring does not say why."""
+    """Return True if a file has more than 300 lines and its docstring gives no reason."""
     return source.count("\n") > 300 and "\nMore than 300 lines: " not in (ast.get_docstring(ast.parse(source)) or "")
 
 
@@ -75,8 +75,8 @@ def imported(source):
 def test_every_import_is_a_requirement():
     required = runpy.run_path(str(ROOT / ".ci/floors.py"))["requirements"]((ROOT / "setup.py").read_text("utf-8"))
     named = {line.partition(">=")[0] for line in required}
-    rooms = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("dali_mix", "pipelines")]
-    found = {module for path in rooms for module in imported(path.read_text(encoding="utf-8"))}
+    sources = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("dali_mix", "pipelines")]
+    found = {module for path in sources for module in imported(path.read_text(encoding="utf-8"))}
     others = found - set(sys.stdlib_module_names) - {"dali_mix"}
     assert len(others) > 10
     assert sorted(module for module in others if INSTALLED_BY.get(module, module) not in named) == []
@@ -96,7 +96,7 @@ def members(node):
 
 
 def compared_tasks(source):
-    """Return the lines that choose by a task's name: comparisons, `match`, and literal collections of task names only.
+    """Return the lines with comparisons of tasks, `match` on tasks, or literal collections of task names only.
 
     "multilabel" is also a type of model, so comparisons that mention a model do not count.
     """

@@ -1,4 +1,4 @@
-"""The hooks of the site (docs/site/hooks.py): problems that fail a build, and the targets of links."""
+"""Hooks of the site (docs/site/hooks.py): problems that fail a build, and rewritten links."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""Tasks are objects: a new one needs a class, an entry for it and one for its metrics, and no other change."""
+"""A custom task needs a class, an entry in TASKS and an entry in SCORES, and no other change."""
 
 import json
 from operator import methodcaller

@@ -1,4 +1,4 @@
-"""Before torch is loaded, the command line sets how long torch's idle threads spin."""
+"""The command line sets how long torch's idle threads spin, before torch is loaded."""
 
 from __future__ import annotations
 

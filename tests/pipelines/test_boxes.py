@@ -28,7 +28,7 @@ def draws_at(draws, index):
 
 
 def through_v2(function, boxes, size, *args, **options):
-    """Apply one of torchvision's functionals to the boxes of an image of `size`."""
+    """Apply a functional of torchvision to the boxes of an image of `size`."""
     made = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=tuple(size.tolist()))
     return function(made, *args, **options).numpy()
 

@@ -1,4 +1,4 @@
-"""The detection pipeline: pixels and boxes do not depend on the batch; padding; comparison with DALI's operators."""
+"""Detection pipeline: independence of the batch, padding, and comparison with DALI's operators."""
 
 import io
 
@@ -21,7 +21,7 @@ EVERYTHING = {"zoom_out": 0.5, "iou_crop": 0.7, "photometric": 0.5}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Write smooth pictures of various aspect ratios with one to five boxes; the fourth has none."""
+    """Write smooth pictures of various aspect ratios with one to five boxes. The fourth picture has none."""
     random, samples = np.random.default_rng(1), []
     for index in range(23):
         height, width = random.integers(30, 200, 2)
@@ -49,7 +49,7 @@ def batches(records, *, train=True, batch_size=4, epoch=0, **options):
 
 
 def by_id(made):
-    """Return record → (valid pixels, padding, target)."""
+    """Return a dict from record to (valid pixels, padding, target)."""
     found = {}
     for images, targets, ids in made:
         for image, target, number in zip(images.numpy(), targets, ids.tolist(), strict=True):
@@ -70,7 +70,7 @@ def test_records_do_not_depend_on_batch(photos, train, fuse):
         np.testing.assert_array_equal(many[number][0], pixels)
         for name in ("boxes", "labels", "difficult"):
             assert many[number][2][name].equal(target[name])
-        assert not many[number][1].any(), "the padding is not 0"
+        assert not many[number][1].any(), "the padding is not zero"
         assert many[number][2]["original"] == tuple(photos.table[number][["height", "width"]].tolist())
 
 
@@ -82,7 +82,7 @@ def test_fused_operator_matches_stock_graph(photos, train):
         assert np.abs(pixels - stock[number][0]).max() * 255 < 1.01  # values near .5 may round differently
         assert not stock[number][1].any()
     assert any(padding.size for _, padding, _ in ours.values())
-    assert any((pixels != stock[number][0]).any() for number, (pixels, _, _) in ours.items()), "the same operators"
+    assert any((pixels != stock[number][0]).any() for number, (pixels, _, _) in ours.items()), "same operators"
 
 
 def test_evaluation_pixels_and_boxes_match_reference(photos):
@@ -104,7 +104,7 @@ def test_evaluation_pixels_and_boxes_match_reference(photos):
 @pytest.mark.parametrize("options", [{}, {"zoom_out": 1.0}, {"iou_crop": 1.0}, EVERYTHING], ids=str)
 @pytest.mark.parametrize("fuse", [True, False])
 def test_boxes_stay_on_their_objects(tmp_path, options, fuse):
-    """The boxes of white rectangles on black match the pixels in the batches; zoom-out also fills with black."""
+    """The boxes of white rectangles on black match the pixels in the batches. Zoom-out also fills with black."""
     boxed_set(tmp_path / "set", 40, 260)
     checked = 0
     for epoch in (0, 1):

@@ -1,4 +1,4 @@
-"""The fused end of a graph, compared with a matrix product in float64 and with DALI's operators."""
+"""Fused ending of a graph compared with a matrix product in float64 and with DALI's operators."""
 
 import os
 import subprocess
@@ -163,20 +163,20 @@ def test_flat_image_stays_exactly_flat(level):
 
 
 CPUS = {
-    "this one": {},
-    "one without FMA and AVX": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    "native": {},
+    "without FMA and AVX": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
 }
 
 
 def test_all_cpus_give_identical_bits(tmp_path):
-    """Code that numba compiles for a CPU with fewer instructions gives the same bits; its cache separates CPU types."""
+    """Code that numba compiles for a CPU with fewer instructions gives the same bits. Its cache separates CPU types."""
     code = (
         "import hashlib, numpy as np\n"
         "from dali_mix.pipelines.kernels import resample\n"
         "rng, found = np.random.default_rng(0), hashlib.sha256()\n"
         "for number in range(40):\n"
         "    height, width, tall, wide = rng.integers(1, 400, 4)\n"
-        "    wide = (wide + 15) // 16 * 16 if number % 2 else wide  # rows that may go past the caches\n"
+        "    wide = (wide + 15) // 16 * 16 if number % 2 else wide  # rows whose writes may bypass the caches\n"
         "    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)\n"
         "    for kind in (np.uint8, np.float32):\n"
         "        memory = np.empty(3 * tall * wide + 64, kind)\n"
@@ -262,7 +262,7 @@ def assert_near(ours: np.ndarray, stock: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("target", [(48, 64), (36, 33), (33, 31)])  # the last needs no cut along one axis
+@pytest.mark.parametrize("target", [(48, 64), (36, 33), (33, 31)])  # the last needs no crop along one axis
 def test_centre_crop_matches_dali_operators(target, antialias):
     images, size = images_of_sizes(40), (33, 31)
     steps = [CentreCrop(size, 1.0, "linear", "linear", antialias, fuse) for fuse in (True, False)]

@@ -13,7 +13,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 def naive_window(u, height, width, scale, ratio):
-    """Return the window (top, left, height, width) of one record from its draws `u`, computed with the usual loop."""
+    """Return the window (top, left, height, width) of one record from its draws `u`, computed with a loop."""
     for i in range(10):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * u[i])
         aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[10 + i])

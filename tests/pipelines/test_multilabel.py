@@ -1,4 +1,4 @@
-"""The multilabel pipeline: windows, cutout and normalization compared with PIL and loops; boxes; wrong options."""
+"""Multilabel pipeline: windows, cutout and normalization compared with PIL and loops; boxes; invalid options."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""`normalize` compared with float64, and with its results on a GPU."""
+"""`normalize` compared with float64 and between CPU and GPU."""
 
 import numpy as np
 import pytest

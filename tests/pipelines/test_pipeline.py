@@ -27,7 +27,7 @@ SIZE = (64, 96)
 LISTS = {
     "crop, resize, flip": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0)), Resize(SIZE), Flip()],
     "stock operators": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0)), Resize(SIZE, fuse=False), Flip()],
-    "decoded whole": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0), decode_window=False), Resize(SIZE), Flip()],
+    "full decoding": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0), decode_window=False), Resize(SIZE), Flip()],
     "centre": [CentreCrop(SIZE, 1.3)],
     "centre, stock operators": [CentreCrop(SIZE, 1.3, "linear", "linear", True, False), Flip(1.0)],
     "flip first": [Flip(), MultiScaleCrop(), Resize(SIZE)],

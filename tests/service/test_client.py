@@ -1,4 +1,4 @@
-"""What a trainer asks of a pool and its workers, in isolation: Ray, the pool and the workers are stand-ins."""
+"""A trainer's client of a pool in isolation: Ray, the pool and the workers are stand-ins."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ SPEC = Spec(Path("set"), "imagenet", {}, train=True, seed=0, decode="auto", veri
 
 
 class Ray:
-    """Stand-in for Ray and the pool's actor. The function `asks` makes the pool's answers. `get` raises errors."""
+    """Stand-in for Ray and the pool's actor. The function `asks` returns the pool's answers. `get` raises errors."""
 
     exceptions = errors
 

@@ -1,4 +1,4 @@
-"""Notes of pools, addresses, tokens, options and the code of a user's steps: what is checked without a pool."""
+"""Checks that need no pool: notes of pools, addresses, tokens, options and the code of custom steps."""
 
 import argparse
 import dataclasses
@@ -150,7 +150,7 @@ def test_check_pool_accepts_http2_server():
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cluster, "reachable", lambda *_: True)  # its connection would be answered instead
+            patch.setattr(cluster, "reachable", lambda *_: True)  # would use up the one connection
             cluster.check_pool(*server.getsockname())
 
 
@@ -248,7 +248,7 @@ def test_pool_end_is_printed_once(printed, monkeypatch):
 
 @pytest.fixture
 def watch(tmp_path, monkeypatch):
-    """Yield a `Watch` whose thread has not run yet, and the raylet's end of its socket."""
+    """Yield a `Watch` whose thread never runs, and the raylet's end of its socket."""
     monkeypatch.setattr(cluster, "command", cluster.Command(speaker="dali-mix train: error: "))
     thread = SimpleNamespace(start=lambda: None)
     monkeypatch.setattr(cluster, "threading", SimpleNamespace(Lock=threading.Lock, Thread=lambda **_: thread))
@@ -265,7 +265,7 @@ def watch(tmp_path, monkeypatch):
 
 
 def test_check_detects_dead_raylet(watch, capfd):
-    """Ray would end the process without a message, and the watching thread may run later."""
+    """Otherwise Ray would end the process without a message before the watching thread runs."""
     watch, raylet = watch
     watch.check()
     raylet.close()
@@ -302,7 +302,7 @@ def test_closed_watch_reports_no_lost_pool(watch, capfd):
     assert not capfd.readouterr().err and not cluster.command.pool_gone
 
 
-# The code of a user's own steps
+# The code of custom steps
 
 
 @pytest.fixture
@@ -382,7 +382,7 @@ def test_unimportable_step_is_reported_by_worker(custom_step, tmp_path):
 
 
 class _StubPool(clients.RayPool):
-    """A pool without Ray, whose actor answers `found`."""
+    """A pool without Ray. Calls of its actor return `found`."""
 
     def __init__(self, found, fallback="wait", worker=None):
         self.address, self.fallback, self._found = "127.0.0.1:1", fallback, found

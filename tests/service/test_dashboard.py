@@ -1,4 +1,4 @@
-"""The page of a pool, its metrics, and `dali-mix serve --status`."""
+"""Status page and metrics of a pool, and `dali-mix serve --status`."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from dali_mix.cli.main import main
 from dali_mix.service.dashboard import Dashboard, metrics, page
-from tests.service.serving import at_rest, client
+from tests.service.serving import client, wait_until_idle
 
 STATUS = {
     "seconds": 3725.0,
@@ -150,14 +150,14 @@ def test_out_of_range_option_is_refused_before_start(capsys, monkeypatch, option
 
 
 def test_dashboard_of_running_pool(head, pool):
-    at_rest(pool)
+    wait_until_idle(pool)
     assert "Pool at" in get(f"{head.page}/")[1]
     assert "dali_mix_workers 2\n" in get(f"{head.page}/metrics")[1]
     assert len(json.loads(get(f"{head.page}/status.json")[1])["workers"]) == 2
 
 
 def test_serve_status_prints_summary(head, pool):
-    at_rest(pool)
+    wait_until_idle(pool)
     text, _ = client(
         "import sys; from dali_mix.cli.main import main; sys.exit(main())", "serve", "--status", head.address
     )

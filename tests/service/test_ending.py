@@ -1,4 +1,4 @@
-"""`dali-mix serve` leaves nothing behind, however it ends. Also covers its open ports and clients' signal handlers."""
+"""`dali-mix serve` leaves nothing when it ends. Also tests its open ports and the signal handlers of clients."""
 
 import contextlib
 import os
@@ -16,8 +16,8 @@ from tests.loading.sets import encode, picture
 from tests.service.serving import Serve, client, free_port, processes, until
 
 
-def left(serve, sessions, folders, port):
-    """Return what is left of a `dali-mix serve`: processes, folders and its port."""
+def leftovers(serve, sessions, folders, port):
+    """Return the remaining processes and folders of a `dali-mix serve`, and its port if it is open."""
     running = [name for pid, session, name in processes() if session in sessions or pid == serve.pid]
     return [*running, *filter(os.path.exists, folders), *([port] if cluster.reachable("127.0.0.1", port, 0.1) else [])]
 
@@ -34,7 +34,7 @@ def serves(settings, tmp_path_factory):
     os.environ["XDG_CONFIG_HOME"] = str(settings)
     yield {number: (serve.ready(), *rest) for number, (serve, *rest) in started.items()}
     for serve, _, _ in started.values():
-        serve.lost()
+        serve.kill()
     assert set(Path("/dev/shm").glob("plasma*")) <= before
 
 
@@ -47,10 +47,10 @@ def test_signal_ends_serve_and_leaves_nothing(serves, number):
     assert len(sessions) == 1 and folders and note.exists() and len(names) > 5
     for pid, session, name in processes():
         if session in sessions and name.startswith("ray::Worker"):
-            os.kill(pid, signal.SIGSTOP)  # a frozen one, too
+            os.kill(pid, signal.SIGSTOP)  # also with frozen workers
     begun = time.monotonic()
     assert serve.stop(number) == (-number if number == signal.SIGKILL else 0)
-    until(lambda: not left(serve, sessions, folders, port))
+    until(lambda: not leftovers(serve, sessions, folders, port))
     print(f"{number.name}: nothing left after {time.monotonic() - begun:.1f} s")
     assert note.exists() == (number == signal.SIGKILL)
     if number != signal.SIGKILL:
@@ -68,7 +68,7 @@ def test_ctrl_c_during_startup_leaves_nothing(settings, delay):
     sessions = serve.sessions()
     begun = time.monotonic()
     assert serve.stop(signal.SIGINT) in (0, 130, -signal.SIGINT)  # -SIGINT: before any of our code has run
-    until(lambda: not left(serve, sessions, [], port))
+    until(lambda: not leftovers(serve, sessions, [], port))
     print(f"Ctrl-C while it starts: {time.monotonic() - begun:.1f} s")
 
 
@@ -114,7 +114,7 @@ assert {number: signal.getsignal(number) for number in signal.valid_signals()} =
 
 
 def test_packer_ends_cleanly_if_pool_stops(settings, tmp_path):
-    """It ends with one message and status 1 and leaves nothing, although Ray would end or crash its process."""
+    """The packer prints one message, exits with 1 and leaves no files, although Ray would end or crash its process."""
     port = free_port()
     serve = Serve(settings, "--workers", 2, "--port", port).ready()
     for name in "ab":

@@ -1,4 +1,4 @@
-"""Workers, machines and pools die, freeze, leave or join in mid-epoch: batches stay bit-equal, each id comes once."""
+"""Batches stay bit-equal and each id occurs once if workers, machines or pools die, freeze, leave or join."""
 
 import contextlib
 import dataclasses
@@ -18,10 +18,10 @@ from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
 from tests.loading.sets import png_set
 from tests.service.crashing import HEIGHT
-from tests.service.serving import Serve, at_rest, processes, same, until
+from tests.service.serving import Serve, processes, same, until, wait_until_idle
 
 OPTIONS = {"image_size": 64, "color_jitter": 0.4}
-SEEDS = itertools.count(100)  # a new one each time; otherwise the pool already has the answers
+SEEDS = itertools.count(100)  # a new seed each time, because the pool keeps answers
 
 
 def loader(records, **more):
@@ -73,7 +73,7 @@ def kill(pid, number=signal.SIGKILL):
 def test_pool_matches_local_loader(epoch, records, pool, monkeypatch):
     monkeypatch.setattr(remote, "PATIENCE", (60.0, 4.0))  # a busy machine is not a slow worker
     monkeypatch.setattr(remote, "FIRST_PATIENCE", 60.0)
-    before = at_rest(pool)
+    before = wait_until_idle(pool)
     made = epoch()
     assert repr(made) == repr(loader(records, seed=made.seed)).replace("epoch 0", "epoch 2")
     new = {name: value - before[name] for name, value in pool.status().items() if isinstance(value, int)}
@@ -108,10 +108,10 @@ def test_node_that_joins_and_is_lost_changes_no_batch(epoch, pool, head, setting
         assert len(pool.status()["workers"]) == 3
 
     try:
-        epoch({5: join, 30: lambda: nodes[0].lost()})
+        epoch({5: join, 30: lambda: nodes[0].kill()})
         until(lambda: len(pool.status()["workers"]) == 2)
     finally:
-        nodes[0].lost()
+        nodes[0].kill()
 
 
 def test_node_that_stops_changes_no_batch(epoch, pool, head, settings):
@@ -148,7 +148,7 @@ def test_record_that_crashes_workers_raises(pool, head, tmp_path):
     with pytest.raises(RuntimeError, match=rf"^{prefix}: 4 times a worker's process died .*: \[192, .* 200, .* 255\]"):
         list(made)
     until(lambda: len(workers_of(head)) == 2)
-    at_rest(pool)
+    wait_until_idle(pool)
 
 
 def test_trainer_decodes_locally_if_all_workers_freeze(epoch, head, monkeypatch):

@@ -1,4 +1,4 @@
-"""Tries that are late, lost or fail, in isolation: Ray, its machines and their clocks are stand-ins."""
+"""Late, lost and failing tries of `RayMachines.map`: Ray, its machines and their clocks are stand-ins."""
 
 import itertools
 import logging
@@ -34,7 +34,7 @@ class Stream:
 
 
 class Ray:
-    """Stand-in for Ray with machines and their slots. Tries follow `scripts[shard][try]`.
+    """Stand-in for Ray with machines and slots. Tries follow `scripts[shard][try]`.
 
     A script is [(seconds since the try began, what it yields or raises), …]. `sees` maps a machine to the answer to its
     check: (host name, versions, missing paths) or an error.
@@ -116,7 +116,7 @@ def test_results_are_in_order(start):
 
 
 def test_frozen_first_try_is_duplicated(start):
-    """Until a shard has ended, it is unknown how long one takes, so a fixed time limit applies."""
+    """Before the first shard ends, its duration is unknown and a fixed time limit applies."""
     ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, done(5, "second")]])
     assert list(results) == ["second"] and machines.lost == 0
     first, second = ray.begun[0]
@@ -129,7 +129,7 @@ def test_try_is_not_duplicated_without_free_slot(start):
     assert list(results) == ["at last"] and len(ray.begun[0]) == 1
 
 
-def test_try_of_usual_length_is_not_duplicated(start):
+def test_try_within_time_limit_is_not_duplicated(start):
     ray, _, results = start({"a": 1, "b": 1}, [[done(200, 0)], [done(700, 1), done(1, "too many")]])
     assert list(results) == [0, 1] and len(ray.begun[1]) == 1
 
@@ -142,10 +142,10 @@ def test_late_try_is_duplicated_once(start):
     assert 0 < second.begun - first.begun - packing.LATE * 2 < 2
 
 
-@pytest.mark.parametrize("doubles", [[(1, RayError("killed"))], FROZEN])
-def test_frozen_try_with_lost_duplicates_raises(start, doubles):
-    """The work ends in an error, even if the doubles freeze too."""
-    ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, *[doubles] * 9]])
+@pytest.mark.parametrize("duplicates", [[(1, RayError("killed"))], FROZEN])
+def test_frozen_try_with_lost_duplicates_raises(start, duplicates):
+    """The work ends in an error even if the duplicates freeze too."""
+    ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, *[duplicates] * 9]])
     with pytest.raises(
         ValueError,
         match=r"^shard 0 of 1 was lost 4 times .*, last on host-[ab] \((killed|without a sign).*: look there",
@@ -162,7 +162,7 @@ def test_frozen_try_is_repeated_without_free_slot(start):
 
 
 def test_lost_try_is_not_repeated_while_duplicate_runs(start):
-    """The other one continues."""
+    """The duplicate continues."""
     scripts = [[(70, RayError("lost"))], done(40, "other"), done(0, "too many")]
     ray, machines, results = start({"a": 2, "b": 2}, [scripts])
     assert list(results) == ["other"]
@@ -256,7 +256,7 @@ def test_lost_machine_check_is_repeated(start, lost):
 
 
 def test_ray_is_not_called_while_head_is_lost(start, monkeypatch):
-    """A question to a lost head would wait and then end the process. A head that comes back is asked again."""
+    """A call to a lost head would wait and then end the process. A head that comes back is called again."""
     ray, machines, results = start({"a": 1}, [[[(1, RayError("socket closed"))], done(1, 0)]])
     watch, checks = machines.pool.watch, itertools.count()
 

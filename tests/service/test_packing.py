@@ -36,7 +36,7 @@ def second_machine(head, settings):
     """Start a second machine, with one worker."""
     node = Serve(settings, "--workers", 1, "--join", head.address).ready()
     yield node
-    node.lost()
+    node.kill()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Return a folder of large pictures, so packing takes long enough to kill something meanwhile."""
+    """Return a folder of large pictures. Packing them takes long enough to kill processes meanwhile."""
     root = tmp_path_factory.mktemp("large")
     data = encoded("JPEG", 1500, 2000)
     for number in range(96):
@@ -170,7 +170,7 @@ def test_progress_counts_every_image(machines, photos, tmp_path):
 
 
 class Packing:
-    """A thread that packs `large`, so a test can kill something meanwhile."""
+    """A thread that packs `large` while a test kills or freezes processes."""
 
     def __init__(self, machines, root, prefix):
         self.error = None
@@ -190,12 +190,12 @@ class Packing:
 
 
 def partial_files(prefix, least=1):
-    """Return the files of tries that have at least `least` bytes."""
+    """Return the partial files of tries that have at least `least` bytes."""
     return [path for path in prefix.parent.glob(".set-*.rec.*.partial") if path.stat().st_size >= least]
 
 
 def kill_tasks(machines, head):
-    """Kill tasks until a try is lost; return their number. One may not be enough, because it may have just ended."""
+    """Kill tasks until a try is lost; return their number. One may not be enough: a task may have just ended."""
     killed = set()
 
     def lost():
@@ -242,7 +242,7 @@ def test_work_that_always_kills_its_process_raises(machines, monkeypatch):
 
 
 def test_bad_image_error_equals_local_one(machines, head, large, tmp_path, capfd):
-    """The error names the first bad image in the set's order, as on one machine. Nothing is repeated or left behind."""
+    """The error names the first bad image in the set's order, as on one machine. No task is repeated or continues."""
     root = Path(shutil.copytree(large, tmp_path / "root"))
     names = [listing_of(root).names[number] for number in (22, 40, 80)]  # the others are decoded before the first
     for name in names:
@@ -357,7 +357,9 @@ def test_verify_survives_killed_worker(machines, head, packed_locally):
         return decoded_size(image)
 
     found = []
-    thread = threading.Thread(target=lambda: found.append(list(verify_set(packed_locally, decode=decode, machines=machines))))
+    thread = threading.Thread(
+        target=lambda: found.append(list(verify_set(packed_locally, decode=decode, machines=machines)))
+    )
     thread.start()
     kill_tasks(machines, head)
     thread.join(120)
@@ -365,7 +367,7 @@ def test_verify_survives_killed_worker(machines, head, packed_locally):
 
 
 def test_signal_leaves_same_files_as_without_cluster(head, large, packed_locally, tmp_path):
-    """Ctrl-C leaves nothing, SIGTERM leaves what the next packer removes. Both end the tasks."""
+    """Ctrl-C leaves no files. SIGTERM leaves files that the next packer removes. Both end the tasks."""
     options = ["--root", large, "--resize", "1000", "--shuffle", "1", "--shards", "8", "--quiet"]
     command = [sys.executable, "-m", "dali_mix", "pack", "imagefolder", *options, "--cluster", head.address, "--out"]
     running = {
@@ -393,7 +395,9 @@ def test_signal_leaves_same_files_as_without_cluster(head, large, packed_locally
     assert digests(tmp_path / "SIGTERM") == digests(packed_locally.parent)
 
 
-def test_machine_that_joins_and_is_lost_changes_no_byte(machines, head, settings, large, packed_locally, tmp_path, monkeypatch):
+def test_machine_that_joins_and_is_lost_changes_no_byte(
+    machines, head, settings, large, packed_locally, tmp_path, monkeypatch
+):
     """Ray may need more than 10 s to notice the loss. By then, another machine may pack its shards again."""
     monkeypatch.setattr(packing, "REFRESH", 0.2)
     monkeypatch.setattr(packing, "LATE_AT_LEAST", 1.0)
@@ -404,8 +408,8 @@ def test_machine_that_joins_and_is_lost_changes_no_byte(machines, head, settings
         until(lambda: not tasks(node, head))
         running = Packing(machines, large, tmp_path / "set")
         until(lambda: tasks(node) and partial_files(tmp_path / "set"))
-        node.lost()
+        node.kill()
         running.ended()
     finally:
-        node.lost()
+        node.kill()
     assert digests(tmp_path) == digests(packed_locally.parent)

@@ -1,4 +1,4 @@
-"""What the pool's actor keeps and forgets, in isolation: workers are stand-ins that answer on demand."""
+"""Answers and trainers that the pool's actor keeps and forgets. Workers are stand-ins that answer on demand."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ CHUNK = 100  # bytes
 
 
 class Cluster:
-    """Stand-in for Ray that keeps the questions to workers until a test answers them."""
+    """Stand-in for Ray that holds the questions to workers until a test answers them."""
 
     def __init__(self):
         self.under_way, self.answers, self.dead = [], {}, set()
@@ -122,7 +122,7 @@ def test_equally_loaded_workers_are_asked_in_turn(ray):
 
 
 def test_live_workers_exclude_dead_machines(ray):
-    """Trainers may get one for up to 12 s: they ask another worker when a question is lost."""
+    """Trainers may get one for up to 12 s, because they ask another worker if a question is lost."""
     pool = pool_of(ray, ("a", "b"), CHUNK, workers=2)
     assert pool.live_workers() == pool.workers() and len(pool.workers()) == 4
     ray.dead.add("a")
@@ -154,7 +154,7 @@ def test_lost_answer_is_requested_again(ray):
 
 
 def test_ask_does_not_iterate_over_kept_answers(ray):
-    """A dict counts the entries that are iterated over."""
+    """A subclass of dict counts the entries that are iterated over."""
 
     class Counting(dict):
         looked = 0
@@ -190,7 +190,7 @@ def test_status_shows_which_workers_trainers_wait_for(ray):
 
 
 def test_loaders_of_one_trainer_are_summed(ray, monkeypatch):
-    """A trainer's training and validation loaders are one trainer with two sets."""
+    """Training and validation loaders of one process count as one trainer with two sets."""
     from dali_mix.service import pool as module
 
     now = [1000.0]
@@ -208,7 +208,7 @@ def test_loaders_of_one_trainer_are_summed(ray, monkeypatch):
 
 
 def test_finished_answers_are_shared_between_checks(ray, monkeypatch):
-    """Between two looks, a finished answer still counts as under way, but trainers that ask for it get it."""
+    """Between two checks, a finished answer still counts as under way, but trainers that ask for it get it."""
     from dali_mix.service import pool as module
 
     pool = pool_of(ray, "ab", 5 * CHUNK)

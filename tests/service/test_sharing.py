@@ -10,7 +10,7 @@ from dali_mix import build_loader
 from dali_mix.loading import remote as sources
 from dali_mix.recordio import write_set
 from tests.loading.sets import boxed_set, encode, picture
-from tests.service.serving import at_rest, same
+from tests.service.serving import same, wait_until_idle
 
 
 def loader(prefix, name="imagenet", *, batch_size=24, size=64, options=None, **more):
@@ -21,7 +21,7 @@ def loader(prefix, name="imagenet", *, batch_size=24, size=64, options=None, **m
 def test_trainers_with_different_batch_sizes_share_chunks(pool, records):
     kinds = [{"batch_size": 24}, {"batch_size": 37}, *({"rank": r, "world_size": 2, "batch_size": 16} for r in (0, 1))]
     kinds = [{"seed": 1000, **kind} for kind in kinds]
-    before = at_rest(pool)
+    before = wait_until_idle(pool)
     remote = [iter(loader(records.prefix, workers=pool, **kind)) for kind in kinds]
     local = [iter(loader(records.prefix, **kind)) for kind in kinds]
     ids = [[] for _ in kinds]
@@ -39,12 +39,12 @@ def test_trainers_with_different_batch_sizes_share_chunks(pool, records):
 
 def test_slow_trainer_stays_within_window_and_capacity(pool, records, monkeypatch):
     monkeypatch.setattr(sources, "FIRST_PATIENCE", 60.0)  # a busy machine is not a slow worker
-    before = at_rest(pool)["decoded"]
+    before = wait_until_idle(pool)["decoded"]
     batches = iter(loader(records.prefix, workers=pool, size=224, seed=2000))
     next(batches)
-    assert at_rest(pool)["decoded"] - before <= 5  # the chunk due, and its window
+    assert wait_until_idle(pool)["decoded"] - before <= 5  # the next chunk and its window
     time.sleep(1)
-    assert at_rest(pool)["decoded"] - before <= 5
+    assert wait_until_idle(pool)["decoded"] - before <= 5
     for _ in batches:
         status = pool.status()
         assert status["bytes"] <= status["capacity"]
@@ -83,7 +83,7 @@ def test_batches_with_other_options_equal_local_loader(pool, records, kind):
 
 
 def test_resumed_ranks_equal_local_loader(pool, records):
-    """A state saved by the in-process loader resumes with the pool's, and the other way round."""
+    """States saved by the in-process loader resume with the pool's loader, and vice versa."""
     states = []
     for workers in (None, pool):
         made = loader(records.prefix, workers=workers, seed=4000, batch_size=32)

@@ -72,7 +72,7 @@ def test_killed_run_resumes_on_two_ranks(values, from_pool, tmp_path):
 
 
 def test_preempted_run_resumes_without_pool(local_run, values, from_pool, tmp_path):
-    """Ray's handler of SIGTERM does not interfere, and a checkpoint does not mention the pool."""
+    """Ray's SIGTERM handler does not interfere, and a checkpoint does not depend on the pool."""
     pooled, options = from_pool
     assert run(pooled, tmp_path / "run", term_at=7, **options) == [PREEMPTED], said(tmp_path / "run")
     assert newest_state(tmp_path / "run")["step"] == 7
