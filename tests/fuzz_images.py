@@ -143,7 +143,7 @@ def _damage_integer(random: np.random.Generator, data: bytes, end: int, order: s
 
 
 def _split(kind: str, data: bytes) -> list[bytes]:
-    """Return the signature, then the chunks or segments; joined, they are the file."""
+    """Split a file into its signature and its chunks or segments. The joined parts are the file."""
     at = {"png": 8, "jpeg": 2, "webp": 12}[kind]
     parts = [data[:at]]
     while at + 4 <= len(data):
@@ -286,9 +286,9 @@ def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
                     raise
             named |= {row for row, _ in loader.skipped}
             loader.close()
-    for row in _shown_otherwise([row for row in range(len(samples)) if row not in named], samples):
+    for row in _decoded_otherwise([row for row in range(len(samples)) if row not in named], samples):
         counts[kinds[row]]["otherwise"] += 1
-        print(f"file {origin[row]} of seed {seed}: DALI shows it otherwise than OpenCV or PIL", file=sys.stderr)
+        print(f"file {origin[row]} of seed {seed}: DALI decodes other pixels than OpenCV or PIL", file=sys.stderr)
     for row, kind in enumerate(kinds):
         counts[kind]["named" if row in named else "loaded"] += 1
         if row in named:
@@ -297,11 +297,14 @@ def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
             except ValueError:
                 continue
             counts[kind]["unseen"] += 1
-            print(f"file {origin[row]} of seed {seed}: named by the loader, sound to verify --decode", file=sys.stderr)
+            print(
+                f"file {origin[row]} of seed {seed}: reported by the loader, but not by verify --decode",
+                file=sys.stderr,
+            )
     return counts
 
 
-def _shown_otherwise(rows: list[int], samples: list[Sample]) -> list[int]:
+def _decoded_otherwise(rows: list[int], samples: list[Sample]) -> list[int]:
     """Return the `rows` for which DALI shows other pixels than packing decodes, for example in another orientation."""
     different = []
     for start in range(0, len(rows), 32):
@@ -368,7 +371,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first file (0)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--chunk", type=int, default=1000, help="files a child takes (1000)")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="start no child after these")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start no child after this time")
     parser.add_argument("--only", type=int, metavar="N", help="make and load file N, here")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="with --only: write the file there")
     parser.add_argument("--load", help=argparse.SUPPRESS)

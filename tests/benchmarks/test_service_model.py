@@ -1,4 +1,4 @@
-"""The simulation of the pipeline service: no chunk is lost or duplicated, and no resource exceeds its capacity."""
+"""Simulation of the pipeline service: no chunk is lost or duplicated, and no resource exceeds its capacity."""
 
 import dataclasses
 import itertools
@@ -63,7 +63,7 @@ def test_jobs_share_a_resource():
     assert shared.used == pytest.approx(9.0)
 
 
-def test_a_job_that_comes_later_slows_those_there():
+def test_later_job_slows_running_job():
     clock, ended = Clock(), []
     shared = Shared(clock, 1.0, 1.0)
     shared.add(1.0, lambda: ended.append(clock.now))
@@ -75,13 +75,13 @@ def test_a_job_that_comes_later_slows_those_there():
 # Closed forms
 
 
-def test_one_worker_is_its_core():
+def test_one_worker_is_limited_by_its_core():
     assert rate(workers=1, trainers=1, seconds=20.0) == pytest.approx(
         POSITIONS / (COSTS.decode + COSTS.send + COSTS.raylet), rel=0.03
     )
 
 
-def test_a_gpu_is_fed_to_its_rate():
+def test_gpu_runs_at_its_full_rate():
     assert rate(workers=16, trainers=1, gpu_rate=1000, seconds=10.0) == pytest.approx(1000, rel=0.03)
 
 
@@ -97,7 +97,7 @@ def test_a_gpu_is_fed_to_its_rate():
         ("pool actor", {"workers": 200, "trainers": 48, "link": FAST}),
     ],
 )
-def test_what_limits_is_used_up_and_named(limit, options):
+def test_limiting_resource_is_exhausted_and_named(limit, options):
     found, _ = simulate(**options)
     bounds = capacities(COSTS, Cluster(**options))
     assert min(bounds, key=bounds.get) == limit == found["limit"]
@@ -105,7 +105,7 @@ def test_what_limits_is_used_up_and_named(limit, options):
     assert all(busy <= 1.001 for name, busy in found["busy"].items() if name != "GPUs")
 
 
-def test_a_window_is_too_small_for_many_workers():
+def test_small_window_limits_rate():
     """If no resource is exhausted, the window limits the chunks in flight (Little's law)."""
     options = {"workers": 64, "trainers": 1, "gpu_rate": 1e9, "link": FAST, "batch_size": POSITIONS}
     rates = {window: rate(window=window, **options) for window in (1, 4, 16)}
@@ -127,7 +127,7 @@ CLUSTERS = [
 FAULTS = {"killed": 400.0, "frozen": 400.0, "lost": 400.0, "freeze": 3.0, "repair": 4.0, "node_noticed": 2.0}
 
 
-@pytest.mark.parametrize("faults", [{}, FAULTS], ids=["", "faults"])
+@pytest.mark.parametrize("faults", [{}, FAULTS], ids=["no faults", "faults"])
 @pytest.mark.parametrize("options", CLUSTERS, ids=range(len(CLUSTERS)))
 def test_every_chunk_is_delivered_once_and_in_order(options, faults):
     found, simulation = simulate(workers_per_machine=6, **options, **faults)
@@ -142,7 +142,7 @@ def test_every_chunk_is_delivered_once_and_in_order(options, faults):
     assert found["images_per_second"] < 1.02 * min(bounds.values()) + steps / 3.0  # steps: already decoded
 
 
-def test_faults_delay_and_lose_nothing():
+def test_faults_delay_but_lose_no_chunk():
     options = {"workers": 24, "trainers": 4, "workers_per_machine": 6, "link": FAST, "seconds": 8.0}
     calm, _ = simulate(**options)
     hit, simulation = simulate(**options, **FAULTS)
@@ -153,7 +153,7 @@ def test_faults_delay_and_lose_nothing():
         assert trainer.taken == list(range(len(trainer.taken)))
 
 
-def test_a_frozen_worker_is_bridged_by_a_second_ask():
+def test_frozen_worker_is_bridged_by_second_ask():
     simulation = Simulation(COSTS, Cluster(workers=4, trainers=1, gpu_rate=500.0))
     simulation.clock.after(3.0, lambda: simulation.workers[0].freeze(60.0))
     found = simulation.run(2.0, 10.0)
@@ -161,7 +161,7 @@ def test_a_frozen_worker_is_bridged_by_a_second_ask():
     assert 0.5 < found["longest_wait"] < 1.3
 
 
-def test_a_killed_worker_is_bridged_once_it_is_reported():
+def test_killed_worker_is_bridged_once_reported():
     simulation = Simulation(COSTS, Cluster(workers=4, trainers=1, gpu_rate=1e9))
     simulation.clock.after(3.0, lambda: simulation.workers[0].die(60.0, 0.2))
     found = simulation.run(2.0, 3.0)
@@ -169,40 +169,40 @@ def test_a_killed_worker_is_bridged_once_it_is_reported():
     assert 0.2 < found["longest_wait"] < 0.6  # less than the patience of 1 s
 
 
-def test_more_workers_are_never_fewer_images():
+def test_rate_does_not_fall_with_more_workers():
     rates = [rate(workers=workers, trainers=8, link=FAST) for workers in (2, 4, 8, 16, 32, 64)]
     assert all(more > 0.97 * fewer for fewer, more in itertools.pairwise(rates))
     assert rates[2] == pytest.approx(4 * rates[0], rel=0.1)
 
 
-def test_trainers_that_read_the_same_share_the_work():
+def test_trainers_of_same_set_share_chunks():
     apart, _ = simulate(workers=4, trainers=4, link=FAST, gpu_rate=1e4)
     together, simulation = simulate(workers=4, trainers=4, together=4, link=FAST, gpu_rate=1e4)
     assert together["images_per_second"] > 3 * apart["images_per_second"]
     assert together["decoded"] <= max(trainer.taken[-1] for trainer in simulation.trainers) + 8
 
 
-def test_in_turn_all_machines_links_are_used():
+def test_in_turn_uses_links_of_all_machines():
     options = {"workers": 128, "trainers": 16, "workers_per_machine": 16}
     first, turn = (simulate(in_turn=each, **options)[0] for each in (False, True))
     assert first["limit"] == "worker links" and turn["images_per_second"] > 1.3 * first["images_per_second"]
 
 
-def test_a_seed_repeats_a_simulation():
+def test_seed_makes_simulation_reproducible():
     options = {"workers": 12, "trainers": 3, **FAULTS}
     one, two, other = (simulate(seed=seed, **options)[0] for seed in (1, 1, 2))
     assert one == two != other
 
 
-def test_a_question_that_the_pool_leaves_unanswered_goes_to_a_worker():
+def test_unanswered_question_goes_to_worker():
     slow = dataclasses.replace(COSTS, pool=0.4)
     found, simulation = simulate(workers=8, trainers=16, costs=slow, seconds=12.0, link=FAST)
     assert found["asked_directly"] > 0
     assert found["images_per_second"] > 2 * capacities(slow, simulation.cluster)["pool actor"]
 
 
-def test_constants_are_those_of_the_service():
-    """The simulation has copies of the constants, because `dali_mix.service.pool` imports Ray, which may be missing."""
+def test_constants_match_service():
+    """The simulation has copies of the constants, because `dali_mix.service.pool` needs Ray, which may be missing."""
     model = sys.modules["_service_model"]
     text = "".join((ROOT / "dali_mix/service" / name).read_text() for name in ("client.py", "pool.py", "workers.py"))
     for name in ("ANSWER", "DIRECTLY", "REFRESH", "SUSPECTED", "SILENT"):

@@ -122,7 +122,7 @@ gpus_per_node() { completes gpus_per_node 2 --nodes=2 --gpus-per-node=1; }
 task_a_gpu() { completes task_a_gpu 4 --nodes=2 --ntasks-per-node=2 --gpus-per-task=1; }
 task_a_rank_cpu() { completes task_a_rank_cpu 4 --ntasks=4 --nodes=2; }
 
-time_limit() { # saved before the limit, requeued, resumed, and the limit on restarts
+time_limit() { # saved before the time limit, requeued, resumed, and stopped by the limit on restarts
     local job
     job=$(MAX_RESTARTS=1 submit time_limit --nodes=2 --time=3 --signal=TERM@80 -- --work-dir work/time_limit \
         --cfg-options "${long[@]}")
@@ -145,7 +145,7 @@ batch_signal() { # SIGTERM to the batch script alone
     expect "exit status" "$(field "$job" ExitCode)" 75:0
     expect "saved" "$(grep -c 'SIGTERM: saved at step' batch_signal.log)" 1
 }
-cancelled() { # scancel: saved within KillWait, not requeued; the same command then resumes
+cancelled() { # scancel: saved within KillWait and not requeued; the same command then resumes
     local job
     job=$(submit cancelled --nodes=2 -- --work-dir work/cancelled --cfg-options "${long[@]}")
     await_line cancelled.log '  loss ' || true
@@ -181,7 +181,7 @@ array() {
     done
     scancel "$job" 2>/dev/null || true
 }
-error_once() { # a wrong option on two nodes of two processes: one line, not requeued
+error_once() { # a wrong option on two nodes of two processes: one error line, not requeued
     local job
     job=$(sbatch --parsable --output=error_once.txt --nodes=2 --gres=gpu:2 "$root/scripts/train_slurm.sh" quickstart \
         --work-dir work/error_once --cfg-options train_set=/nowhere/set)
@@ -191,7 +191,7 @@ error_once() { # a wrong option on two nodes of two processes: one line, not req
     expect "messages of an error" "$(grep -c 'error: /nowhere' error_once.txt)" 1
     grep -v '^srun\|^slurmstepd' error_once.txt | sed 's/^/       /'
 }
-startup() { # SIGTERM at any moment of the first 8 seconds: always requeued; in turn one task per node and one per rank
+startup() { # SIGTERM within the first 8 seconds: always requeued; alternates between one task per node and one per rank
     local job try delay
     for try in {0..9}; do
         job=$(submit "startup_$try" --nodes=2 --ntasks=$((2 + try % 2 * 2)) -- --work-dir "work/startup_$try" \
@@ -210,7 +210,7 @@ startup() { # SIGTERM at any moment of the first 8 seconds: always requeued; in 
         scancel "$job"
     done
 }
-error_on_one_node() { # while the other node starts or waits: the job has the error's status and message, not requeued
+error_on_one_node() { # while the other node starts or waits: the error's status and message, not requeued
     local job try delay wrong status
     cat >error_on_one_node.sh <<END
 #!/usr/bin/env bash
@@ -230,7 +230,7 @@ END
         mv error_on_one_node.log "error_on_one_node_$job.log"
     done
 }
-killed() { # a killed process and a killed launcher end the job on both nodes within a minute and leave nothing
+killed() { # a killed process or launcher ends the job on both nodes within a minute and leaves no processes
     local job kind pid
     for kind in rank launch; do
         job=$(submit "killed_$kind" --nodes=2 -- --work-dir "work/killed_$kind" --cfg-options "${long[@]}")

@@ -200,7 +200,7 @@ def test_early_stopping_resumes_bit_identical(tmp_path):
     assert best[0] == best[1]
 
 
-def test_a_run_that_stops_early_saves_its_last_step(tmp_path):
+def test_early_stopping_saves_last_step(tmp_path):
     values = recipe(
         epochs=12,
         optimizer={"type": "SGD", "lr": 1e-9},
@@ -210,7 +210,7 @@ def test_a_run_that_stops_early_saves_its_last_step(tmp_path):
     )
     assert run(values, tmp_path / "run") == [0]
     state = newest_state(tmp_path / "run")
-    assert f"stopped early: step {state['step']}, " in said(tmp_path / "run")
+    assert f"stopped early: step {state['step']}, " in output_of(tmp_path / "run")
     assert run({**values, "early_stopping": {"patience": 4}}, tmp_path / "run", resume="must") == [0]
     assert newest_state(tmp_path / "run")["epoch"] == state["epoch"] + 1
 

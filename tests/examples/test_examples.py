@@ -1,4 +1,4 @@
-"""The examples, run as a reader would run them, and their classes on their own."""
+"""The examples, run as scripts, and unit tests of their classes."""
 
 import importlib
 import os
@@ -44,7 +44,7 @@ def example(monkeypatch):
     ("script", "share"),
     [("plain_loop.py", (0.55, 0.9)), ("dataloader_collate.py", (0.8, 0.95)), ("mmengine_runner.py", (0.8, 0.95))],
 )
-def test_an_example_learns_from_mixed_images(script, share):
+def test_example_learns_from_mixed_images(script, share):
     printed = run(script)
     epochs = [LINE.search(line) for line in printed.splitlines() if line.startswith("epoch")]
     assert len(epochs) == 6 and all(epochs)
@@ -57,7 +57,7 @@ def test_an_example_learns_from_mixed_images(script, share):
     assert accuracy > 80  # chance is 10
 
 
-def test_every_example_is_run_here():
+def test_list_of_examples_is_complete():
     assert {path.name for path in FOLDER.glob("*.py")} == {
         "digits.py",  # shared by the others
         "plain_loop.py",
@@ -68,7 +68,7 @@ def test_every_example_is_run_here():
     }
 
 
-def test_a_model_of_your_own_learns_and_resumes(tmp_path):
+def test_own_model_learns_and_resumes(tmp_path):
     printed = run("own_model.py", "--work-dir", tmp_path / "run")
     assert len(re.findall(r"^epoch \d: held-out accuracy", printed, flags=re.MULTILINE)) == 4
     last = re.compile(r"finished: held-out accuracy ([\d.]+)%$")
@@ -77,7 +77,7 @@ def test_a_model_of_your_own_learns_and_resumes(tmp_path):
     assert last.search(again)[0] == last.search(printed)[0]
 
 
-def test_one_backbone_goes_through_three_steps(tmp_path):
+def test_three_steps_share_one_backbone(tmp_path):
     printed = run("three_steps.py", "--work-dir", tmp_path / "run", "--scenes", "40", "--max-steps", "3")
     last = re.fullmatch(r"pretrained: top-1 .*%; several labels: mAP .*%; boxes: AP50 .*%", printed.splitlines()[-1])
     assert last
@@ -98,7 +98,7 @@ def test_one_backbone_goes_through_three_steps(tmp_path):
     assert not (tmp_path / "run" / "data").exists()
 
 
-def test_the_collate_function_mixes_alike_in_workers(example):
+def test_collate_mixes_equally_in_workers(example):
     module = example("dataloader_collate")
     torch.manual_seed(0)
     train_set = TensorDataset(torch.rand(150, 1, 5, 7), torch.arange(150) % 10, torch.arange(150))
@@ -113,7 +113,7 @@ def test_the_collate_function_mixes_alike_in_workers(example):
     assert not torch.equal(alone[0][0], alone[3][0])  # the second epoch has a new order and new mixes
 
 
-def test_mix_collate(example):
+def test_mix_collate_is_reproducible_and_mixes_targets(example):
     collate = example("dataloader_collate").MixCollate(CutMix(4), seed=3)
     torch.manual_seed(0)
     images = torch.rand(6, 3, 10, 14)
@@ -131,7 +131,7 @@ def test_mix_collate(example):
     assert not torch.equal(mixed, other)
 
 
-def test_the_preprocessor_mixes_in_training_only(example):
+def test_preprocessor_mixes_in_training_only(example):
     from mmengine.logging import MessageHub
 
     module = example("mmengine_runner")

@@ -1,4 +1,4 @@
-"""All model tests run on one thread, because their maps are too small to benefit from more."""
+"""Run all model tests on one thread, because their maps are too small to benefit from more."""
 
 import pytest
 import torch

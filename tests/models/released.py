@@ -1,4 +1,4 @@
-"""Published models rebuilt from the names of their weights: random states, and plain formulas for their outputs."""
+"""Random state dicts with the keys of published models, and plain formulas for the outputs of these models."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ LAYOUTS = json.loads(gzip.decompress((Path(__file__).parent / "data" / "checkpoi
 
 
 def shapes(layout):
-    """Return key → shape of a layout, with the prefix removed."""
+    """Return a dict from key to shape of a layout, with the prefix removed from the keys."""
     prefix = LAYOUTS[layout]["prefix"]
     return {key.removeprefix(prefix): tuple(shape) for key, shape in LAYOUTS[layout]["state_dict"].items()}
 
@@ -55,7 +55,7 @@ def conv(w, x, name, stride=1):
     return F.conv2d(x, weight, w.get(f"{name}.bias"), stride=stride, padding=weight.shape[2] // 2)
 
 
-# Names of the stem and the stages in torchvision, and in SpliceMix, where they are in a list.
+# Names of the stem and the stages in torchvision and in SpliceMix. SpliceMix has them in a list.
 PLAIN = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 LISTED = ("0", "1", "4", "5", "6", "7")
 
@@ -164,7 +164,7 @@ def csra_logits(w, maps, lam):
 
 
 def sine_table(dim, rows, columns):
-    """Compute DETR's sine positions (arXiv 2005.12872) number by number, in SGRE's shape (1,dim,rows,columns)."""
+    """Compute DETR's sine positions (arXiv 2005.12872) element by element, in SGRE's shape (1,dim,rows,columns)."""
     table = np.zeros((1, dim, rows, columns), np.float64)
     half = dim // 2
     for y, x in np.ndindex(rows, columns):

@@ -24,7 +24,7 @@ SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)
         ("torchvision/swin_t", 768, 32),
     ],
 )
-def test_maps_of_the_published_backbones(name, channels, stride):
+def test_map_shapes_of_published_backbones(name, channels, stride):
     with torch.device("meta"):
         model = build_multilabel(name, num_classes=4, image_size=(448, 320))
         maps = model.forward_features(torch.zeros(1, 3, 448, 320))
@@ -44,8 +44,8 @@ BACKBONES = [
 
 
 @pytest.mark.parametrize(("name", "options", "stride"), BACKBONES)
-def test_maps_are_where_the_pixels_are(name, options, stride):
-    """On non-square images, maps have the expected shapes, and a change at the lower left affects that part most."""
+def test_maps_are_aligned_with_pixels(name, options, stride):
+    """Check map shapes for non-square images, and that a change at the lower left affects that part most."""
     torch.manual_seed(0)
     model = build_multilabel(name, "csra", num_classes=4, backbone_options=options).eval()
     changed = images()
@@ -68,11 +68,11 @@ def test_maps_are_where_the_pixels_are(name, options, stride):
         ("shakeshake26_2x4d", tuple(f"backbone.layer{i}.{j}.shortcut." for i in (1, 2, 3) for j in (1, 2, 3))),
     ],
 )
-def test_every_weight_in_use_learns(name, frozen):
+def test_only_unused_weights_are_frozen(name, frozen):
     model = build_multilabel(name, "average", num_classes=4)
     model(images(32, 64)).square().sum().backward()
     for key, parameter in model.named_parameters():
-        assert parameter.requires_grad == (parameter.grad is not None), f"{key}: DDP waits for what wants a gradient"
+        assert parameter.requires_grad == (parameter.grad is not None), f"{key}: DDP waits for its gradient"
         assert parameter.requires_grad != key.startswith(frozen), key
 
 
@@ -88,7 +88,7 @@ def test_every_weight_in_use_learns(name, frozen):
         ("wrn-10-1", "linear"),
     ],
 )
-def test_maps_pooled_are_what_the_whole_model_classifies(tmp_path, name, classifier):
+def test_pooled_maps_and_classifier_give_model_logits(tmp_path, name, classifier):
     torch.manual_seed(0)
     whole = build_model(name, 6).eval()
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
@@ -104,7 +104,7 @@ def test_maps_pooled_are_what_the_whole_model_classifies(tmp_path, name, classif
 @pytest.mark.parametrize(
     ("name", "front"), [("timm/vit_tiny_patch16_224", 1), ("timm/deit_tiny_distilled_patch16_224", 2)]
 )
-def test_patches_of_a_vit_without_the_tokens_in_front(name, front):
+def test_vit_maps_exclude_prefix_tokens(name, front):
     model = build_multilabel(name, num_classes=3, backbone_options={"depth": 1}).eval()
     tokens = model.backbone.forward_features(images())
     maps = model.forward_features(images())
@@ -113,7 +113,7 @@ def test_patches_of_a_vit_without_the_tokens_in_front(name, front):
         assert torch.equal(maps[:, :, row, column], tokens[:, front + 6 * row + column])
 
 
-def test_patches_of_a_vit_of_torchvision():
+def test_torchvision_vit_maps_exclude_class_token():
     model = build_multilabel("torchvision/vit_b_16", num_classes=3, backbone_options={"image_size": 32}).eval()
     seen = []
     model.backbone.encoder.register_forward_hook(lambda module, args, out: seen.append(out))
@@ -122,7 +122,7 @@ def test_patches_of_a_vit_of_torchvision():
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), seen[0][:, 1:])
 
 
-def test_patches_are_normalized_where_the_vit_does_it_after_pooling():
+def test_vit_fc_norm_is_applied_to_patches():
     name, options = "timm/vit_tiny_patch16_224", {"depth": 1, "global_pool": "avg"}
     model = build_multilabel(name, num_classes=3, backbone_options=options).eval()
     tokens = model.backbone.forward_features(images())[:, 1:]
@@ -131,7 +131,7 @@ def test_patches_are_normalized_where_the_vit_does_it_after_pooling():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_vit_takes_other_sizes_and_the_weights_of_its_own(tmp_path):
+def test_vit_accepts_other_image_sizes(tmp_path):
     name, options = "timm/vit_tiny_patch16_224", {"depth": 1}
     whole = build_model(name, 6, **options)
     torch.save(whole.state_dict(), tmp_path / "224.pth")

@@ -56,8 +56,8 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("release", OURS)
-def test_released_layouts_become_ours_and_come_back(release):
-    """Names and shapes are those of the layout. Each tensor is one distinct number, expanded to save memory."""
+def test_released_layouts_convert_and_round_trip(release):
+    """Compare names, shapes and values. Each tensor is filled with a distinct number and expanded to save memory."""
     name = release.split("/")[0].removesuffix("_replication")
     given = {
         key: torch.full((), float(i)).expand(shape) for i, (key, shape) in enumerate(released.shapes(release).items())
@@ -83,7 +83,7 @@ def test_released_layouts_become_ours_and_come_back(release):
 
 
 @pytest.mark.parametrize("release", ["msl", "csra"])
-def test_resnet_with_csra_gives_the_published_logits(release):
+def test_resnet_csra_matches_reference_logits(release):
     given = filled(released.resnet18_shapes()) | filled(
         {f"classifier.multi_head.{i}.head.weight": (5, 512, 1, 1) for i in range(4)}
     )
@@ -97,7 +97,7 @@ def test_resnet_with_csra_gives_the_published_logits(release):
     assert same(to_theirs(converted.state, release).state, given)
 
 
-def test_bottlenecks_give_the_published_logits():
+def test_bottlenecks_match_reference_logits():
     given = filled(released.shapes("resizemix/resnet50_imagenet"))
     model, converted = converted_model(given, "resizemix", lambda: build_model("torchvision/resnet50", 1000))
     wanted = resnet_map(given, images()).mean((2, 3)) @ given["fc.weight"].T + given["fc.bias"]
@@ -107,7 +107,7 @@ def test_bottlenecks_give_the_published_logits():
     torch.testing.assert_close(timm(images()), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_splicemix_gives_the_published_logits():
+def test_splicemix_matches_reference_logits():
     given = filled(released.resnet18_shapes("backbone.", LISTED) | {"cls.weight": (5, 512), "cls.bias": (5,)})
     model, converted = converted_model(given, "splicemix", lambda: build_multilabel("resnet18", "max", num_classes=5))
     maps = resnet_map(given, images(), "backbone.", LISTED)
@@ -115,7 +115,7 @@ def test_splicemix_gives_the_published_logits():
     assert same(to_theirs(converted.state, "splicemix").state, given)
 
 
-def test_vit_with_csra_gives_the_published_logits():
+def test_vit_csra_matches_reference_logits():
     given = filled(released.vit_shapes()) | filled({"classifier.multi_head.0.head.weight": (5, 192, 1, 1)})
     options = {"num_heads": 1, "lam": 0.3}
     model, converted = converted_model(
@@ -127,7 +127,7 @@ def test_vit_with_csra_gives_the_published_logits():
     assert same(to_theirs(converted.state, "msl").state, given)
 
 
-def test_a_vit_of_other_images_is_told_by_its_positions():
+def test_vit_image_size_is_inferred_from_positions():
     given = filled(released.vit_shapes(side=28)) | filled({"classifier.multi_head.0.head.weight": (5, 192, 1, 1)})
     converted = to_ours(given, "csra")
     assert converted.model.options == {"img_size": 448}
@@ -135,7 +135,7 @@ def test_a_vit_of_other_images_is_told_by_its_positions():
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_torchvision_vits_become_timms(old):
+def test_torchvision_vit_converts_to_timm(old):
     torch.manual_seed(0)
     published = VisionTransformer(224, 16, 12, 3, 192, 768, num_classes=7).eval()
     torch.nn.init.normal_(published.heads.head.weight)
@@ -186,7 +186,7 @@ def sgre_logits(w, maps, heads=8):
     return linear(F.relu(linear(joined, "fc2.0")), "fc2.3").amax(1)
 
 
-def test_sgre_gives_the_published_logits():
+def test_sgre_matches_reference_logits():
     given = sgre_state()
     options = {"embeddings": torch.zeros(5, 6), "rank": 16, "feedforward": 24}
     model, converted = converted_model(
@@ -201,7 +201,7 @@ def test_sgre_gives_the_published_logits():
     assert same(back, given)
 
 
-def test_sgre_embeddings_of_a_language_model_are_outside():
+def test_sgre_external_embeddings_must_match_checkpoint():
     given = sgre_state()
     embeddings = given.pop("embeddings")
     with pytest.raises(ValueError, match=r"no label embeddings.*--embeddings"):
@@ -218,7 +218,7 @@ def test_sgre_embeddings_of_a_language_model_are_outside():
         to_ours(sgre_state(), "sgre", embeddings=embeddings)
 
 
-def test_sgre_positions_must_be_the_sine_table():
+def test_sgre_positions_must_match_sine_table():
     given = sgre_state()
     given["position_embedding.pe"] = given["position_embedding.pe"].transpose(2, 3).contiguous() + 0.01
     with pytest.raises(ValueError, match=r"position_embedding\.pe differs by [\d.]+ from the sine table"):
@@ -226,7 +226,7 @@ def test_sgre_positions_must_be_the_sine_table():
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 6, 8])
-def test_csra_heads_of_the_release(heads):
+def test_csra_head_matches_released_logits(heads):
     weights = torch.from_numpy(CSRA[f"heads{heads}_weights"])
     given = {f"classifier.multi_head.{i}.head.weight": w[:, :, None, None] for i, w in enumerate(weights)}
     ours = _names(given, LAYOUTS["csra"][0], back=False)
@@ -238,7 +238,7 @@ def test_csra_heads_of_the_release(heads):
     assert same(_names(ours, LAYOUTS["csra"][0], back=True), given)
 
 
-def test_sgre_head_of_the_release():
+def test_sgre_head_matches_released_logits():
     given = {key.removeprefix("state."): torch.from_numpy(SGRE[key]) for key in SGRE.files if key.startswith("state.")}
     # The file contains only the product of the two consecutive linear layers.
     given["attention.target_linear.weight"] = torch.from_numpy(SGRE["attention_vector"])[None]
@@ -258,7 +258,7 @@ def test_sgre_head_of_the_release():
 
 
 @pytest.mark.parametrize("case", ["case0_2x2_drop0", "case2_2x3_drop2"])
-def test_splicemix_head_of_the_release(case):
+def test_splicemix_head_matches_released_logits(case):
     array = {key: torch.from_numpy(SPLICED[f"{case}_{key}"]) for key in ("features", "cls_weight", "cls_bias")}
     ours = _names(
         {"cls.weight": array["cls_weight"], "cls.bias": array["cls_bias"]}, LAYOUTS["splicemix"][0], back=False
@@ -274,7 +274,7 @@ def test_splicemix_head_of_the_release(case):
     torch.testing.assert_close(cells[kept], wanted[kept], rtol=1e-4, atol=1e-4)
 
 
-def test_old_files_without_counters():
+def test_file_without_batch_norm_counters_round_trips():
     given = {key: value for key, value in small("splicemix").items() if "num_batches" not in key}
     converted = to_ours(given, "splicemix")
     assert same(to_theirs(converted.state, "splicemix").state, given)
@@ -283,13 +283,13 @@ def test_old_files_without_counters():
 @pytest.mark.parametrize(
     ("release", "classifier"), [("torchvision", "fc."), ("resizemix", "linear."), ("timm", "head.")]
 )
-def test_the_backbone_of_a_classifier_alone(release, classifier):
+def test_without_head_removes_classifier(release, classifier):
     converted = to_ours(small(release), release)
     bare = without_head(converted.state, converted.model)
     assert bare.keys() == {key for key in converted.state if not key.startswith(classifier)}
 
 
-def test_the_backbone_of_a_multilabel_model_alone():
+def test_without_head_keeps_multilabel_backbone():
     converted = to_ours(small("splicemix"), "splicemix")
     assert without_head(converted.state, converted.model).keys() == released.resnet18_shapes().keys()
     with pytest.raises(ValueError, match="--model NAME"):

@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit a release are rejected; errors use the names from the file."""
+"""Checkpoints that do not fit a release are refused, and errors use the names from the file."""
 
 import re
 
@@ -39,7 +39,7 @@ EDITS = [
 
 
 @pytest.mark.parametrize(("release", "key", "shape", "kind"), EDITS)
-def test_what_does_not_fit_is_named_as_the_file_has_it(release, key, shape, kind):
+def test_mismatched_keys_are_named_as_in_file(release, key, shape, kind):
     state = small(release)
     if shape is None:
         del state[key]
@@ -64,19 +64,19 @@ WRONG = [(release, wrong) for release, right in RIGHT.items() for wrong in LAYOU
 
 
 @pytest.mark.parametrize(("release", "wrong"), WRONG)
-def test_a_wrong_release_is_told_and_the_right_one_named(release, wrong):
+def test_wrong_release_error_names_right_one(release, wrong):
     with pytest.raises(ValueError, match=rf"--from {' or '.join(RIGHT[release])}$"):
         to_ours(small(release), wrong)
 
 
 @pytest.mark.parametrize("release", ["msl", "splicemix", "sgre"])
 @pytest.mark.parametrize("wrong", ["msl", "splicemix", "sgre"])
-def test_our_own_layout_is_named(release, wrong):
+def test_error_for_own_layout_suggests_from_dali_mix(release, wrong):
     with pytest.raises(ValueError, match=r"--from dali_mix$"):
         to_ours(to_ours(small(release), release).state, wrong)
 
 
-def test_heads_that_csra_does_not_have():
+def test_unsupported_number_of_csra_heads_is_refused():
     state = small("msl")
     for i in (1, 2):
         state[f"classifier.multi_head.{i}.head.weight"] = torch.zeros(5, 512, 1, 1)
@@ -84,7 +84,7 @@ def test_heads_that_csra_does_not_have():
         to_ours(state, "msl")
 
 
-def test_other_models_of_a_library_are_named():
+def test_library_checkpoint_converts_with_model_option():
     state = build_model("timm/resnet10t", 4).state_dict()
     with pytest.raises(ValueError, match=r"would be resnet18.*unexpected: conv1\.0\.weight.*pass --model NAME"):
         to_ours(state, "timm")
@@ -101,7 +101,7 @@ def test_other_models_of_a_library_are_named():
         to_ours(state, "timm", model="timm/resnet10x")
 
 
-def test_another_backbone_of_a_multilabel_release_is_named():
+def test_multilabel_checkpoint_converts_with_model_option():
     body = build_model("timm/resnet10t", 1).state_dict()
     given = {key: value for key, value in body.items() if not key.startswith("fc.")}
     given["classifier.multi_head.0.head.weight"] = torch.randn(3, 512, 1, 1)
@@ -119,7 +119,7 @@ def test_another_backbone_of_a_multilabel_release_is_named():
         ("resizemix", "timm", "resizemix, saliencymix"),
     ],
 )
-def test_what_a_release_has_no_layout_for(release, to, able):
+def test_release_without_matching_layout_is_refused(release, to, able):
     ours = to_ours(small(release), release).state
     with pytest.raises(ValueError, match=f"{to} has no layout for .*; it can be written as {able}$"):
         to_theirs(ours, to)

@@ -28,8 +28,8 @@ def batch(sizes=SIZES, canvas=(64, 96)):
     return images, targets
 
 
-def own_statistics(model, seed=1):
-    """Change weights and statistics from their neutral values, to reveal a wrong order of layers."""
+def perturbed(model, seed=1):
+    """Perturb weights and statistics in place, because neutral values would hide a wrong order of layers."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in model.state_dict().values():
@@ -42,18 +42,18 @@ def own_statistics(model, seed=1):
 @pytest.fixture(scope="module", params=["torchvision/resnet18", "timm/resnet18"])
 def pair(request):
     torch.manual_seed(0)
-    ours = own_statistics(build_detector(request.param, 20))
+    ours = perturbed(build_detector(request.param, 20))
     # Disable normalization and resizing in torchvision's transform.
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)
     theirs = FasterRCNN(backbone, 21, min_size=64, max_size=96, image_mean=[0] * 3, image_std=[1] * 3)
     assert {key for key in theirs.state_dict() if "num_batches" not in key} == ours.state_dict().keys()
     theirs.load_state_dict(ours.state_dict(), strict=False)
-    theirs.transform.torch_choice = min  # there is only one size; avoids a random draw
+    theirs.transform.torch_choice = min  # avoids a random draw: there is only one size
     theirs.roi_heads.score_thresh = ours.roi_heads.score_thresh = 0.0
     return ours, theirs
 
 
-def test_predictions_are_torchvisions(pair):
+def test_predictions_match_torchvision(pair):
     ours, theirs = (model.eval() for model in pair)
     images, targets = batch([(64, 96), (64, 90)])
     with torch.inference_mode():
@@ -66,7 +66,7 @@ def test_predictions_are_torchvisions(pair):
         assert torch.equal(one["labels"] + 1, other["labels"])
 
 
-def test_losses_are_torchvisions(pair):
+def test_losses_match_torchvision(pair):
     ours, theirs = pair
     images, targets = batch([(64, 96), (64, 90)])
     ours.train()
@@ -102,7 +102,7 @@ def test_every_trained_parameter_gets_a_gradient(backbone, neck):
         assert (one["boxes"][:, 2] <= width).all() and (one["boxes"][:, 3] <= height).all()
 
 
-def test_images_without_any_box_train():
+def test_losses_are_finite_without_boxes():
     model = build_detector("torchvision/resnet18", 5, **SMALL).train()
     images, targets = batch()
     losses = model(images, [targets[1], targets[1]])
@@ -111,7 +111,7 @@ def test_images_without_any_box_train():
 
 
 @pytest.mark.parametrize("neck", ["fpn", "c5"])
-def test_predictions_do_not_depend_on_the_batches_before(neck):
+def test_predictions_do_not_depend_on_earlier_batches(neck):
     """torchvision's pooling keeps the scales inferred from its first batch, which here is mostly padding."""
     model = build_detector("torchvision/resnet18", 5, neck=neck, **SMALL).eval()
     images, targets = batch()
@@ -149,8 +149,8 @@ def test_boxes_are_float32_under_autocast():
         "roi_heads.box_predictor.bbox_pred.bias",
     ],
 )
-def test_weights_that_are_not_finite_are_reported(name):
-    """This includes cases in which torchvision drops all proposals, so the box head gets none."""
+def test_nonfinite_weights_are_reported(name):
+    """In some of these cases torchvision drops all proposals, and the box head gets none."""
     model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
     images, targets = batch()
     assert all(bool(one["finite"]) for one in model(images, targets))
@@ -159,7 +159,7 @@ def test_weights_that_are_not_finite_are_reported(name):
     assert not any(bool(one["finite"]) for one in model(images, targets))
 
 
-def test_an_image_that_is_not_finite_is_reported_alone():
+def test_only_the_nonfinite_image_is_reported():
     model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
     images, targets = batch()
     images[1, 0, 5, 5] = torch.nan
@@ -167,7 +167,7 @@ def test_an_image_that_is_not_finite_is_reported_alone():
 
 
 @pytest.mark.parametrize("backbone", ["timm/convnext_atto", "timm/mobilenetv3_small_050", "torchvision/resnet18"])
-def test_the_default_freezes_stem_and_first_stage_of_any_backbone(backbone):
+def test_default_freezes_stem_and_first_stage(backbone):
     model = build_detector(backbone, 5, **SMALL)
     frozen = {
         name.split(".")[2] + name.split(".")[3][:1] for name, p in model.named_parameters() if not p.requires_grad
@@ -184,7 +184,7 @@ def test_the_default_freezes_stem_and_first_stage_of_any_backbone(backbone):
     )
 
 
-def test_what_is_frozen():
+def test_freeze_selects_parameters():
     model = build_detector("torchvision/resnet18", 5, **SMALL)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     frozen = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
@@ -198,8 +198,8 @@ def test_what_is_frozen():
 
 
 @pytest.mark.parametrize(("pretrained", "backbone"), [("torchvision", "timm"), ("timm", "torchvision")])
-def test_a_classifiers_weights_go_into_the_body(tmp_path, pretrained, backbone):
-    source = own_statistics(build_model(f"{pretrained}/resnet18", 10))
+def test_classifier_weights_load_into_body(tmp_path, pretrained, backbone):
+    source = perturbed(build_model(f"{pretrained}/resnet18", 10))
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     model = build_detector(f"{backbone}/resnet18", 5, **SMALL)
     report = load_weights(model.get_submodule("backbone.body"), tmp_path / "weights.pth", min_match=0.95)
@@ -211,8 +211,8 @@ def test_a_classifiers_weights_go_into_the_body(tmp_path, pretrained, backbone):
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_torchvisions_detection_weights_load(tmp_path, old):
-    theirs = own_statistics(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91))
+def test_torchvision_detection_weights_load(tmp_path, old):
+    theirs = perturbed(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91))
     state = theirs.state_dict()
     if old:  # names in files from before version 0.13
         for part in (
@@ -232,7 +232,7 @@ def test_torchvisions_detection_weights_load(tmp_path, old):
     assert torch.equal(found["rpn.head.conv.0.0.bias"], theirs.state_dict()["rpn.head.conv.0.0.bias"])
 
 
-def test_weights_made_with_epsilon_0_give_torchvisions_outputs():
+def test_norm_eps_0_matches_torchvision_outputs():
     """For its detection weights, torchvision sets the epsilon of every frozen BatchNorm to 0."""
     theirs = FasterRCNN(
         resnet_fpn_backbone(backbone_name="resnet18", weights=None),
@@ -243,7 +243,7 @@ def test_weights_made_with_epsilon_0_give_torchvisions_outputs():
         image_std=[1] * 3,
         box_score_thresh=0.0,
     ).eval()
-    own_statistics(theirs)
+    perturbed(theirs)
     overwrite_eps(theirs, 0.0)
     state = theirs.state_dict()
     for name in [name for name in state if name.endswith("running_var")]:  # comparable to epsilon
@@ -263,13 +263,13 @@ def test_weights_made_with_epsilon_0_give_torchvisions_outputs():
         assert not torch.equal(one["scores"], default["scores"])
 
 
-def test_the_epsilon_of_every_kind_of_frozen_norm():
+def test_norm_eps_applies_to_timm_frozen_norms():
     model = build_detector("timm/mobilenetv3_small_050", 5, norm_eps=1e-3, **SMALL)
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNormAct2d)]
     assert norms and all(module.eps == 1e-3 for module in norms)
 
 
-def test_c5_is_torchvisions_faster_rcnn_on_one_map():
+def test_c5_layers_match_torchvision_faster_rcnn():
     model = build_detector("torchvision/resnet18", 5, neck="c5", freeze=(), **SMALL)
     backbone = nn.Sequential(*list(build_model("torchvision/resnet18", 1).children())[:-2])
     backbone.out_channels = 512
@@ -281,11 +281,11 @@ def test_c5_is_torchvisions_faster_rcnn_on_one_map():
     assert model.roi_heads.box_head.fc6.in_features == 512 * 49 == theirs.roi_heads.box_head.fc6.in_features
 
 
-def test_c5_predictions_are_torchvisions():
+def test_c5_predictions_match_torchvision():
     """torchvision's pooling infers the scale of the single map; all other modules are shared."""
     anchors = ((16, 32, 64),)
     ours = build_detector("torchvision/resnet18", 5, neck="c5", anchors=anchors[0], score_threshold=0.0, **SMALL).eval()
-    own_statistics(ours)
+    perturbed(ours)
     theirs = FasterRCNN(
         ours.backbone,
         None,
@@ -308,7 +308,7 @@ def test_c5_predictions_are_torchvisions():
         assert torch.equal(one["boxes"], other["boxes"]) and torch.equal(one["scores"], other["scores"])
 
 
-def test_options_reach_torchvisions_parts():
+def test_options_reach_torchvision_modules():
     options = {"rois": 7, "proposals": (30, 20), "score_threshold": 0.1, "nms_threshold": 0.4, "detections": 9}
     model = build_detector("torchvision/resnet18", 5, channels=16, hidden=24, **options)
     heads = model.roi_heads
@@ -347,14 +347,14 @@ def test_options_reach_torchvisions_parts():
         ({"backbone": "torchvision/resnet81"}, "no model is called"),
     ],
 )
-def test_wrong_options(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build_detector(**{"backbone": "torchvision/resnet18", "num_classes": 5, **SMALL, **options})
 
 
-def test_a_backbone_is_given_as_in_a_recipe(tmp_path):
-    """The backbone may name a file of weights. It must fit at least 95% of the model's weights."""
-    classifier = own_statistics(build_model("torchvision/resnet18", 7))
+def test_backbone_dict_loads_weights(tmp_path):
+    """The dict may name a weight file, which must fit at least 95% of the model's weights."""
+    classifier = perturbed(build_model("torchvision/resnet18", 7))
     torch.save(classifier.state_dict(), tmp_path / "r18.pth")
     backbone = {"type": "torchvision/resnet18", "weights": tmp_path / "r18.pth"}
     body = build_detector(backbone, 5, **SMALL).backbone.body
@@ -366,7 +366,7 @@ def test_a_backbone_is_given_as_in_a_recipe(tmp_path):
         build_detector({**backbone, "weights": tmp_path / "none.pth"}, 5, **SMALL)
 
 
-def test_evaluation_does_without_targets():
+def test_targets_are_required_in_training_only():
     model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
     images, _ = batch()
     with torch.inference_mode():

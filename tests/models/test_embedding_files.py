@@ -1,4 +1,4 @@
-"""Label embeddings from files: their use in the head, and errors that name the file, whatever numpy raises."""
+"""Label embeddings from files: their use in the head, and errors that name the file for any exception of numpy."""
 
 import io
 import os
@@ -36,14 +36,14 @@ def npy(shape="(5, 8)", head=b"\x93NUMPY\x01\x00v\x00"):
         b"not numbers",
     ],
 )
-def test_a_damaged_header(tmp_path, data):
+def test_damaged_npy_file_is_refused(tmp_path, data):
     (tmp_path / "e.npy").write_bytes(data)
     with pytest.raises(ValueError, match=r"e\.npy"):
         load_embeddings(tmp_path / "e.npy")
 
 
 @pytest.mark.filterwarnings("ignore::Warning:numpy", "ignore:invalid value:RuntimeWarning")
-def test_any_damage_to_the_header(tmp_path):
+def test_random_header_damage_raises_only_value_error(tmp_path):
     out = io.BytesIO()
     np.save(out, np.zeros((5, 8), np.float32))
     chosen, refused = random.Random(0), 0
@@ -60,7 +60,7 @@ def test_any_damage_to_the_header(tmp_path):
     assert refused > 500
 
 
-def test_embeddings_written_aside_follow_no_link(tmp_path):
+def test_temporary_embeddings_file_does_not_follow_links(tmp_path):
     small_set(tmp_path / "set")
     (tmp_path / "victim").write_bytes(b"somebody's")
     (tmp_path / f".e.npy.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
@@ -78,7 +78,7 @@ def head(**options):
 
 
 @pytest.mark.parametrize("kind", ["path", "text", "tensor", "swapped bytes"])
-def test_given_embeddings_stay_as_they_are(tmp_path, kind):
+def test_given_embeddings_are_kept_and_frozen(tmp_path, kind):
     path = tmp_path / "e.npy"
     np.save(path, VALUES.astype(">f4") if kind == "swapped bytes" else VALUES)
     given = {"text": str(path), "tensor": torch.from_numpy(VALUES)}.get(kind, path)
@@ -86,7 +86,7 @@ def test_given_embeddings_stay_as_they_are(tmp_path, kind):
     assert np.array_equal(found.numpy(), VALUES) and not found.requires_grad
 
 
-def test_embeddings_that_learn():
+def test_learned_embeddings_require_grad():
     assert head(embeddings=torch.from_numpy(VALUES), learn_embeddings=True).embeddings.requires_grad
     assert head().embeddings.shape == (3, 768) and head().embeddings.requires_grad
 
@@ -102,14 +102,14 @@ def test_embeddings_that_learn():
         (np.zeros((4, 5), np.float32), r"e\.npy: 4 label embeddings for 3 classes"),
     ],
 )
-def test_tables_that_are_no_embeddings(tmp_path, table, message):
+def test_invalid_embedding_tables_are_refused(tmp_path, table, message):
     np.save(tmp_path / "e.npy", table, allow_pickle=True)
     with pytest.raises(ValueError, match=message) as error:
         head(embeddings=tmp_path / "e.npy")
     assert "allow_pickle" not in str(error.value)
 
 
-def test_a_file_without_numbers_and_no_file(tmp_path):
+def test_text_or_missing_embedding_file_is_refused(tmp_path):
     (tmp_path / "text.npy").write_text("no numbers")
     with pytest.raises(ValueError, match=r"text\.npy is not an \.npy file") as error:
         head(embeddings=tmp_path / "text.npy")

@@ -1,4 +1,4 @@
-"""Weight files that must be rejected: they would run code, are damaged, or contain something else."""
+"""Weight files that must be refused: they would run code, are damaged or contain no weights."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ class Marker:
 
 
 @pytest.mark.parametrize("kind", ["torch zip", "torch legacy", "bare pickle"])
-def test_a_file_that_would_run_code_is_refused(tmp_path, recwarn, kind):
+def test_file_that_would_run_code_is_refused(tmp_path, recwarn, kind):
     marker, path = tmp_path / "marker", tmp_path / "evil.pth"
     content = {"state_dict": make().state_dict(), "payload": Marker(marker)}
     if kind == "bare pickle":
@@ -40,12 +40,12 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, recwarn, kind):
     assert not marker.exists() and not recwarn.list
     function, arguments = Marker(marker).__reduce__()
     function(*arguments)
-    assert marker.exists(), "the code that was not run leaves its mark when it is"
+    assert marker.exists(), "running the payload must create the marker"
 
 
 @pytest.mark.parametrize("cut", [5, 200, -400])
 @pytest.mark.parametrize("save", [torch.save, save_file])
-def test_damaged_files(tmp_path, save, cut):
+def test_truncated_weight_file_is_refused(tmp_path, save, cut):
     path = tmp_path / "w.bin"
     save(make().state_dict(), path)
     path.write_bytes(path.read_bytes()[:cut])
@@ -55,7 +55,7 @@ def test_damaged_files(tmp_path, save, cut):
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("new_format", [True, False])
-def test_a_changed_byte_is_named_or_harmless(tmp_path, new_format):
+def test_changed_byte_is_harmless_or_error_names_file(tmp_path, new_format):
     path = tmp_path / "w.pth"
     torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=new_format)
     whole = path.read_bytes()
@@ -71,31 +71,31 @@ def test_a_changed_byte_is_named_or_harmless(tmp_path, new_format):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"step-00000004.pt\n", b"\x00" * 64])
-def test_files_that_hold_something_else(tmp_path, content):
+def test_other_file_content_is_refused(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(ValueError, match=r"w\.pth is not a weight file"):
         load_weights(make(), tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {}}, torch.zeros(2)])
-def test_files_without_weights(tmp_path, content):
+def test_files_without_weights_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"w\.pth (contains|has)"):
         read_state_dict(tmp_path / "w.pth")
 
 
-def test_two_entries_of_one_name(tmp_path):
+def test_duplicate_names_without_prefix_are_refused(tmp_path):
     torch.save({"a": torch.zeros(1), "module.a": torch.ones(1)}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"two entries are called a"):
         read_state_dict(tmp_path / "w.pth")
 
 
-def test_no_file(tmp_path):
+def test_missing_weight_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
         load_weights(make(), tmp_path / "nothing.pth")
 
 
-def test_what_may_be_meant_by_a_path_without_weights(tmp_path):
+def test_wrong_path_error_suggests_weight_files(tmp_path):
     for age, name in enumerate(("resnet50.safetensors", "a.txt", "checkpoints/old.pt", "checkpoints/best.pt")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -22,7 +22,7 @@ def tensor(archive, name):
 
 @pytest.mark.parametrize("lam", [0.1, 0.4])
 @pytest.mark.parametrize("heads", [1, 2, 4, 6, 8])
-def test_csra_gives_the_published_logits(heads, lam):
+def test_csra_matches_published_logits(heads, lam):
     features = tensor(CSRA, "features")
     head = CSRAHead(32, 11, num_heads=heads, lam=lam)
     head.load_state_dict({"weight": tensor(CSRA, f"heads{heads}_weights")})
@@ -51,7 +51,7 @@ def published_sgre():
     return head, positions
 
 
-def test_sgre_gives_the_published_logits_attention_and_loss():
+def test_sgre_matches_published_logits_attention_and_loss():
     head, positions = published_sgre()
     tokens = tensor(SGRE, "tokens")
     maps = tokens.transpose(1, 2).unflatten(2, (4, 4))
@@ -72,7 +72,7 @@ def test_sgre_gives_the_published_logits_attention_and_loss():
 
 
 @pytest.mark.parametrize("case", ["case0_2x2_drop0", "case1_1x2_drop1", "case2_2x3_drop2", "case3_2x2_drop1"])
-def test_max_pooling_and_cells_give_the_published_logits_and_loss(case):
+def test_max_pool_head_matches_published_logits_and_loss(case):
     features, targets = tensor(SPLICED, f"{case}_features"), tensor(SPLICED, f"{case}_targets")
     rows, columns = int(case[6]), int(case[8])
     head = MaxPoolHead(16, targets.shape[1])
@@ -92,7 +92,7 @@ def maps(dim=16, rows=3, columns=5):
     return torch.randn(2, dim, rows, columns, generator=torch.Generator().manual_seed(0))
 
 
-def csra_by_hand(features, weight, temperatures, lam):
+def csra_reference(features, weight, temperatures, lam):
     logits = torch.zeros(len(features), weight.shape[1])
     for b, k in np.ndindex(*logits.shape):
         for w, temperature in zip(weight[:, k], temperatures, strict=True):
@@ -103,15 +103,15 @@ def csra_by_hand(features, weight, temperatures, lam):
 
 
 @pytest.mark.parametrize(("heads", "temperatures"), [(1, (1,)), (4, (1, 2, 4, 99))])
-def test_csra_by_hand_on_a_map_that_is_not_square(heads, temperatures):
+def test_csra_matches_loop_on_non_square_map(heads, temperatures):
     torch.manual_seed(0)
     head = CSRAHead(16, 4, heads, lam=0.7)
-    wanted = csra_by_hand(maps(), head.weight.detach(), temperatures, 0.7)
+    wanted = csra_reference(maps(), head.weight.detach(), temperatures, 0.7)
     torch.testing.assert_close(head(maps()).detach(), wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(head.class_maps(maps()).mean((2, 3)), head(maps()))
 
 
-def test_pooled_heads_by_hand():
+def test_pool_heads_match_plain_formulas():
     torch.manual_seed(0)
     average, highest = AveragePoolHead(16, 4), MaxPoolHead(16, 4)
     for head, pooled in ((average, maps().mean((2, 3))), (highest, maps().amax((2, 3)))):
@@ -122,7 +122,7 @@ def test_pooled_heads_by_hand():
     torch.testing.assert_close(average.class_maps(maps()).mean((2, 3)), average(maps()))
 
 
-def test_cells_go_row_by_row():
+def test_cells_are_in_row_major_order():
     head, features = MaxPoolHead(16, 4), maps(rows=4, columns=6)
     cells = head.cells(features, 2, 3)
     for cell in range(6):
@@ -138,7 +138,7 @@ def test_cells_go_row_by_row():
     [(maps(rows=1), "2×3 cells is finer than the map, 1×5"), (torch.ones(2, 9, 16), "maps")],
     ids=["too fine", "tokens"],
 )
-def test_features_that_have_no_cells(features, message):
+def test_cells_refuses_small_maps_and_tokens(features, message):
     with pytest.raises(ValueError, match=message):
         MaxPoolHead(16, 4).cells(features, 2, 3)
 
@@ -153,8 +153,8 @@ def small_sgre(**options):
     return head
 
 
-def sgre_by_hand(head, features, temperature):
-    """Compute logits and auxiliary logits of one image (C,H,W) in evaluation, looping over heads, labels and tokens."""
+def sgre_reference(head, features, temperature):
+    """Compute logits and auxiliary logits of one image (C,H,W) in evaluation, with loops over heads, labels, tokens."""
     w = head.state_dict()
     dim, rows, columns = features.shape
     tokens = features.flatten(1).T
@@ -199,9 +199,9 @@ def sgre_by_hand(head, features, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.2])
-def test_sgre_by_hand_on_a_map_that_is_not_square(temperature):
+def test_sgre_matches_loop_on_non_square_map(temperature):
     head = small_sgre(temperature=temperature).eval()
-    wanted = [sgre_by_hand(head, image, temperature) for image in maps()]
+    wanted = [sgre_reference(head, image, temperature) for image in maps()]
     torch.testing.assert_close(head(maps()), torch.stack([logits for logits, _ in wanted]), rtol=1e-5, atol=1e-5)
     head.training = True  # its submodules stay in evaluation mode
     logits, auxiliary = head(maps())
@@ -209,7 +209,7 @@ def test_sgre_by_hand_on_a_map_that_is_not_square(temperature):
     torch.testing.assert_close(auxiliary, torch.stack([other for _, other in wanted]), rtol=1e-5, atol=1e-5)
 
 
-def test_sgre_maps():
+def test_sgre_class_maps_match_logits_and_attention_sums_to_1():
     head = small_sgre().eval()
     torch.testing.assert_close(head.class_maps(maps()).amax((2, 3)), head(maps()))
     attention = head.attention_maps(maps())
@@ -217,7 +217,7 @@ def test_sgre_maps():
     torch.testing.assert_close(attention.sum((2, 3)), torch.ones(2, 4))
 
 
-def test_sgre_embeddings_learn_or_stay():
+def test_sgre_embeddings_train_only_if_requested():
     fixed, learned = small_sgre(), small_sgre(learn_embeddings=True)
     assert "embeddings" in fixed.state_dict() and "embeddings" in learned.state_dict()
     for head in (fixed, learned):
@@ -242,7 +242,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_maps_tokens_and_layouts_agree(head):
+def test_maps_tokens_and_memory_formats_agree(head):
     head.eval()
     square = maps(rows=4, columns=4)
     tokens = square.flatten(2).transpose(1, 2).contiguous()
@@ -259,7 +259,7 @@ def test_maps_tokens_and_layouts_agree(head):
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("shape", [(2, 15, 4, 4), (2, 16, 15), (2, 16), (16, 4, 4)])
-def test_features_that_do_not_fit(head, shape):
+def test_features_of_wrong_shape_are_refused(head, shape):
     with pytest.raises(ValueError, match=r"needs maps \(B,16,H,W\) or tokens \(B,N,16\)"):
         head(torch.zeros(shape))
     with pytest.raises(ValueError, match="needs maps"):
@@ -278,7 +278,7 @@ def test_features_that_do_not_fit(head, shape):
         (lambda: HEADS["sgre"](torch.zeros(2, 15, 16)), "15 tokens do not form a square grid"),
     ],
 )
-def test_settings_that_do_not_fit(make, message):
+def test_invalid_head_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -286,7 +286,7 @@ def test_settings_that_do_not_fit(make, message):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_on_a_gpu_as_on_a_cpu(head):
+def test_gpu_matches_cpu(head):
     head = copy.deepcopy(head).eval()
     wanted = head(maps()), head.class_maps(maps())
     head.cuda()

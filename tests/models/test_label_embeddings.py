@@ -1,4 +1,4 @@
-"""`dali-mix embed-labels`: spelling, GloVe text files, BERT from a folder, random rows, mistakes."""
+"""`dali-mix embed-labels`: spelling, GloVe text files, BERT from a folder, random rows, wrong options."""
 
 import sys
 import types
@@ -38,11 +38,11 @@ def prefix(tmp_path_factory):
         ("dog", "dog"),
     ],
 )
-def test_spelling(name, words):
+def test_spell_splits_class_names(name, words):
     assert spell(name) == words
 
 
-def test_glove_sums_words_and_takes_the_first_of_two_lines(prefix, tmp_path, capsys):
+def test_glove_sums_words_and_uses_first_duplicate(prefix, tmp_path, capsys):
     (tmp_path / "glove.txt").write_text(GLOVE)
     command = ["embed-labels", prefix, "--from", "glove", "--weights", str(tmp_path / "glove.txt"), "--out"]
     assert main([*command, str(tmp_path / "e.npy")]) == 0, capsys.readouterr().err
@@ -71,19 +71,19 @@ def test_glove_sums_words_and_takes_the_first_of_two_lines(prefix, tmp_path, cap
         ("dog\n", r"line 1 \(dog\): not a vector of finite"),
     ],
 )
-def test_glove_says_what_is_wrong(tmp_path, text, match):
+def test_glove_error_names_line_or_words(tmp_path, text, match):
     (tmp_path / "glove.txt").write_text(text)
     with pytest.raises(ValueError, match=match):
         glove_embeddings(NAMES, tmp_path / "glove.txt")
 
 
-def test_a_name_without_words_is_told(tmp_path):
+def test_glove_refuses_name_without_words(tmp_path):
     (tmp_path / "glove.txt").write_text("dog 1 2\n")
     with pytest.raises(ValueError, match="no vector for _"):
         glove_embeddings(["dog", "_"], tmp_path / "glove.txt")
 
 
-def test_random_rows(prefix, tmp_path):
+def test_random_embeddings_are_reproducible_by_seed(prefix, tmp_path):
     assert main(["embed-labels", prefix, "--from", "random", "--out", str(tmp_path / "e.npy")]) == 0
     rows = np.load(tmp_path / "e.npy")
     assert rows.shape == (3, 768) and rows.dtype == np.float32 and 0.9 < rows.std() < 1.1
@@ -120,7 +120,7 @@ def test_random_rows(prefix, tmp_path):
         (["--from", "random", "--out", "e.txt"], "must end in .npy"),
     ],
 )
-def test_mistakes_are_told(prefix, tmp_path, capsys, monkeypatch, options, match):
+def test_embed_labels_reports_invalid_options(prefix, tmp_path, capsys, monkeypatch, options, match):
     monkeypatch.chdir(tmp_path)
     assert main(["embed-labels", prefix, *options]) == 1
     assert match in capsys.readouterr().err
@@ -137,7 +137,7 @@ def bert_files(folder):
         (folder / name).write_bytes(b"")
 
 
-def test_bert_without_transformers(tmp_path, monkeypatch):
+def test_bert_without_transformers_or_weights_is_refused(tmp_path, monkeypatch):
     bert_files(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"pip install 'dali_mix\[bert\]'"):
@@ -147,8 +147,8 @@ def test_bert_without_transformers(tmp_path, monkeypatch):
         bert_embeddings(NAMES, tmp_path)
 
 
-def test_what_is_asked_of_transformers(tmp_path, monkeypatch):
-    """With a stub of transformers, check the options that keep it to local files, the token types and the result."""
+def test_bert_loads_local_files_only(tmp_path, monkeypatch):
+    """Check with a stub of transformers: the options that prevent downloads, the token types and the result."""
     asked = []
 
     class Tokenizer:
@@ -188,8 +188,8 @@ def test_what_is_asked_of_transformers(tmp_path, monkeypatch):
         bert_embeddings(NAMES, tmp_path)
 
 
-def test_a_tiny_bert(tmp_path):
-    """With transformers installed, compare each row with a hidden state from the model's own forward pass."""
+def test_bert_rows_match_hidden_states(tmp_path):
+    """Compare each row with a hidden state from the forward pass of transformers' model."""
     transformers = pytest.importorskip("transformers", reason="the extra `bert` is not installed")
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     torch.manual_seed(0)

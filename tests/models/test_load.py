@@ -34,7 +34,7 @@ def wrap(state, way):
 @pytest.mark.parametrize(
     "way", ["plain", "state_dict", "model", "model_state_dict", "nested", "module", "compiled ddp"]
 )
-def test_wrappers_and_prefixes_come_off(tmp_path, way):
+def test_wrappers_and_prefixes_are_removed(tmp_path, way):
     saved, model = make(seed=1), make(seed=2)
     torch.save(wrap(saved.state_dict(), way), tmp_path / "w.pth")
     assert not same(model, saved)
@@ -45,7 +45,7 @@ def test_wrappers_and_prefixes_come_off(tmp_path, way):
     assert report.share == 1
 
 
-def test_safetensors_whatever_the_name(tmp_path):
+def test_safetensors_load_with_any_file_name(tmp_path):
     saved, model = make(seed=1), make(seed=2)
     save_file(saved.state_dict(), tmp_path / "weights.bin")
     load_weights(model, tmp_path / "weights.bin")
@@ -60,7 +60,7 @@ def test_safetensors_whatever_the_name(tmp_path):
         ("torchvision/resnet18", "torchvision/resnet18", None),
     ],
 )
-def test_the_file_of_a_larger_architecture_is_reported(tmp_path, source, target, used):
+def test_larger_architecture_gives_warning(tmp_path, source, target, used):
     torch.save({f"module.{k}": v for k, v in build_model(source, 7).state_dict().items()}, tmp_path / "w.pth")
     model = build_detector(target, 3, channels=16, hidden=16).get_submodule("backbone.body")
     report = load_weights(model, tmp_path / "w.pth", min_match=0.95)
@@ -72,7 +72,7 @@ def test_the_file_of_a_larger_architecture_is_reported(tmp_path, source, target,
         assert report.warning.startswith(f"{start}, with layer1.2.conv1.weight, ") and report.warning in str(report)
 
 
-def test_values_take_the_dtype_of_the_model(tmp_path):
+def test_values_are_cast_to_model_dtype(tmp_path):
     saved, model = make(seed=1), make(seed=2)
     torch.save(
         {key: value.double() if value.is_floating_point() else value for key, value in saved.state_dict().items()},
@@ -83,7 +83,7 @@ def test_values_take_the_dtype_of_the_model(tmp_path):
     assert model.conv1.weight.dtype == torch.float32
 
 
-def test_a_head_of_other_classes_stays_fresh_and_is_reported(tmp_path):
+def test_head_with_other_classes_stays_fresh_and_is_reported(tmp_path):
     saved, model, before = make(10, seed=1), make(5, seed=2), make(5, seed=2)
     torch.save(saved.state_dict(), tmp_path / "w.pth")
     report = load_weights(model, tmp_path / "w.pth")
@@ -96,7 +96,7 @@ def test_a_head_of_other_classes_stays_fresh_and_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["timm/resnet10t", "timm/vit_tiny_patch16_224", "torchvision/mobilenet_v3_small"])
-def test_heads_of_other_libraries(tmp_path, name):
+def test_heads_of_timm_and_torchvision_stay_fresh(tmp_path, name):
     options = {"img_size": 32} if "vit" in name else {}
     torch.save(build_model(name, 3, **options).state_dict(), tmp_path / "w.pth")
     report = load_weights(build_model(name, 4, **options), tmp_path / "w.pth")
@@ -104,7 +104,7 @@ def test_heads_of_other_libraries(tmp_path, name):
     assert all(key.split(".")[0] in ("fc", "head", "classifier") for key in report.fresh)
 
 
-def test_missing_and_misshaped_are_listed_and_nothing_is_loaded(tmp_path):
+def test_missing_or_misshaped_keys_are_listed_and_load_nothing(tmp_path):
     state = make(seed=1).state_dict()
     del state["layer2.0.conv1.weight"]
     torch.save(state, tmp_path / "missing.pth")
@@ -120,7 +120,7 @@ def test_missing_and_misshaped_are_listed_and_nothing_is_loaded(tmp_path):
     assert same(model, before)
 
 
-def test_min_match_allows_what_it_says(tmp_path):
+def test_min_match_allows_missing_keys(tmp_path):
     state = make(seed=1).state_dict()
     del state["layer2.0.conv1.weight"]
     torch.save({**state, "extra.weight": torch.zeros(1)}, tmp_path / "w.pth")
@@ -133,7 +133,7 @@ def test_min_match_allows_what_it_says(tmp_path):
         load_weights(model, tmp_path / "w.pth", min_match=0.99)
 
 
-def test_a_file_of_another_model(tmp_path):
+def test_file_of_another_model_is_refused(tmp_path):
     torch.save(build_model("torchvision/resnet18", 5).state_dict(), tmp_path / "w.pth")
     with pytest.raises(ValueError, match="of the model's weights fit") as caught:
         load_weights(make(), tmp_path / "w.pth", min_match=0.95)
@@ -150,7 +150,7 @@ def test_batch_norm_counters_may_be_missing(tmp_path):
     assert same(model, saved)
 
 
-def test_counters_are_expected_of_frozen_batch_norms_only(tmp_path):
+def test_counters_of_frozen_batch_norms_are_not_unexpected(tmp_path):
     frozen = nn.Sequential(FrozenBatchNorm2d(3))
     state = {**nn.Sequential(nn.BatchNorm2d(3)).state_dict(), "9.num_batches_tracked": torch.tensor(1)}
     torch.save(state, tmp_path / "w.pth")

@@ -1,4 +1,4 @@
-"""Class maps: they average to the logits; some models have none."""
+"""Class maps: they pool to the logits, and models without class maps are refused."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
         ("timm/efficientnet_b0", (2, 3)),
     ],
 )
-def test_maps_of_a_classifier_average_to_its_logits(name, grid):
+def test_classifier_maps_average_to_logits(name, grid):
     model = build_model(name, 7).eval()
     with torch.inference_mode():
         found = look(model, IMAGES)
@@ -30,7 +30,7 @@ def test_maps_of_a_classifier_average_to_its_logits(name, grid):
     torch.testing.assert_close(found.class_maps.mean((2, 3)), found.logits, atol=1e-4, rtol=1e-3)
 
 
-def test_a_position_is_what_the_last_layer_says_of_it():
+def test_class_maps_apply_last_layer_per_position():
     model = build_model("wrn-10-1", 7).eval()
     with torch.inference_mode():
         maps, features = look(model, IMAGES).class_maps, model.forward_features(IMAGES)
@@ -39,7 +39,7 @@ def test_a_position_is_what_the_last_layer_says_of_it():
 
 
 @pytest.mark.parametrize(("head", "pooled"), [("csra", "mean"), ("average", "mean"), ("sgre", "amax")])
-def test_maps_of_heads(head, pooled):
+def test_multilabel_maps_pool_to_logits(head, pooled):
     model = build_multilabel("resnet10t", head, num_classes=5).eval()
     with torch.inference_mode():
         found = look(model, IMAGES)
@@ -52,13 +52,13 @@ def test_maps_of_heads(head, pooled):
 
 
 @pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224", "timm/convnext_atto", "timm/mobilenetv3_small_050"])
-def test_models_that_end_otherwise_have_none(name):
+def test_models_without_class_maps_are_refused(name):
     options = {"img_size": (64, 96)} if "vit" in name else {}
     with torch.inference_mode(), pytest.raises(ValueError, match="has no class maps"):
         look(build_model(name, 7, **options).eval(), IMAGES)
 
 
-def test_a_module_of_unknown_make_has_none():
+def test_unknown_module_has_no_class_maps():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 96, 7))
     with pytest.raises(ValueError, match="Sequential has no class maps"):
         look(model, IMAGES)

@@ -1,4 +1,4 @@
-"""Multi-label models: layouts of released checkpoints, weights, training, rejected input."""
+"""Multi-label models: layouts of released checkpoints, weights, training, invalid input."""
 
 import copy
 import json
@@ -18,8 +18,8 @@ LAYOUTS = json.loads((Path(__file__).parent / "data" / "multilabel_layouts.json"
 SMALL_SGRE = {"heads": 2, "feedforward": 16, "rank": 8}
 
 
-def names_of_the_release(state):
-    """Return the keys and shapes of a released checkpoint in our layout, as a conversion must produce them."""
+def released_shapes(state):
+    """Return the keys and shapes that a conversion of a released checkpoint must produce."""
     ours = {}
     heads = [key for key in state if key.startswith("classifier.multi_head.")]
     for key, shape in state.items():
@@ -36,12 +36,12 @@ def names_of_the_release(state):
 
 
 @pytest.mark.parametrize("release", LAYOUTS)
-def test_layout_is_the_released_one(release):
+def test_state_dict_layout_matches_release(release):
     wanted = LAYOUTS[release]
     with torch.device("meta"):
         model = build_multilabel(**wanted["model"])
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    assert ours == names_of_the_release(wanted["state_dict"])
+    assert ours == released_shapes(wanted["state_dict"])
     assert sum(parameter.numel() for parameter in model.parameters()) == wanted["parameters"]
 
 
@@ -49,7 +49,7 @@ HEADS = [("average", {}), ("csra", {"num_heads": 4}), ("max", {}), ("sgre", SMAL
 
 
 @pytest.mark.parametrize(("head", "options"), HEADS)
-def test_whole_models_load_and_other_classes_leave_the_head_fresh(tmp_path, head, options):
+def test_checkpoint_loads_and_other_classes_leave_head_fresh(tmp_path, head, options):
     def make(classes, seed):
         torch.manual_seed(seed)
         return build_multilabel("wrn-10-1", head, num_classes=classes, head_options=options)
@@ -68,7 +68,7 @@ def test_whole_models_load_and_other_classes_leave_the_head_fresh(tmp_path, head
 
 
 @pytest.mark.parametrize(("head", "options"), HEADS)
-def test_groups_give_the_head_its_own_rate(head, options):
+def test_parameter_groups_set_head_learning_rate(head, options):
     model = build_multilabel("wrn-10-1", head, num_classes=3, head_options=options)
     groups = parameter_groups(model, lr=0.01, weight_decay=1e-4, custom={"head": {"lr_mult": 10}})
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
@@ -77,7 +77,7 @@ def test_groups_give_the_head_its_own_rate(head, options):
         assert rates[id(parameter)] == pytest.approx(0.1 if key.startswith("head.") else 0.01)
 
 
-def test_sgre_gives_two_logits_in_training_and_learns():
+def test_sgre_training_reduces_loss():
     torch.manual_seed(0)
     model = build_multilabel("wrn-10-1", "sgre", num_classes=3, head_options=SMALL_SGRE)
     targets = torch.tensor([[1.0, 0, -1], [0, 1, 0]])
@@ -95,7 +95,7 @@ def test_sgre_gives_two_logits_in_training_and_learns():
     assert model.head.attention_maps(model.forward_features(images(16, 24))).shape == (2, 3, 4, 6)
 
 
-def test_spliced_images_give_the_logits_of_their_cells():
+def test_spliced_images_return_cell_logits():
     torch.manual_seed(0)
     model = build_multilabel("wrn-10-1", "max", num_classes=3)
     batch = torch.randn(5, 3, 16, 24)
@@ -123,12 +123,12 @@ def test_spliced_images_give_the_logits_of_their_cells():
         ("csra", (1, 2, 3), "CSRAHead returns no logits of cells"),
     ],
 )
-def test_what_cannot_be_spliced(head, spliced, message):
+def test_invalid_spliced_argument_is_refused(head, spliced, message):
     with pytest.raises(ValueError, match=message):
         build_multilabel("wrn-10-1", head, num_classes=3)(torch.randn(5, 3, 16, 24), spliced=spliced)
 
 
-def test_trying_out_changes_nothing():
+def test_shape_probe_leaves_model_unchanged():
     model = build_multilabel("wrn-10-1", num_classes=3)
     assert model.training and isinstance(model.head, CSRAHead)
     assert all(value.device.type == "cpu" and value.grad is None for value in model.parameters())
@@ -159,6 +159,6 @@ def test_trying_out_changes_nothing():
         ),
     ],
 )
-def test_refusals_say_why(options, message):
+def test_build_multilabel_refuses_invalid_options(options, message):
     with pytest.raises(ValueError, match=message):
         build_multilabel(**{"backbone": "resnet10t", "num_classes": 3, **options})

@@ -46,7 +46,7 @@ def prefixed(model, prefix):
     ],
 )
 @pytest.mark.parametrize("save", [torch.save, save_file])
-def test_a_prefix_comes_off_and_is_reported(tmp_path, prefix, save):
+def test_prefix_is_removed_and_reported(tmp_path, prefix, save):
     saved, model = make(1), make(2)
     save(prefixed(saved, prefix), tmp_path / "w")
     report = load_weights(model, tmp_path / "w")
@@ -55,15 +55,15 @@ def test_a_prefix_comes_off_and_is_reported(tmp_path, prefix, save):
     assert report.prefix == prefix and f"prefix {prefix!r} removed" in str(report)
 
 
-def test_no_prefix_is_reported_where_there_is_none(tmp_path):
+def test_plain_keys_report_no_prefix(tmp_path):
     torch.save(make(1).state_dict(), tmp_path / "w")
     report = load_weights(make(2), tmp_path / "w")
     assert report.prefix == "" and "removed" not in str(report)
 
 
 @pytest.mark.parametrize("inserted", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
-def test_wrapped_blocks(tmp_path, inserted):
-    """Blocks that were individually compiled, sharded or checkpointed."""
+def test_wrapper_names_inside_keys_are_removed(tmp_path, inserted):
+    """The blocks were compiled, sharded or checkpointed individually."""
     saved, model = make(1), make(2)
     state = {re.sub(r"^(layer\d\.)", rf"\1{inserted}", key): value for key, value in saved.state_dict().items()}
     assert sum(inserted in key for key in state) > 10
@@ -72,7 +72,7 @@ def test_wrapped_blocks(tmp_path, inserted):
     assert same(model, saved)
 
 
-def test_a_checkpoint_of_lightning(tmp_path):
+def test_lightning_checkpoint_loads(tmp_path):
     saved, model = make(1), make(2)
     state = {**prefixed(saved, "model."), "loss_fn.weight": torch.ones(5), "val_acc.total": torch.zeros(())}
     adam = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_lightning(tmp_path):
     assert report.unexpected == ("loss_fn.weight", "val_acc.total")
 
 
-def test_an_average_of_torch(tmp_path):
+def test_averaged_model_loads(tmp_path):
     """AveragedModel adds `n_averaged`; torchvision's references save its state dict as `model_ema`."""
     saved, model = make(1), make(2)
     average = AveragedModel(nn.Sequential(saved)).state_dict()
@@ -104,7 +104,7 @@ def test_an_average_of_torch(tmp_path):
         lambda state: {"steps": torch.tensor(3), "weights": state},
     ],
 )
-def test_state_dicts_under_any_key(tmp_path, wrap):
+def test_state_dict_under_any_key_loads(tmp_path, wrap):
     saved, model = make(1), make(2)
     torch.save(wrap(prefixed(saved, "module.")), tmp_path / "w")
     load_weights(model, tmp_path / "w")
@@ -112,7 +112,7 @@ def test_state_dicts_under_any_key(tmp_path, wrap):
 
 
 @pytest.mark.parametrize(("first", "second"), [("state_dict", "state_dict_ema"), ("model", "model_ema")])
-def test_an_average_beside_the_weights_is_mentioned(tmp_path, first, second):
+def test_unread_average_is_reported(tmp_path, first, second):
     saved, model = make(1), make(2)
     torch.save({second: make(3).state_dict(), first: saved.state_dict()}, tmp_path / "w")
     report = load_weights(model, tmp_path / "w")
@@ -120,8 +120,8 @@ def test_an_average_beside_the_weights_is_mentioned(tmp_path, first, second):
     assert report.unread == (second,) and f"read from '{first}'; not read: {second}" in str(report)
 
 
-def test_two_sets_of_weights_under_unknown_keys(tmp_path):
-    """Following the advice in the message gives a file that loads."""
+def test_two_state_dicts_under_unknown_keys_are_refused(tmp_path):
+    """The advice in the message gives a file that loads."""
     student, model = make(1), make(2)
     torch.save({"student": student.state_dict(), "teacher": make(3).state_dict()}, tmp_path / "w")
     with pytest.raises(ValueError, match="contains weights under student and teacher") as error:
@@ -133,7 +133,7 @@ def test_two_sets_of_weights_under_unknown_keys(tmp_path):
 
 
 @pytest.mark.parametrize(("one", "two"), [("student.", "teacher."), ("encoder_q.", "encoder_k."), ("a.b.", "ema.")])
-def test_two_sets_of_weights_behind_prefixes(tmp_path, one, two):
+def test_two_models_under_prefixes_are_refused(tmp_path, one, two):
     model, before, other = make(2), make(2), make(3)
     torch.save({**prefixed(make(1), one), **prefixed(other, two), "queue": torch.zeros(9)}, tmp_path / "w")
     with pytest.raises(ValueError, match="fitting weights under") as error:
@@ -147,7 +147,7 @@ def test_two_sets_of_weights_behind_prefixes(tmp_path, one, two):
     assert same(model, {one: make(1), two: other}[kept])
 
 
-def test_the_same_weights_under_two_names(tmp_path):
+def test_same_weights_under_two_prefixes_load(tmp_path):
     """A module with the model in two attributes saves it twice."""
     saved, model = make(1), make(2)
     torch.save({**prefixed(saved, "net."), **prefixed(saved, "model.")}, tmp_path / "w")
@@ -155,7 +155,7 @@ def test_the_same_weights_under_two_names(tmp_path):
     assert same(model, saved)
 
 
-def test_a_prefix_that_most_keys_share(tmp_path):
+def test_prefix_of_most_keys_is_removed(tmp_path):
     """The classifier is outside the wrapped part."""
     saved, model = make(1), make(2)
     state = {key if key.startswith("linear.") else f"features.{key}": v for key, v in saved.state_dict().items()}
@@ -164,21 +164,21 @@ def test_a_prefix_that_most_keys_share(tmp_path):
     assert same(model, saved) and report.prefix == "features." and not report.unexpected
 
 
-def test_a_head_of_other_classes_behind_a_prefix_stays_fresh(tmp_path):
+def test_prefixed_head_with_other_classes_stays_fresh(tmp_path):
     model, before = make(2), make(2)
     torch.save(prefixed(make(1, num_classes=9), "model."), tmp_path / "w")
     report = load_weights(model, tmp_path / "w")
     assert report.fresh == ("linear.weight", "linear.bias") and torch.equal(model.linear.weight, before.linear.weight)
 
 
-def test_a_model_of_another_size_behind_a_prefix_is_named_by_its_shapes(tmp_path):
+def test_prefixed_model_of_other_size_error_lists_shapes(tmp_path):
     torch.save(prefixed(build_model("wrn-10-2", 5), "model."), tmp_path / "w")
     with pytest.raises(ValueError, match=r"mis-shaped: .*\(32, 16, 3, 3\) in the file, \(16, 16, 3, 3\) in the model"):
         load_weights(make(), tmp_path / "w")
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
-def test_the_backbone_of_a_whole_model(tmp_path, prefix):
+def test_backbone_loads_from_complete_model(tmp_path, prefix):
     whole, model = (build_multilabel("resnet10t", "csra", num_classes=k) for k in (4, 6))
     torch.save({"state_dict": prefixed(whole, prefix)}, tmp_path / "w")
     report = load_weights(model.backbone, tmp_path / "w")
@@ -189,7 +189,7 @@ def test_the_backbone_of_a_whole_model(tmp_path, prefix):
 @pytest.mark.parametrize(
     ("origin", "name"), [(["timm"], "timm/resnet18"), (["torchvision", "--model", "torchvision/mobilenet_v2"], "")]
 )
-def test_convert_takes_prefixes_off(tmp_path, capsys, origin, name):
+def test_convert_removes_prefixes(tmp_path, capsys, origin, name):
     torch.manual_seed(1)
     saved = build_model(name or origin[-1], 5)
     torch.save({"state_dict": {**prefixed(saved, "model."), "loss_fn.weight": torch.ones(5)}}, tmp_path / "w.ckpt")
@@ -202,7 +202,7 @@ def test_convert_takes_prefixes_off(tmp_path, capsys, origin, name):
 
 
 @pytest.mark.parametrize(("fitting", "prefix"), [(1, ""), (2, "body."), (4, "body.")])
-def test_a_prefix_must_fit_half_of_the_model(fitting, prefix):
+def test_prefix_must_fit_half_of_model(fitting, prefix):
     wanted = {name: torch.zeros(2) for name in "abcd"}
     found = {f"body.{name}": torch.zeros(2) for name in "abcd"[:fitting]}
     assert best_prefix(found, wanted) == prefix

@@ -13,7 +13,7 @@ SMALL = ["wrn-10-1", "wrn-16-2", "cifar_resnet50", "shakeshake26_2x4d", "torchvi
 
 
 @pytest.mark.parametrize("name", SMALL[:4])
-def test_maps_before_pooling(name):
+def test_forward_features_returns_maps_before_pooling(name):
     model = build_model(name, 5).eval()
     images = torch.randn(2, 3, 40, 24)
     features = model.forward_features(images)
@@ -23,13 +23,13 @@ def test_maps_before_pooling(name):
 
 
 @pytest.mark.parametrize("name", ["wrn-16-1", "cifar_resnet50", "shakeshake26_2x4d"])
-def test_fresh_weights_keep_the_scale(name):
+def test_initial_weights_preserve_activation_scale(name):
     torch.manual_seed(0)
     features = build_model(name, 10).train().forward_features(torch.randn(8, 3, 32, 32))
     assert 0.05 < features.std() < 30
 
 
-def test_wide_block_by_hand():
+def test_wide_resnet_matches_plain_formulas():
     torch.manual_seed(0)
     model = build_model("wrn-10-2", 3).eval()
     for module in model.modules():
@@ -53,7 +53,7 @@ def test_wide_block_by_hand():
     torch.testing.assert_close(model(images), wanted)
 
 
-def test_dropout_drops_in_training_only():
+def test_dropout_is_active_in_training_only():
     model = build_model("wrn-10-1", 3, dropout=0.5)
     images = torch.randn(4, 3, 8, 8)
     assert not torch.equal(model(images), model(images))
@@ -62,14 +62,14 @@ def test_dropout_drops_in_training_only():
 
 
 @pytest.mark.parametrize("name", ["wrn-16-1", "cifar_resnet50", "shakeshake26_2x4d"])
-def test_zero_init_makes_blocks_start_as_their_shortcut(name):
+def test_zero_init_residual_makes_block_the_identity(name):
     model = build_model(name, 3, zero_init_residual=True).eval()
     channels = {"wrn-16-1": 16, "cifar_resnet50": 256, "shakeshake26_2x4d": 4}[name]
     x = torch.randn(2, channels, 8, 8).relu()
     torch.testing.assert_close(model.layer1[1](x), x)
 
 
-def test_shake_mixes_forward_and_backward_by_different_shares():
+def test_shake_uses_separate_forward_and_backward_shares():
     first, second = (torch.randn(3, 2, 4, 4, requires_grad=True) for _ in range(2))
     forward, backward = torch.tensor([0.0, 0.25, 1.0]), torch.tensor([0.5, 1.0, 0.25])
     out = _Mix.apply(first, second, forward.view(3, 1, 1, 1), backward.view(3, 1, 1, 1))
@@ -82,8 +82,8 @@ def test_shake_mixes_forward_and_backward_by_different_shares():
         torch.testing.assert_close(second.grad[i], torch.full_like(first[i], 1 - share))
 
 
-def test_shake_draws_for_each_image():
-    # With branches that return the constants 1 and 0, the output is the share that was drawn.
+def test_shake_draws_one_share_per_image():
+    # With branches that return the constants 1 and 0, the output equals the drawn share.
     block = ShakeBlock(4, 4, 1)
     for branch, value in ((block.branch1, 1.0), (block.branch2, 0.0)):
         torch.nn.init.zeros_(branch[5].weight)
@@ -96,13 +96,13 @@ def test_shake_draws_for_each_image():
     assert torch.equal(block.eval()(torch.zeros(16, 4, 3, 3)), torch.full((16, 4, 3, 3), 0.5))
 
 
-def test_shake_shake_leaves_unused_shortcuts_alone():
+def test_shake_shake_freezes_only_unused_shortcuts():
     model = ShakeShake(4, 3)
     unused = [key for key, value in model.named_parameters() if not value.requires_grad]
     assert unused and all(".shortcut." in key and ".0.shortcut" not in key for key in unused)
 
 
-def test_shakeshake_gives_the_published_logits():
+def test_shakeshake_matches_reference_logits():
     given = filled({key: tuple(v.shape) for key, v in build_model("shakeshake26_2x4d", 3).state_dict().items()})
     model, _ = converted_model(given, "resizemix", lambda: build_model("shakeshake26_2x4d", 3))
     x = conv(given, images(16, 24), "c_in")
@@ -123,7 +123,7 @@ def test_shakeshake_gives_the_published_logits():
     torch.testing.assert_close(model(images(16, 24)), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_cifar_resnet_gives_the_published_logits():
+def test_cifar_resnet_matches_reference_logits():
     given = filled(released.shapes("saliencymix_replication/resnet50_cifar10"))
     model, _ = converted_model(given, "saliencymix", lambda: build_model("cifar_resnet50", 10))
     x = F.relu(norm(given, conv(given, images(16, 24), "conv0"), "bn0"))

@@ -1,4 +1,4 @@
-"""Caches of compiled functions and fonts when the home directory is not writable. Other users cannot reach them."""
+"""Caches of compiled functions and fonts when the home directory is not writable. Other users cannot access them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packages
 
 
-def test_kernels_are_compiled_once_and_kept_where_only_this_user_reads(read_only: Path, tmp_path: Path) -> None:
+def test_kernels_are_compiled_once_into_private_folder(read_only: Path, tmp_path: Path) -> None:
     folder = tmp_path / f"dali_mix-{os.geteuid()}"
     for hits in ("0", "1"):
         said = python(COMPILE, tmp_path, PYTHONPATH=str(read_only))
@@ -71,7 +71,7 @@ def test_kernels_are_compiled_once_and_kept_where_only_this_user_reads(read_only
 
 
 @pytest.mark.parametrize("squat", ["file", "link", "open", "listed", "group"])
-def test_a_folder_that_others_could_have_made_is_not_used(read_only: Path, tmp_path: Path, squat: str) -> None:
+def test_cache_folder_open_to_others_is_not_used(read_only: Path, tmp_path: Path, squat: str) -> None:
     folder = tmp_path / f"dali_mix-{os.geteuid()}"
     if squat == "file":
         folder.touch()
@@ -87,7 +87,7 @@ def test_a_folder_that_others_could_have_made_is_not_used(read_only: Path, tmp_p
         assert python(COMPILE, tmp_path, PYTHONPATH=str(read_only)).stdout.split() == ["0", "None"]
 
 
-def test_matplotlib_finds_a_folder_and_says_nothing(tmp_path: Path) -> None:
+def test_matplotlib_uses_fallback_folder_without_warning(tmp_path: Path) -> None:
     code = "import dali_mix.reports, matplotlib; print(matplotlib.get_cachedir())"
     said = python(code, tmp_path)
     assert said.stdout == f"{tmp_path}/dali_mix-{os.geteuid()}/mplconfigdir\n" and said.stderr == ""
@@ -99,19 +99,19 @@ def test_matplotlib_finds_a_folder_and_says_nothing(tmp_path: Path) -> None:
     assert python(code, tmp_path, HOME=str(home)).stdout == f"{home}/.cache/matplotlib\n"
 
 
-def test_without_compilation_results_are_the_same(tmp_path: Path) -> None:
+def test_results_are_equal_without_compilation(tmp_path: Path) -> None:
     compiled, plain = (python(MIX, tmp_path, **env).stdout.split() for env in ({}, {"NUMBA_DISABLE_JIT": "1"}))
     assert compiled[-2:] == ["True", "True"] and plain[-2:] == ["False", "False"]
     assert compiled[:-2] == plain[:-2]
 
 
 @pytest.mark.parametrize("folder", [NOWHERE, "/proc/self/no", "~no-such-user-here/cache"])
-def test_unwritable_folders(folder: str) -> None:
+def test_writable_is_false_for_unwritable_folders(folder: str) -> None:
     assert not caches.writable(folder)
 
 
 @pytest.mark.parametrize(("home", "own", "moved"), [(NOWHERE, None, True), (NOWHERE, "/x", False), (None, None, False)])
-def test_triton_s_kernels(tmp_path, monkeypatch, home, own, moved) -> None:
+def test_triton_cache_moves_if_home_is_unwritable(tmp_path, monkeypatch, home, own, moved) -> None:
     monkeypatch.setattr(caches, "fallback", lambda: tmp_path / "safe")
     monkeypatch.setenv("HOME", home or str(tmp_path))
     monkeypatch.delenv("TRITON_HOME", raising=False)

@@ -18,7 +18,7 @@ from dali_mix.engine.config.recipe_files import list_recipes, load_config
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Other programs and parts of the shell, whose arguments are not checked.
+# Other programs and shell commands. Their arguments are not checked.
 OTHERS = {"apt-get", "docker", "git", "kubectl", "openssl", "pre-commit", "timeout"}
 OTHERS |= {"cd", "seq", "sleep", "source", "#!/bin/bash"}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
@@ -49,12 +49,12 @@ def commands(text):
 
 
 def starting_at(words, *names):
-    """Return `words` from the first of `names` on."""
+    """Return `words`, starting at the first that is in `names`."""
     return words[next(index for index, word in enumerate(words) if word in names) :]
 
 
 def check(words, line):
-    """Raise if a command is unknown or its arguments do not fit."""
+    """Raise if a command is unknown or its arguments are invalid."""
     while words and re.match(r"\w+=", words[0]):  # VARIABLE=value, alone or before the command
         words = words[1:]
     if not words:
@@ -88,7 +88,7 @@ def check(words, line):
             assert rest[1] == "NPROC" or rest[1].isdecimal(), line
             check_dali_mix(["train", rest[0], *rest[2:]])
     else:
-        assert program in OTHERS, f"{program}: is it a command? {line}"
+        assert program in OTHERS, f"unknown command {program}: {line}"
 
 
 def check_dali_mix(words):
@@ -96,7 +96,7 @@ def check_dali_mix(words):
     line = " ".join(words)
     for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
         assert option in help_of(tuple(words[:2]) if words[0] == "detect" else (words[0],)), f"{option} in {line}"
-    while "[" in line:  # a synopsis: drop its optional parts
+    while "[" in line:  # drop the optional parts of a synopsis
         line = re.sub(r"\[[^\[\]]*\]", "", line)
     words = [word.removesuffix("...") for word in line.split(" ") if word and word not in ("…", "...")]
     words = ["imagefolder" if word == "LAYOUT" else word for word in words]
@@ -114,15 +114,15 @@ def help_of(command):
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
-def test_commands_are_understood(text):
+def test_shell_commands_parse(text):
     for words, line in commands(text):
         try:
             check(words, line)
         except SystemExit:
-            pytest.fail(f"{name_of(text)}: not understood: {line}")
+            pytest.fail(f"{name_of(text)}: does not parse: {line}")
 
 
-def test_containers_run_commands_that_exist():
+def test_kubernetes_containers_run_valid_commands():
     [pool] = blocks(ROOT / "docs/service.md", "yaml")
     items = {item["kind"]: item["spec"] for item in yaml.safe_load(pool)["items"]}
     first, workers = items["Pod"], items["Deployment"]["template"]["spec"]
@@ -134,7 +134,7 @@ def test_containers_run_commands_that_exist():
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
-def test_commands_in_the_text_exist(text):
+def test_inline_commands_exist(text):
     """Check inline code such as `dali-mix NAME --option` or `make TARGET`: commands, options and targets exist."""
     prose = re.sub(r"^```.*?^```", "", text.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for code in re.findall(r"`((?:dali-mix|make) [^`]+)`", prose):
@@ -150,7 +150,7 @@ def test_commands_in_the_text_exist(text):
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)
-def test_python_compiles_and_imports_what_exists(text):
+def test_python_blocks_import_existing_names(text):
     for block in blocks(text, "python", "py"):
         tree = ast.parse(block)
         for node in ast.walk(tree):
@@ -169,7 +169,7 @@ def test_python_compiles_and_imports_what_exists(text):
                     found = getattr(found, part)
 
 
-def test_recipes_named_in_the_text_exist():
+def test_named_recipes_exist():
     known = {*list_recipes()}
     files = {name.partition(":")[0] for name in known}
     folders = {name.partition("/")[0] for name in files if "/" in name}
@@ -179,7 +179,7 @@ def test_recipes_named_in_the_text_exist():
                 assert name in known | files or (ROOT / name).exists(), f"{name_of(text)}: {name}"
 
 
-def test_the_parts_of_ones_own_run():
+def test_extending_page_code_runs():
     text = ROOT / "docs/extending.md"
     made: dict = {}
     for block in blocks(text, "python"):
@@ -195,7 +195,7 @@ def test_the_parts_of_ones_own_run():
     assert task.width(1) == 1
 
 
-def test_dockerfile_installs_as_the_readme_says():
+def test_dockerfile_install_matches_readme():
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     (command,) = re.findall(r"`(pip install [^`]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
     runs = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
@@ -203,7 +203,7 @@ def test_dockerfile_installs_as_the_readme_says():
     assert (lines[-1].startswith(("CMD", "ENTRYPOINT"))) and any(line.startswith("USER ") for line in lines)
 
 
-def test_ruff_has_one_version_everywhere():
+def test_ruff_version_is_consistent():
     pinned = (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8")
     (version,) = re.findall(r"^ruff==(\S+)$", pinned, flags=re.MULTILINE)
     hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")

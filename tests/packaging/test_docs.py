@@ -1,4 +1,4 @@
-"""The documentation: no page is missing, links resolve, pictures are small, and the code on the mixers' pages runs."""
+"""Documentation: no page is missing, links resolve, pictures are small, and the code on the pages runs."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def test_every_mixer_has_a_page_and_is_listed():
     assert site == linked
 
 
-def test_columns_of_tables_have_headers():
+def test_table_columns_have_headers():
     rule = re.compile(r"^(\|.*\|)\n\|[-:| ]+\|$", re.MULTILINE)
     heads = [(text.name, head) for text in TEXTS for head in rule.findall(text.read_text(encoding="utf-8"))]
     assert len(heads) > 40
@@ -46,14 +46,14 @@ def test_columns_of_tables_have_headers():
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
-def test_commands_and_code_fit_the_page(text):
+def test_code_blocks_fit_page_width(text):
     """Lines have at most 86 characters. The copy button covers longer ones, and a 1280-pixel window cuts them off."""
     blocks = re.findall(r"^```(?:bash|sh|python)\n(.*?)^```", text.read_text(encoding="utf-8"), flags=re.S | re.M)
     assert not [line for block in blocks for line in block.splitlines() if len(line) > 86]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_shows_its_picture_and_says_when(page):
+def test_mixer_page_has_picture_code_and_when_section(page):
     text = page.read_text(encoding="utf-8")
     assert f"]({page.stem}.jpg)" in text and "**When:**" in text and "```python" in text
 
@@ -68,14 +68,14 @@ def test_pictures_are_small_and_made_by_a_script():
             assert image.format == "JPEG" and image.width > 300, picture
 
 
-def test_the_quickstart_ends_with_commands_that_fit_together():
+def test_quickstart_final_commands_are_consistent():
     shown = (ROOT / "scripts/quickstart.sh").read_text().rpartition("Your own photos")[2]
     config = dali_mix.load_config(re.findall(r"dali-mix train (\S+)", shown)[0])
     assert re.findall(r"dali-mix pack .* --out (\S+)", shown) == [config.train_set, config.val_set]
 
 
-def test_figures_of_the_readme_are_measured():
-    """Each ratio in the README is a rounded value from a file in docs/benchmarks, measured on the machine it names."""
+def test_readme_ratios_match_benchmark_files():
+    """Each ratio in the README is a rounded value from docs/benchmarks, measured on the machine named in the README."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \|$", text, flags=re.MULTILINE)
     measured = {}
@@ -101,7 +101,7 @@ README_ROWS = [
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
-def test_links_lead_somewhere(text):
+def test_links_resolve(text):
     links = re.findall(r"\]\(([^)\s]+)\)", text.read_text(encoding="utf-8"))
     for link in links:
         if not link.startswith(("http://", "https://", "#")):
@@ -109,7 +109,7 @@ def test_links_lead_somewhere(text):
 
 
 @pytest.mark.parametrize("page", [INDEX, *PAGES], ids=lambda page: page.stem)
-def test_the_code_runs(page):
+def test_mixer_page_code_runs(page):
     generator = torch.Generator().manual_seed(0)
     images_u8 = torch.randint(256, (8, 3, 24, 36), dtype=torch.uint8, generator=generator)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -139,7 +139,7 @@ def test_the_code_runs(page):
             assert not torch.equal(given[name][-8:], given["images"])
 
 
-def test_the_code_of_the_front_door_runs(tmp_path, monkeypatch):
+def test_python_page_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("train/cat/a", "train/cat/b", "train/dog/c", "train/dog/d", "tom"):
         path = tmp_path / "photos" / f"{name}.jpg"
@@ -162,7 +162,7 @@ def test_the_code_of_the_front_door_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
-def test_gallery_commands_are_understood(text):
+def test_gallery_commands_name_existing_mixers(text):
     written = text.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^ *(dali-mix gallery .*)$", written, flags=re.MULTILINE):
         args = parse(shlex.split(line, comments=True)[1:])
@@ -170,7 +170,7 @@ def test_gallery_commands_are_understood(text):
         assert {name.split(":")[0].lower() for name in named} <= {name.lower() for name in MIXERS}
 
 
-def test_every_key_of_a_recipe_is_documented_and_no_other():
+def test_documented_recipe_keys_match_schema():
     text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
     table = text.split("| key | meaning | default |", 1)[1].split("\n\n", 1)[0]
     cells = {row.split(" | ")[0]: row for row in table.splitlines() if row.startswith("| `")}

@@ -1,4 +1,4 @@
-"""`import dali_mix`: it offers the public names, loads nothing heavy, and its packages list what they offer."""
+"""`import dali_mix` provides the public names and loads no heavy modules, and its packages list their exports."""
 
 import ast
 import importlib
@@ -15,20 +15,20 @@ import pytest
 import dali_mix
 
 ROOT = Path(__file__).parents[2]
-ROOMS = [module.name for module in pkgutil.iter_modules(dali_mix.__path__) if module.ispkg] + ["pipelines", "tasks"]
+PACKAGES = [module.name for module in pkgutil.iter_modules(dali_mix.__path__) if module.ispkg] + ["pipelines", "tasks"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def test_one_import_offers_what_most_need():
+def test_package_exports_expected_names():
     assert {*dali_mix.__all__} == {
         "__version__", "Predictor", "Writer", "build_loader", "evaluate", "load_config", "pack", "train",
     }  # fmt: skip
 
 
-def test_type_checkers_see_every_lazy_name():
-    for room in ("dali_mix", "dali_mix.engine"):
-        module = importlib.import_module(room)
+def test_type_checking_imports_match_lazy_names():
+    for package in ("dali_mix", "dali_mix.engine"):
+        module = importlib.import_module(package)
         (block,) = (node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.If))
         assert ast.unparse(block.test) == "TYPE_CHECKING"
         shown = {}
@@ -36,7 +36,7 @@ def test_type_checkers_see_every_lazy_name():
             assert isinstance(node, ast.ImportFrom)
             shown |= {name.asname: (node.module, name.name) for name in node.names}
         assert shown.keys() == (
-            {*dir(module)} & {*module.__all__, *ROOMS} if room == "dali_mix" else {*module.__all__}
+            {*dir(module)} & {*module.__all__, *PACKAGES} if package == "dali_mix" else {*module.__all__}
         ) - {"__version__"}
         for name, (where, original) in shown.items():
             assert name == original
@@ -44,14 +44,14 @@ def test_type_checkers_see_every_lazy_name():
                 assert getattr(importlib.import_module(where), name) is getattr(module, name)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_lists_what_it_offers(room):
-    module = importlib.import_module(f"dali_mix.{room}")
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_exports_are_unique_and_documented(package):
+    module = importlib.import_module(f"dali_mix.{package}")
     assert module.__doc__ and sorted(set(module.__all__)) == sorted(module.__all__)
     for name in module.__all__:
-        offered = getattr(module, name)
-        if inspect.isclass(offered) or inspect.isfunction(offered):
-            written = vars(offered).get("__doc__") if inspect.isclass(offered) else offered.__doc__
+        exported = getattr(module, name)
+        if inspect.isclass(exported) or inspect.isfunction(exported):
+            written = vars(exported).get("__doc__") if inspect.isclass(exported) else exported.__doc__
             assert written and not written.startswith(f"{name}("), name  # not a dataclass's default docstring
 
 
@@ -63,40 +63,42 @@ def imported(source):
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from ((node.module, name.name) for name in node.names)
         elif isinstance(node, ast.Attribute):
-            room, _, name = ast.unparse(node).removeprefix("dali_mix.").partition(".")
-            if room in ROOMS and name.isidentifier() and ast.unparse(node).startswith("dali_mix."):
-                yield f"dali_mix.{room}", name
+            package, _, name = ast.unparse(node).removeprefix("dali_mix.").partition(".")
+            if package in PACKAGES and name.isidentifier() and ast.unparse(node).startswith("dali_mix."):
+                yield f"dali_mix.{package}", name
 
 
-def deeper_than_a_room(source):
-    """Return a text's imports that go deeper than the names in a package's `__all__`."""
+def private_imports(source):
+    """Return the imports in a source text of names that are not in the `__all__` of a public package."""
     found = []
     for module, name in imported(source):
         if module.split(".")[0] != "dali_mix":
             continue
-        room = module.removeprefix("dali_mix").removeprefix(".")
-        known = room in ("", "pipelines.steps", *ROOMS)
-        if not known or (name and name not in {*importlib.import_module(module).__all__, *(ROOMS if not room else ())}):
+        package = module.removeprefix("dali_mix").removeprefix(".")
+        known = package in ("", "pipelines.steps", *PACKAGES)
+        if not known or (
+            name and name not in {*importlib.import_module(module).__all__, *(PACKAGES if not package else ())}
+        ):
             found.append(f"{module} {name}")
     return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_docs_import_nothing_deeper_than_a_room(page):
+def test_docs_import_only_public_names(page):
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
-        assert deeper_than_a_room(block) == []
+        assert private_imports(block) == []
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_examples_import_nothing_deeper_than_a_room(example):
-    assert deeper_than_a_room(example.read_text(encoding="utf-8")) == []
+def test_examples_import_only_public_names(example):
+    assert private_imports(example.read_text(encoding="utf-8")) == []
 
 
-def test_the_rule_itself():
-    assert deeper_than_a_room("from dali_mix.engine.run import train") == ["dali_mix.engine.run train"]
-    assert deeper_than_a_room("import dali_mix\ndali_mix.mixers.base") == ["dali_mix.mixers base"]
-    assert deeper_than_a_room("from dali_mix.mixers import CutMix, masks") == ["dali_mix.mixers masks"]
-    assert deeper_than_a_room("from dali_mix import pipelines\nimport torch.nn\ndali_mix.train()") == []
+def test_private_imports_finds_private_names():
+    assert private_imports("from dali_mix.engine.run import train") == ["dali_mix.engine.run train"]
+    assert private_imports("import dali_mix\ndali_mix.mixers.base") == ["dali_mix.mixers base"]
+    assert private_imports("from dali_mix.mixers import CutMix, masks") == ["dali_mix.mixers masks"]
+    assert private_imports("from dali_mix import pipelines\nimport torch.nn\ndali_mix.train()") == []
 
 
 MIXING = """
@@ -134,7 +136,7 @@ MODULES = {
 }
 
 
-def test_mixers_need_torch_numpy_and_numba_alone():
+def test_mixers_need_only_torch_numpy_and_numba():
     required = runpy.run_path(str(ROOT / ".ci/floors.py"))["requirements"]((ROOT / "setup.py").read_text("utf-8"))
     names = {line.partition(">=")[0] for line in required}
     assert {"torch", "numpy", "numba", "kornia", "timm"} <= names
@@ -147,29 +149,29 @@ def test_mixers_need_torch_numpy_and_numba_alone():
     assert all(line.endswith(" True") for line in lines[:-1]), ended.stdout
 
 
-def test_the_version_is_in_one_place():
+def test_version_is_defined_once():
     text = (ROOT / "setup.py").read_text("utf-8")
     assert re.fullmatch(r"\d+\.\d+\.\d+", dali_mix.__version__) and f'"{dali_mix.__version__}"' not in text
     assert "_version.py" in text and importlib.import_module("dali_mix._version").__version__ is dali_mix.__version__
 
 
-def test_dir_shows_every_room():
+def test_dir_lists_packages_and_exports():
     shown = dir(dali_mix)
-    assert {*ROOMS, *dali_mix.__all__} <= {*shown}
+    assert {*PACKAGES, *dali_mix.__all__} <= {*shown}
     assert [name for name in shown if name.startswith("_") and not name.startswith("__")] == []
     for name in shown:
         assert getattr(dali_mix, name) is not None, name
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_are_attributes(room):
-    code = f"import dali_mix; print(dali_mix.{room}.__name__)"
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_are_attributes(package):
+    code = f"import dali_mix; print(dali_mix.{package}.__name__)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.stdout.strip() == f"dali_mix.{room}", ended.stderr
-    assert inspect.ismodule(importlib.import_module(f"dali_mix.{room}"))
+    assert ended.stdout.strip() == f"dali_mix.{package}", ended.stderr
+    assert inspect.ismodule(importlib.import_module(f"dali_mix.{package}"))
 
 
-def test_importing_and_listing_brings_nothing_heavy():
+def test_import_and_dir_load_no_heavy_modules():
     loaded = "[name for name in ('torch', 'numpy', 'nvidia.dali', 'timm') if name in sys.modules]"
     code = f"import dali_mix, sys; dir(dali_mix); print({loaded})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -177,6 +179,6 @@ def test_importing_and_listing_brings_nothing_heavy():
 
 
 @pytest.mark.parametrize("name", ["mixer", "buildloader", "Loader", "_ROOM"])
-def test_other_names_are_errors(name):
+def test_unknown_attributes_raise(name):
     with pytest.raises(AttributeError, match=f"module 'dali_mix' has no attribute '{name}'"):
         getattr(dali_mix, name)

@@ -1,4 +1,4 @@
-"""Both ways of installing put `pipelines/` under `dali_mix.pipelines` and leave no top-level module of that name."""
+"""Both ways of installing provide `pipelines/` as `dali_mix.pipelines` and no top-level module `pipelines`."""
 
 import os
 import runpy
@@ -33,7 +33,7 @@ def pip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the files that git tracks or would track, so building leaves nothing in the checkout."""
+    """Return a copy of the files that git tracks or would track. Builds then leave no files in the checkout."""
     copy = tmp_path_factory.mktemp("source")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -64,7 +64,7 @@ def test_editable_install_uses_the_checkout(source: Path, tmp_path: Path) -> Non
     assert pipelines == str(source.resolve() / "pipelines/__init__.py")
 
 
-def test_wheel_holds_every_module_and_installs(source: Path, tmp_path: Path) -> None:
+def test_wheel_contains_every_module_and_installs(source: Path, tmp_path: Path) -> None:
     pip("wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheels"), str(source))
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -83,7 +83,7 @@ def test_wheel_holds_every_module_and_installs(source: Path, tmp_path: Path) -> 
     assert pipelines == package.replace("__init__.py", "pipelines/__init__.py")
 
 
-def test_sdist_holds_what_the_tests_need_and_its_metadata(source: Path, tmp_path: Path) -> None:
+def test_sdist_contains_all_files_and_metadata(source: Path, tmp_path: Path) -> None:
     pip("install", "-q", "--target", str(tmp_path / "setuptools"), "setuptools")
     command = [sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "setuptools")}
@@ -116,18 +116,18 @@ def test_sdist_holds_what_the_tests_need_and_its_metadata(source: Path, tmp_path
         ("Collecting torch\n", ""),
     ],
 )
-def test_an_install_names_large_downloads(line: str, shown: str) -> None:
+def test_install_progress_names_large_downloads(line: str, shown: str) -> None:
     assert runpy.run_path(str(ROOT / "scripts/pip_install.py"))["progress"](line) == shown
 
 
-def test_a_failed_install_shows_what_pip_says_after_the_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_install_shows_pip_output_from_error_on(capsys: pytest.CaptureFixture[str]) -> None:
     script = runpy.run_path(str(ROOT / "scripts/pip_install.py"))
     said = ["Collecting torch", "ERROR: Cannot install a", "", "The conflict is caused by:", "    a needs b==2"]
     script["show"]([f"{line}\n" for line in said], 0)
     assert capsys.readouterr().out == "ERROR: Cannot install a\nThe conflict is caused by:\n    a needs b==2\n"
 
 
-def test_an_install_shows_that_it_is_alive(capsys: pytest.CaptureFixture[str]) -> None:
+def test_install_reports_disk_use_while_pip_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     script = runpy.run_path(str(ROOT / "scripts/pip_install.py"))
     script["show"].__globals__["QUIET_FOR"] = 0.01
 

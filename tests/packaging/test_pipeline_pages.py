@@ -1,4 +1,4 @@
-"""The pages on pipelines document exactly the existing options, with their defaults, and their code runs."""
+"""Pages on pipelines: they document exactly the existing options with their defaults, and their code runs."""
 
 import inspect
 import re
@@ -14,7 +14,7 @@ PAGES = sorted((DOCS / "pipelines").glob("*.md"))
 
 
 def rows(page):
-    """Return {option: text of its default} from the page's table."""
+    """Return a dict from option to the text of its default, from the page's table."""
     found = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (.+) \|$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert all(meaning.strip() for _, _, meaning in found)
     return {option: default for option, default, _ in found}
@@ -26,7 +26,7 @@ def test_every_pipeline_has_a_page_and_is_listed():
     assert set(re.findall(r"\]\(pipelines/(\w+)\.md\)", index)) == {*pipelines.BUILTIN}
 
 
-def test_the_code_of_the_index_runs():
+def test_index_code_runs():
     text = (DOCS / "pipelines.md").read_text(encoding="utf-8")
     made: dict = {}
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
@@ -39,7 +39,7 @@ def test_the_code_of_the_index_runs():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_option_with_its_default_and_no_other(page):
+def test_documented_options_and_defaults_match_code(page):
     known = inspect.signature(pipelines.get(page.stem)).parameters
     documented = rows(page)
     assert list(documented) == [name for name in known if name != "train"]
@@ -48,7 +48,7 @@ def test_every_option_with_its_default_and_no_other(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_options_named_in_the_text_exist(page):
+def test_options_in_text_exist(page):
     """Check `option=value` and `dict(type=…)` in the text, and each quoted value in the table."""
     text = page.read_text(encoding="utf-8")
     known = {*rows(page), "type", "pipeline", "train_pipeline", "pipeline_options"}
@@ -59,7 +59,7 @@ def test_options_named_in_the_text_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_its_code_runs_and_its_picture_is_small(page):
+def test_page_code_runs_and_picture_is_small(page):
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     made: dict = {}

@@ -1,4 +1,4 @@
-"""Every test that docs/reliability.md names for a promise exists."""
+"""The tests that docs/reliability.md names exist."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs/reliability.md"
 
 
-def test_every_test_named_exists():
+def test_named_tests_exist():
     """A bare `::test_name` in the page belongs to the last `folder/test_file.py` before it."""
     named = re.findall(r"`([\w/]*test_\w+\.py)?(?:::(test_\w+))?`", PAGE.read_text(encoding="utf-8"))
     missing, file, checked = [], "", 0

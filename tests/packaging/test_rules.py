@@ -1,4 +1,4 @@
-"""Rules for the code that ruff does not have."""
+"""Rules for the code that ruff cannot check."""
 
 import ast
 import runpy
@@ -10,12 +10,12 @@ import pytest
 from dali_mix.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("dali_mix", "pipelines", "tools", "benchmarks", "examples", "docs")
-SOURCES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+FOLDERS = ("dali_mix", "pipelines", "tools", "benchmarks", "examples", "docs")
+SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 
 
 def unsafe_loads(source):
-    """Return the lines that call torch.load, or anything with `weights_only`, without weights_only=True."""
+    """Return the lines with calls of torch.load, or calls with `weights_only`, that lack weights_only=True."""
     lines = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
@@ -26,7 +26,7 @@ def unsafe_loads(source):
     return lines
 
 
-def test_torch_never_unpickles():
+def test_torch_load_always_uses_weights_only():
     assert len(SOURCES) > 80
     found = [f"{path}:{line}" for path in SOURCES for line in unsafe_loads(path.read_text(encoding="utf-8"))]
     assert found == []
@@ -41,16 +41,16 @@ def test_torch_never_unpickles():
         ("torch.load(f, weights_only=True)\nopen(f)", []),
     ],
 )
-def test_the_rule_itself(source, lines):
+def test_unsafe_loads_finds_missing_weights_only(source, lines):
     assert unsafe_loads(source) == lines
 
 
 def unexplained_length(source):
-    """Return True if a file has more than 300 lines and its docstring does not say why."""
+    """Return True if a file has more than 300 lines and its docstring gives no reason."""
     return source.count("\n") > 300 and "\nMore than 300 lines: " not in (ast.get_docstring(ast.parse(source)) or "")
 
 
-def test_long_files_say_why():
+def test_long_files_give_a_reason():
     found = [str(path) for path in SOURCES if unexplained_length(path.read_text(encoding="utf-8"))]
     assert found == []
     reason = '"""A file.\n\nMore than 300 lines: a reason.\n"""\n'
@@ -75,8 +75,8 @@ def imported(source):
 def test_every_import_is_a_requirement():
     required = runpy.run_path(str(ROOT / ".ci/floors.py"))["requirements"]((ROOT / "setup.py").read_text("utf-8"))
     named = {line.partition(">=")[0] for line in required}
-    rooms = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("dali_mix", "pipelines")]
-    found = {module for path in rooms for module in imported(path.read_text(encoding="utf-8"))}
+    sources = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("dali_mix", "pipelines")]
+    found = {module for path in sources for module in imported(path.read_text(encoding="utf-8"))}
     others = found - set(sys.stdlib_module_names) - {"dali_mix"}
     assert len(others) > 10
     assert sorted(module for module in others if INSTALLED_BY.get(module, module) not in named) == []
@@ -96,7 +96,7 @@ def members(node):
 
 
 def compared_tasks(source):
-    """Return the lines that choose by a task's name: comparisons, `match`, and literal collections of task names only.
+    """Return the lines with comparisons of tasks, `match` on tasks, or literal collections of task names only.
 
     "multilabel" is also a type of model, so comparisons that mention a model do not count.
     """
@@ -140,7 +140,7 @@ def test_only_tasks_py_compares_tasks():
         'MIXED = frozenset(("classification", "multilabel"))',
     ],
 )
-def test_a_comparison_of_tasks_is_found(source):
+def test_compared_tasks_finds_comparisons(source):
     assert compared_tasks(source)
 
 
@@ -156,5 +156,5 @@ def test_a_comparison_of_tasks_is_found(source):
         "x, y = (), []",
     ],
 )
-def test_what_names_no_task_or_only_makes_one_passes(source):
+def test_compared_tasks_ignores_other_uses(source):
     assert compared_tasks(source) == []

@@ -1,4 +1,4 @@
-"""The hooks of the site (docs/site/hooks.py): problems that fail a build, and the targets of links."""
+"""Hooks of the site (docs/site/hooks.py): problems that fail a build, and rewritten links."""
 
 import importlib.util
 import re
@@ -51,7 +51,7 @@ def test_names_without_docstring_are_found(hooks, tmp_path):
         ("docs/mixers.md", "mixers.md", "[a](#here)", "[a](#here)"),
     ],
 )
-def test_links_are_those_of_the_site(hooks, source, page, link, there):
+def test_links_are_rewritten_for_site(hooks, source, page, link, there):
     assert hooks.LINK.sub(lambda found: hooks.relink(found, source, page), link) == there
 
 
@@ -74,13 +74,13 @@ def test_links_are_those_of_the_site(hooks, source, page, link, there):
         ("a.css", "@import url(//example.org/x.css);"),
     ],
 )
-def test_what_is_loaded_from_the_network_fails_the_build(hooks, tmp_path, name, text):
+def test_network_resources_fail_the_build(hooks, tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(PluginError, match="has to work offline"):
         hooks.on_post_build(_Config(tmp_path))
 
 
-def test_links_to_other_sites_are_fine(hooks, tmp_path):
+def test_external_links_are_allowed(hooks, tmp_path):
     page = (
         '<link rel="canonical" href="https://example.org/a.html"><a href="https://arxiv.org/abs/1905.04899">paper</a>'
     )
@@ -119,7 +119,7 @@ def test_every_public_name_is_on_an_api_page(hooks, tmp_path, monkeypatch):
                 assert f"::: {module}\n" in text and f"        - {name}\n" in text
 
 
-def test_a_new_name_of_dali_mix_needs_a_page(hooks, tmp_path, monkeypatch):
+def test_unlisted_public_name_fails_the_build(hooks, tmp_path, monkeypatch):
     monkeypatch.setattr(hooks, "COPY", tmp_path)
     hooks.on_startup()
     monkeypatch.setitem(hooks.FRONT_DOOR, "Load", [])

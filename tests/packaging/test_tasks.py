@@ -1,4 +1,4 @@
-"""Tasks are objects: a new one needs a class, an entry for it and one for its metrics, and no other change."""
+"""A custom task needs a class, an entry in TASKS and an entry in SCORES, and no other change."""
 
 import json
 from operator import methodcaller
@@ -78,13 +78,13 @@ def regression(tmp_path, monkeypatch):
     return RecordSet(tmp_path / "set")
 
 
-def test_a_task_of_ones_own_is_packed_and_read(regression):
+def test_custom_task_is_packed_and_read(regression):
     assert regression.info.task == "regression" and regression.info.label_width == 1
     assert regression.labels(np.array([3, 1])).tolist() == [1.5, 0.5]
     assert np.isnan(regression.table["label"]).all()
 
 
-def test_a_task_of_ones_own_is_loaded(regression):
+def test_custom_task_is_loaded(regression):
     loader = build_loader("imagenet", regression, batch_size=2, train=False, device="cpu")
     try:
         assert [batch.targets.tolist() for batch in loader] == [[0.0, 0.5], [1.0, 1.5]]
@@ -92,12 +92,12 @@ def test_a_task_of_ones_own_is_loaded(regression):
         loader.close()
 
 
-def test_a_task_of_ones_own_is_verified_and_summarized(regression):
+def test_custom_task_is_verified_and_summarized(regression):
     assert list(verify_set(regression.prefix)) == []
     assert "records_a_class" not in summarize(regression)
 
 
-def test_a_task_of_ones_own_is_inspected(regression, capsys):
+def test_custom_task_is_inspected(regression, capsys):
     assert main(["inspect", str(regression.prefix)]) == 0
     assert "regression" in capsys.readouterr().out
     assert main(["inspect", str(regression.prefix), "--record", "3"]) == 0
@@ -106,7 +106,7 @@ def test_a_task_of_ones_own_is_inspected(regression, capsys):
     assert "4 records, 1 classes, regression; a batch (4, 3, 224, 224) with 4 values" in capsys.readouterr().out
 
 
-def test_a_task_of_ones_own_is_trained_evaluated_and_predicted(tmp_path, regression, capsys):
+def test_custom_task_is_trained_evaluated_and_predicted(tmp_path, regression, capsys):
     (tmp_path / "recipe.py").write_text(f"""
 train_set = val_set = {str(regression.prefix)!r}
 pipeline = dict(type="imagenet", image_size=32)
@@ -133,16 +133,16 @@ batch_size, epochs, device, visualizer = 2, 2, "cpu", []
     assert predicted["task"] == "regression" and predicted["images"][0]["prediction"] == ["value"]
 
 
-def test_mixers_refuse_targets_that_are_not_theirs(tmp_path, regression, capsys):
+def test_gallery_refuses_set_of_custom_task(tmp_path, regression, capsys):
     assert main(["gallery", str(regression.prefix), "--mixers", "cutmix", "--out", str(tmp_path / "a.png")]) == 1
     assert "is a regression set: mixers take class indices or multi-hot labels" in capsys.readouterr().err
 
 
-def test_a_label_that_the_task_refuses_is_not_packed(tmp_path, regression):
+def test_invalid_label_of_custom_task_is_not_packed(tmp_path, regression):
     with pytest.raises(ValueError, match="sample 0: a regression label is one finite float"):
         write_set(tmp_path / "wrong", [(encoded("JPEG"), [1.0, 2.0])], task="regression", classes=["value"])
 
 
-def test_an_unknown_task_is_named_with_the_nearest():
+def test_unknown_task_error_suggests_nearest():
     with pytest.raises(ValueError, match=r"task 'multilable' is not one of .* \(did you mean multilabel\?\)"):
         tasks.get("multilable")

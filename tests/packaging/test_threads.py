@@ -1,4 +1,4 @@
-"""Before torch is loaded, the command line sets how long torch's idle threads spin."""
+"""The command line sets how long torch's idle threads spin, before torch is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ print(os.environ.get("GOMP_SPINCOUNT"), file=sys.stderr)
 @pytest.mark.parametrize(
     ("own", "count"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
-def test_a_user_s_own_setting_stays(own: dict[str, str], count: str) -> None:
+def test_spin_count_is_set_unless_user_chose(own: dict[str, str], count: str) -> None:
     plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     command = [sys.executable, "-c", CODE]
     done = subprocess.run(command, env=plain | own, capture_output=True, text=True, timeout=120, check=False)

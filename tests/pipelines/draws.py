@@ -1,4 +1,4 @@
-"""A helper that returns the draws of a pipeline's steps."""
+"""Draws of a pipeline's steps by class name."""
 
 from __future__ import annotations
 

@@ -23,18 +23,18 @@ def boxes_in(size, count, seed):
     return np.concatenate([low, high], axis=1) * np.tile(size[::-1], 2)
 
 
-def own(draws, index):
+def draws_at(draws, index):
     return {name: values[index] for name, values in draws.items()}
 
 
 def through_v2(function, boxes, size, *args, **options):
-    """Apply one of torchvision's functionals to the boxes of an image of `size`."""
+    """Apply a functional of torchvision to the boxes of an image of `size`."""
     made = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=tuple(size.tolist()))
     return function(made, *args, **options).numpy()
 
 
 @pytest.mark.parametrize(("shorter", "longest"), [(600, 1000), ((480, 512, 800), 1333), (800, 800)])
-def test_shorter_side_draws_torchvisions_sizes(shorter, longest):
+def test_shorter_side_draws_expected_sizes(shorter, longest):
     step = ShorterSide(shorter, longest)
     drawn = step.draw(SIZES, randoms())["size"]
     choices = np.atleast_1d(shorter)
@@ -51,17 +51,17 @@ def test_shorter_side_draws_torchvisions_sizes(shorter, longest):
 
 
 @pytest.mark.parametrize("index", range(0, 40, 3))
-def test_resized_and_flipped_boxes_are_torchvisions(index):
+def test_resized_and_flipped_boxes_match_torchvision(index):
     size, boxes = SIZES[index], boxes_in(SIZES[index], 9, index)
     step = ShorterSide((300, 500), 640)
-    draws = own(step.draw(SIZES, randoms()), index)
+    draws = draws_at(step.draw(SIZES, randoms()), index)
     wanted = through_v2(v2.functional.resize, boxes, size, draws["size"].tolist())
     np.testing.assert_allclose(step.map_boxes(boxes, size, draws), wanted, atol=0.01)
     wanted = through_v2(v2.functional.horizontal_flip, boxes, size)
     np.testing.assert_allclose(Flip(1.0).map_boxes(boxes, size, {"mirror": 1}), wanted, atol=1e-9)
 
 
-def test_zoom_out_places_the_image_and_its_boxes():
+def test_zoom_out_moves_boxes_with_image():
     step = ZoomOut(0.5, (0.5, 0.5, 0.5), (1.0, 4.0))
     draws = step.draw(SIZES, randoms())
     grown = (draws["shape"] != SIZES).any(axis=1)
@@ -70,25 +70,25 @@ def test_zoom_out_places_the_image_and_its_boxes():
     factor = (draws["shape"] / SIZES)[grown]
     assert 1.0 <= factor.min() < 1.2 and 3.8 < factor.max() <= 4.0
     for index in np.flatnonzero(grown)[:20].tolist():
-        boxes, drawn = boxes_in(SIZES[index], 5, index), own(draws, index)
+        boxes, drawn = boxes_in(SIZES[index], 5, index), draws_at(draws, index)
         top, left = -drawn["anchor"]
         bottom, right = drawn["shape"] - SIZES[index] - [top, left]
         wanted = through_v2(v2.functional.pad, boxes, SIZES[index], [int(x) for x in (left, top, right, bottom)])
         np.testing.assert_allclose(step.map_boxes(boxes, SIZES[index], drawn), wanted, atol=1e-9)
 
 
-def test_zoom_out_does_not_bring_back_what_a_crop_cut_off():
+def test_zoom_out_clips_boxes_to_cropped_image():
     draws = {"shape": np.array([60, 80]), "anchor": np.array([-7, -3])}
     found = ZoomOut(1.0, (0, 0, 0)).map_boxes(np.array([[-10.0, -5, 30, 70]]), np.array([40, 50]), draws)
     assert found.tolist() == [[3, 7, 33, 47]]
 
 
-def test_zoom_out_keeps_to_the_largest_side():
+def test_zoom_out_respects_largest_side():
     drawn = ZoomOut(1.0, (0, 0, 0)).draw(np.array([[3000, 4000], [9000, 20]], np.int32), randoms(2))
     assert drawn["shape"].max() <= 9000 and (drawn["shape"] >= [[3000, 4000], [9000, 20]]).all()
 
 
-def test_iou_crops_keep_an_object():
+def test_iou_crop_keeps_an_object():
     step = IoUCrop(1.0)
     boxes = [boxes_in(size, 1 + index % 6, index) for index, size in enumerate(SIZES)]
     draws = step.draw_from_boxes(SIZES, boxes, randoms())
@@ -110,7 +110,7 @@ def test_iou_crops_keep_an_object():
         overlaps = box_iou(torch.from_numpy(np.array(kept)), torch.from_numpy(window[None].astype(float)))
         least.append(float(overlaps.max()))
         found = np.clip(
-            step.map_boxes(boxes[index], SIZES[index], own(draws, index)), 0, [width, height, width, height]
+            step.map_boxes(boxes[index], SIZES[index], draws_at(draws, index)), 0, [width, height, width, height]
         )
         found = found[(found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])]
         np.testing.assert_allclose(found, wanted, atol=1e-9)
@@ -118,7 +118,7 @@ def test_iou_crops_keep_an_object():
 
 
 @pytest.mark.parametrize("size", [(300, 400), (200, 600), (600, 200)])
-def test_iou_crops_are_distributed_as_torchvisions(size):
+def test_iou_crop_distribution_matches_torchvision(size):
     """Compare the share of cut images and the areas and aspect ratios of windows for one object near the centre."""
     count, sizes = 4000, np.array([size], np.int32)
     box = np.array([[0.3, 0.27, 0.65, 0.77]]) * np.tile(size[::-1], 2)
@@ -142,7 +142,7 @@ def test_iou_crops_are_distributed_as_torchvisions(size):
 
 
 @pytest.mark.parametrize("boxes", [np.empty((0, 4)), np.array([[-5.0, -5.0, 0.0, 0.0]])], ids=["none", "outside"])
-def test_nothing_is_cut_without_an_object(boxes):
+def test_iou_crop_without_objects_keeps_image(boxes):
     drawn = IoUCrop(1.0).draw_from_boxes(SIZES, [boxes] * len(SIZES), randoms())
     assert np.array_equal(drawn["shape"], SIZES) and not drawn["anchor"].any()
 
@@ -158,6 +158,6 @@ def test_nothing_is_cut_without_an_object(boxes):
         (lambda: IoUCrop(0.5, (0.0, 1.0)), "iou_crop scale="),
     ],
 )
-def test_wrong_options(make, message):
+def test_invalid_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -34,7 +34,7 @@ def naive(pixels, anchor, mirror, mean, std, padding):
     return out
 
 
-def test_every_pixel_against_the_naive_loop(rectangles):
+def test_training_pixels_match_naive_loop(rectangles):
     prefix, pictures = rectangles
     mean, std = STATISTICS["cifar100"]
     options = {"image_size": (32, 24), "padding": 5, "mean": mean, "std": std}
@@ -83,7 +83,7 @@ def triangle(line, size):
 
 
 @pytest.mark.parametrize("size", [(16, 10), (20, 31)])
-def test_other_sizes_are_resized_when_decoded(rectangles, size):
+def test_other_sizes_are_resized_with_triangle_filter(rectangles, size):
     prefix, pictures = rectangles
     options = {"image_size": size, "padding": 3}
     one = build_loader(
@@ -101,7 +101,7 @@ def test_other_sizes_are_resized_when_decoded(rectangles, size):
         assert abs(image - expected).max() < 0.51 / 255 / min(std)
 
 
-def test_torch_and_numpy_cut_the_same_windows():
+def test_torch_and_numpy_gather_agree():
     random = np.random.default_rng(0)
     cache = random.integers(0, 256, (6, 3, 14, 11), dtype=np.uint8)
     ids, anchor, mirror = random.integers(0, 6, 30), random.integers(0, 4, (30, 2)), random.random(30) < 0.5
@@ -112,7 +112,7 @@ def test_torch_and_numpy_cut_the_same_windows():
 
 
 @pytest.mark.gpu
-def test_the_gpu_gives_the_same_pixels(rectangles):
+def test_gpu_pixels_equal_cpu(rectangles):
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     prefix, _ = rectangles
@@ -139,12 +139,12 @@ def test_the_gpu_gives_the_same_pixels(rectangles):
         ("std", (1, 1, 0)),
     ],
 )
-def test_options_are_validated(option, value):
+def test_invalid_options_are_refused(option, value):
     with pytest.raises(ValueError, match=option):
         Cifar(train=True, **{option: value})
 
 
-def test_a_set_that_does_not_fit_into_memory_is_refused(rectangles, monkeypatch):
+def test_set_larger_than_memory_is_refused(rectangles, monkeypatch):
     monkeypatch.setattr("dali_mix.loading.cached.available_memory", lambda: 2 * 4096)
     with pytest.raises(ValueError, match=r"20 images of 32×24 take .* 'cifar' is for small sets; use 'imagenet'"):
         list(
@@ -159,7 +159,7 @@ def test_a_set_that_does_not_fit_into_memory_is_refused(rectangles, monkeypatch)
         )
 
 
-def test_memory_that_caches_files_counts_as_available():
+def test_available_memory_includes_file_cache():
     figures = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     kilobytes = {name: int(figures[name].split()[0]) for name in ("MemTotal", "MemFree", "MemAvailable")}
     found = available_memory()
@@ -167,7 +167,7 @@ def test_memory_that_caches_files_counts_as_available():
     assert abs(found - (kilobytes["MemAvailable"] << 10)) < 1 << 30
 
 
-def test_one_draw_serves_many_steps_and_none_is_lost_at_an_epochs_end(rectangles, monkeypatch):
+def test_draws_are_made_once_per_epoch(rectangles, monkeypatch):
     drawn = []
     draw = Cifar.draw
     monkeypatch.setattr(Cifar, "draw", lambda self, rows, random: drawn.append(len(rows)) or draw(self, rows, random))

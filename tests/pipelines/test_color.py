@@ -21,7 +21,7 @@ def naive(pixels, values, order, lighting):
     return pixels + 255 * PCA_VECTORS @ (lighting * PCA_VALUES)
 
 
-def test_the_affine_map_equals_the_chain_in_the_order_drawn():
+def test_affine_map_equals_sequential_jitter():
     ids, strengths = np.arange(40), np.array([0.4, 0.5, 0.6, 0.2])
     drawn = Color(tuple(strengths), 0.1).draw(np.zeros((40, 2)), SampleRandom(1, 2, ids))
     random = SampleRandom(1, 2, ids)
@@ -38,7 +38,7 @@ def test_the_affine_map_equals_the_chain_in_the_order_drawn():
     assert len(orders) > 12
 
 
-def test_no_strength_changes_nothing():
+def test_zero_strength_is_identity():
     drawn = Color(None, 0.0).draw(np.zeros((3, 2)), SampleRandom(0, 0, np.arange(3)))
     assert np.allclose(drawn["matrix"], np.eye(3), atol=1e-6)
     assert np.allclose(drawn["mean"], 0, atol=1e-6) and not drawn["offset"].any()
@@ -46,7 +46,7 @@ def test_no_strength_changes_nothing():
 
 
 @pytest.mark.parametrize("jitter", [-1, (0.4, 0.4), (0.4, 0.4, 0.4, 0.6), (0.1, 0.1, 0.1, "x")])
-def test_strengths_are_validated(jitter):
+def test_invalid_strengths_are_refused(jitter):
     with pytest.raises(ValueError, match="color_jitter"):
         Color(jitter, 0.0)
     with pytest.raises(ValueError, match="pca_lighting"):

@@ -1,4 +1,4 @@
-"""The detection pipeline: pixels and boxes do not depend on the batch; padding; comparison with DALI's operators."""
+"""Detection pipeline: independence of the batch, padding, and comparison with DALI's operators."""
 
 import io
 
@@ -21,7 +21,7 @@ EVERYTHING = {"zoom_out": 0.5, "iou_crop": 0.7, "photometric": 0.5}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Write smooth pictures of various aspect ratios with one to five boxes; the fourth has none."""
+    """Write smooth pictures of various aspect ratios with one to five boxes. The fourth picture has none."""
     random, samples = np.random.default_rng(1), []
     for index in range(23):
         height, width = random.integers(30, 200, 2)
@@ -49,7 +49,7 @@ def batches(records, *, train=True, batch_size=4, epoch=0, **options):
 
 
 def by_id(made):
-    """Return record → (valid pixels, padding, target)."""
+    """Return a dict from record to (valid pixels, padding, target)."""
     found = {}
     for images, targets, ids in made:
         for image, target, number in zip(images.numpy(), targets, ids.tolist(), strict=True):
@@ -62,7 +62,7 @@ def by_id(made):
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("fuse", [True, False])
-def test_a_record_is_the_same_in_any_batch(photos, train, fuse):
+def test_records_do_not_depend_on_batch(photos, train, fuse):
     options = {"fuse": fuse, **(EVERYTHING if train else {})}
     alone, many = (by_id(batches(photos, train=train, batch_size=size, **options)) for size in (1, 7))
     assert alone.keys() == many.keys() == set(range(len(photos)))
@@ -70,22 +70,22 @@ def test_a_record_is_the_same_in_any_batch(photos, train, fuse):
         np.testing.assert_array_equal(many[number][0], pixels)
         for name in ("boxes", "labels", "difficult"):
             assert many[number][2][name].equal(target[name])
-        assert not many[number][1].any(), "the padding is not 0"
+        assert not many[number][1].any(), "the padding is not zero"
         assert many[number][2]["original"] == tuple(photos.table[number][["height", "width"]].tolist())
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_the_fused_operator_agrees_with_the_stock_graph(photos, train):
+def test_fused_operator_matches_stock_graph(photos, train):
     assert fused.available()
     ours, stock = (by_id(batches(photos, train=train, batch_size=5, fuse=fuse)) for fuse in (True, False))
     for number, (pixels, _, _) in ours.items():
         assert np.abs(pixels - stock[number][0]).max() * 255 < 1.01  # values near .5 may round differently
         assert not stock[number][1].any()
     assert any(padding.size for _, padding, _ in ours.values())
-    assert any((pixels != stock[number][0]).any() for number, (pixels, _, _) in ours.items()), "the same operators"
+    assert any((pixels != stock[number][0]).any() for number, (pixels, _, _) in ours.items()), "same operators"
 
 
-def test_evaluation_pixels_and_boxes(photos):
+def test_evaluation_pixels_and_boxes_match_reference(photos):
     encoded = photos.encoded
     for number, (pixels, _, target) in by_id(batches(photos, train=False)).items():
         height, width = target["original"]
@@ -103,8 +103,8 @@ def test_evaluation_pixels_and_boxes(photos):
 
 @pytest.mark.parametrize("options", [{}, {"zoom_out": 1.0}, {"iou_crop": 1.0}, EVERYTHING], ids=str)
 @pytest.mark.parametrize("fuse", [True, False])
-def test_boxes_lie_on_what_they_frame(tmp_path, options, fuse):
-    """The boxes of white rectangles on black match the pixels in the batches; zoom-out also fills with black."""
+def test_boxes_stay_on_their_objects(tmp_path, options, fuse):
+    """The boxes of white rectangles on black match the pixels in the batches. Zoom-out also fills with black."""
     boxed_set(tmp_path / "set", 40, 260)
     checked = 0
     for epoch in (0, 1):
@@ -118,7 +118,7 @@ def test_boxes_lie_on_what_they_frame(tmp_path, options, fuse):
     assert checked > 55
 
 
-def test_batches_for_training_have_one_orientation(photos):
+def test_training_batches_have_one_orientation(photos):
     taller = photos.table["height"] > photos.table["width"]
     for train in (True, False):
         mixed = [len(set(taller[ids.numpy()].tolist())) > 1 for _, _, ids in batches(photos, train=train)]
@@ -126,13 +126,13 @@ def test_batches_for_training_have_one_orientation(photos):
         assert train or any(mixed)
 
 
-def test_the_canvas_is_the_least_multiple_of_32(photos):
+def test_canvas_is_smallest_multiple_of_32(photos):
     for images, targets, _ in batches(photos, **EVERYTHING):
         largest = np.array([target["size"] for target in targets]).max(axis=0)
         assert tuple(images.shape[2:]) == tuple((-(-largest // 32) * 32).tolist())
 
 
-def test_lost_boxes_are_counted(photos):
+def test_dropped_boxes_are_counted(photos):
     loader = build_loader(
         "detection", photos, batch_size=4, train=True, device="cpu", pipeline_options={**SMALL, "iou_crop": 1.0}
     )
@@ -141,7 +141,7 @@ def test_lost_boxes_are_counted(photos):
     assert loader.dropped_boxes == total - seen > 0
 
 
-def test_photometric_distortion_is_as_large_as_torchvisions():
+def test_photometric_distortion_spread_matches_torchvision():
     """Check the mean of the levels of a flat image, and compare their spread with torchvision's.
 
     The colour is chosen to need no clipping, because torchvision clips between the changes.
@@ -161,7 +161,7 @@ def test_photometric_distortion_is_as_large_as_torchvisions():
     assert out.std() == pytest.approx(theirs.std(), rel=0.1)
 
 
-def test_a_set_without_boxes_keeps_its_labels(tmp_path):
+def test_set_without_boxes_keeps_labels(tmp_path):
     samples = [(encode(picture(40 + index, 60, index)), index % 2) for index in range(6)]
     write_set(tmp_path / "set", samples, classes="ab")
     made = batches(tmp_path / "set", batch_size=3, iou_crop=1.0)
@@ -169,7 +169,7 @@ def test_a_set_without_boxes_keeps_its_labels(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"shorter": 5}, {"shorter": 700, "longest": 500}, {"flip": 2}, {"zoom_out": -1}])
-def test_wrong_options(options):
+def test_invalid_options_are_refused(options):
     (name,) = options.keys() - {"shorter"} or {"shorter"}
     with pytest.raises(ValueError, match=f"{name}="):
         build("detection", True, options)

@@ -1,4 +1,4 @@
-"""The fused end of a graph, compared with a matrix product in float64 and with DALI's operators."""
+"""Fused ending of a graph compared with a matrix product in float64 and with DALI's operators."""
 
 import os
 import subprocess
@@ -93,7 +93,7 @@ def floats_at(size: tuple[int, int], offset: int) -> np.ndarray:
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize(("shape", "size"), SIZES)
-def test_kernel_is_the_matrix_product(shape, size, antialias):
+def test_kernel_matches_matrix_product(shape, size, antialias):
     image = noise(shape)
     expected = resized(image, size, antialias)
     for flip in (False, True):
@@ -108,13 +108,13 @@ def test_kernel_is_the_matrix_product(shape, size, antialias):
     antialias=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_kernel_on_any_size(shape, size, antialias, seed):
+def test_kernel_matches_matrix_product_at_any_size(shape, size, antialias, seed):
     image = noise(shape, seed)
     error = run_kernel(image, size, True, antialias) - resized(image, size, antialias)[:, :, ::-1]
     assert np.abs(error).max() < 0.53
 
 
-def test_kernel_rounds_to_the_nearest_level():
+def test_kernel_rounds_to_nearest_level():
     """Nearly all errors are at most half a level, and they are unbiased."""
     image = np.random.default_rng(1).integers(0, 256, (301, 277, 3), dtype=np.uint8)
     error = run_kernel(image, (224, 224), False, True) - resized(image, (224, 224), True)
@@ -123,7 +123,7 @@ def test_kernel_rounds_to_the_nearest_level():
 
 @pytest.mark.parametrize("crop", [(40, 71, 0, 0), (40, 71, 8, 24), (40, 71, 3, 11), (32, 47, 0, 0), (150, 90, 77, 41)])
 @pytest.mark.parametrize("shape", [(90, 161), (31, 45), (7, 300)])
-def test_kernel_cuts_out_of_the_matrix_product(shape, crop):
+def test_cropped_kernel_matches_matrix_product(shape, crop):
     image, (tall, wide, top, left) = noise(shape), crop
     expected = resized(image, (tall, wide), True)[:, top : top + 32, left : left + 47]
     assert np.abs(run_kernel(image, (32, 47), False, True, crop) - expected).max() < 0.53
@@ -163,20 +163,20 @@ def test_flat_image_stays_exactly_flat(level):
 
 
 CPUS = {
-    "this one": {},
-    "one without FMA and AVX": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    "native": {},
+    "without FMA and AVX": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
 }
 
 
-def test_any_cpu_gives_the_same_bits(tmp_path):
-    """Code that numba compiles for a CPU with fewer instructions gives the same bits; its cache separates CPU types."""
+def test_all_cpus_give_identical_bits(tmp_path):
+    """Code that numba compiles for a CPU with fewer instructions gives the same bits. Its cache separates CPU types."""
     code = (
         "import hashlib, numpy as np\n"
         "from dali_mix.pipelines.kernels import resample\n"
         "rng, found = np.random.default_rng(0), hashlib.sha256()\n"
         "for number in range(40):\n"
         "    height, width, tall, wide = rng.integers(1, 400, 4)\n"
-        "    wide = (wide + 15) // 16 * 16 if number % 2 else wide  # rows that may go past the caches\n"
+        "    wide = (wide + 15) // 16 * 16 if number % 2 else wide  # rows whose writes may bypass the caches\n"
         "    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)\n"
         "    for kind in (np.uint8, np.float32):\n"
         "        memory = np.empty(3 * tall * wide + 64, kind)\n"
@@ -225,14 +225,14 @@ def ending(step, draws, image, mirror=None):
     ],
 )
 @pytest.mark.parametrize("of_known_size", [True, False])
-def test_endings_are_recognised(steps, device, takes, of_known_size):
+def test_fusable_endings_are_recognized(steps, device, takes, of_known_size):
     found = fused.ending([(step, {}) for step in steps], device, of_known_size)
     assert found == ((1, {"antialias": steps[-1].antialias}) if takes else (0, {}))
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [(48, 64), (33, 31)])
-def test_graph_agrees_with_dalis_operators(size, antialias):
+def test_graph_matches_dali_operators(size, antialias):
     """Both agree except for rounding near .5; every sample has its own size and flip."""
     images, flips = images_of_sizes(24), np.arange(24, dtype=np.int32) % 2
 
@@ -262,8 +262,8 @@ def assert_near(ours: np.ndarray, stock: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("target", [(48, 64), (36, 33), (33, 31)])  # the last needs no cut along one axis
-def test_centre_crops_agree_with_dalis_operators(target, antialias):
+@pytest.mark.parametrize("target", [(48, 64), (36, 33), (33, 31)])  # the last needs no crop along one axis
+def test_centre_crop_matches_dali_operators(target, antialias):
     images, size = images_of_sizes(40), (33, 31)
     steps = [CentreCrop(size, 1.0, "linear", "linear", antialias, fuse) for fuse in (True, False)]
     for step in steps:
@@ -284,7 +284,7 @@ def test_centre_crops_agree_with_dalis_operators(target, antialias):
     assert_near(ours, stock)
 
 
-def test_without_compiling_the_stock_operators_are_used():
+def test_fused_is_unavailable_without_compilation():
     code = (
         "import sys\n"
         "from dali_mix.pipelines.kernels import fused\n"
@@ -296,7 +296,7 @@ def test_without_compiling_the_stock_operators_are_used():
     assert result.stdout.split() == ["False", "False"]
 
 
-def test_compiles_where_nothing_can_be_cached(monkeypatch):
+def test_compiles_without_writable_cache(monkeypatch):
     """numba raises RuntimeError if neither the folder of the file nor the user's cache folder is writable."""
     compiled = []
 
@@ -310,7 +310,7 @@ def test_compiles_where_nothing_can_be_cached(monkeypatch):
     assert compiled == [(resample.RUN_SIGNATURE, len)]
 
 
-def test_available_here_but_not_with_another_plugin(monkeypatch):
+def test_unavailable_if_plugin_signature_differs(monkeypatch):
     from nvidia.dali.plugin import numba as plugin
 
     assert fused.available()

@@ -13,7 +13,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 def naive_window(u, height, width, scale, ratio):
-    """Return the window (top, left, height, width) of one record from its draws `u`, computed with the usual loop."""
+    """Return the window (top, left, height, width) of one record from its draws `u`, computed with a loop."""
     for i in range(10):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * u[i])
         aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[10 + i])
@@ -29,7 +29,7 @@ def naive_window(u, height, width, scale, ratio):
 
 
 @pytest.mark.parametrize(("scale", "ratio"), [(SCALE, RATIO), ((0.9, 1.0), (0.2, 0.3)), ((0.5, 0.6), (1.0, 1.0))])
-def test_windows_equal_the_naive_loop(scale, ratio):
+def test_random_resized_crop_matches_naive_loop(scale, ratio):
     sizes = np.random.default_rng(0).integers(1, 600, (500, 2))
     ids = np.arange(500)
     drawn = RandomResizedCrop(scale, ratio).draw(sizes, SampleRandom(1, 2, ids))
@@ -40,14 +40,14 @@ def test_windows_equal_the_naive_loop(scale, ratio):
     assert (anchor >= 0).all() and (shape >= 1).all() and (anchor + shape <= sizes).all()
 
 
-def test_no_fit_takes_the_largest_centred_window():
+def test_random_resized_crop_falls_back_to_centred_window():
     sizes = np.array([[1, 1], [300, 10], [1000, 100], [50, 5000]])
     drawn = RandomResizedCrop((0.99, 1.0), RATIO).draw(sizes, SampleRandom(0, 0, np.arange(4)))
     assert drawn["shape"].tolist() == [[1, 1], [13, 10], [133, 100], [50, 67]]
     assert drawn["anchor"].tolist() == [[0, 0], [143, 0], [433, 0], [0, 2466]]
 
 
-def test_windows_are_distributed_as_torchvisions():
+def test_random_resized_crop_distribution_matches_torchvision():
     count, height, width = 3000, 300, 401
     image = torch.empty(3, height, width)
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def test_windows_are_distributed_as_torchvisions():
 
 
 @pytest.mark.parametrize("side", [32, 224])
-def test_evaluation_sizes_and_places_are_torchvisions(side):
+def test_centre_crop_matches_torchvision(side):
     sizes = np.random.default_rng(1).integers(8, 500, (60, 2))
     drawn = CentreCrop((side, side), side * 8 // 7 / side).draw(sizes, SampleRandom(0, 0, np.arange(60)))
     resized = drawn["size"]
@@ -74,12 +74,12 @@ def test_evaluation_sizes_and_places_are_torchvisions(side):
         assert v2.functional.center_crop(numbered, [side, side])[0, 0, 0] == top * width + left
 
 
-def test_a_target_that_is_not_square_is_just_covered():
+def test_centre_crop_covers_non_square_target():
     drawn = CentreCrop((64, 96), 1.0).draw(np.array([[100, 50], [50, 100], [64, 96]]), SampleRandom(0, 0, np.arange(3)))
     assert drawn["size"].tolist() == [[192, 96], [64, 128], [64, 96]]
 
 
-def test_multi_scale_windows_as_published():
+def test_multi_scale_crop_draws_published_windows():
     count = 100_000
     drawn = MultiScaleCrop().draw(np.tile([512, 1024], (count, 1)), SampleRandom(2, 0, np.arange(count)))
     anchor, shape = drawn["anchor"], drawn["shape"]
@@ -105,7 +105,7 @@ def test_multi_scale_windows_as_published():
     assert sum((found - expected) ** 2 / expected for found in places.values()) < 32.9  # 12 degrees of freedom
 
 
-def test_tiny_pictures_keep_a_pixel():
+def test_multi_scale_crop_keeps_a_pixel_of_tiny_images():
     sizes = np.array([[1, 1], [1, 5], [2, 2], [3, 1]])
     for epoch in range(20):
         drawn = MultiScaleCrop().draw(sizes, SampleRandom(0, epoch, np.arange(4)))

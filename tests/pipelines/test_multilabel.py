@@ -1,4 +1,4 @@
-"""The multilabel pipeline: windows, cutout and normalization compared with PIL and loops; boxes; wrong options."""
+"""Multilabel pipeline: windows, cutout and normalization compared with PIL and loops; boxes; invalid options."""
 
 import io
 
@@ -57,7 +57,7 @@ def resized(part, anchor, shape, mirror):
 
 
 @pytest.mark.parametrize("crop", ["random-resized", "multi-scale", "none"])
-def test_training_pixels(photos, crop):
+def test_training_pixels_match_pil(photos, crop):
     records, parts, _ = photos
     for epoch in range(2):
         images, draws = run(records, train=True, epoch=epoch, crop=crop), drawn(records, epoch, crop=crop)
@@ -71,7 +71,7 @@ def test_training_pixels(photos, crop):
                 assert anchor.tolist() == [0, 0] and shape.tolist() == list(part.shape[:2])
 
 
-def test_evaluation_shows_the_whole_picture(photos):
+def test_evaluation_resizes_complete_image(photos):
     records, parts, labels = photos
     images = run(records, train=False, cutout=0.5, auto_augment="randaugment", crop="multi-scale")
     for i, part in enumerate(parts):
@@ -90,7 +90,7 @@ def test_evaluation_shows_the_whole_picture(photos):
         ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     ],
 )
-def test_normalizations(photos, name, mean, std):
+def test_normalization_presets_use_their_statistics(photos, name, mean, std):
     records = photos[0]
     plain, normalized = run(records, train=False), run(records, train=False, normalization=name)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
@@ -98,7 +98,7 @@ def test_normalizations(photos, name, mean, std):
         np.testing.assert_allclose(normalized[i], (pixels - mean) / std, atol=2e-5)
 
 
-def test_cutout_is_a_square_of_one_colour(photos):
+def test_cutout_fills_drawn_window_with_one_color(photos):
     records = photos[0]
     options = {"crop": "none", "cutout": 0.5}
     plain, cut, draws = (
@@ -121,7 +121,7 @@ def test_cutout_is_a_square_of_one_colour(photos):
     assert len(sizes) > 1 and max(size[0] for size in sizes) <= 32 and max(size[1] for size in sizes) <= 48
 
 
-def test_cutout_centres_reach_every_pixel():
+def test_cutout_centres_are_uniform():
     table = np.zeros(100_000, [("height", "u4"), ("width", "u4")])
     table["height"], table["width"] = 100, 200
     pipeline = build("multilabel", True, {**PLAIN, "cutout": 0.5})
@@ -133,7 +133,7 @@ def test_cutout_centres_reach_every_pixel():
     assert abs(draws["fill_value"].mean() - 127.5) < 0.5 and draws["fill_value"].max() == 255
 
 
-def test_a_cutout_of_odd_sides_is_aligned_to_pixels():
+def test_cutout_of_odd_size_is_aligned_to_pixels():
     table = np.zeros(1000, [("height", "u4"), ("width", "u4")])
     table["height"], table["width"] = 100, 200
     pipeline = build("multilabel", True, {**PLAIN, "cutout": 0.2})
@@ -142,7 +142,7 @@ def test_a_cutout_of_odd_sides_is_aligned_to_pixels():
     assert not (draws["anchor"] % 1).any() and not (draws["shape"] % 1).any()
 
 
-def test_window_flip_and_cutout_have_nothing_to_do_with_each_other():
+def test_crop_flip_cutout_and_augment_draws_are_uncorrelated():
     table = np.zeros(40_000, [("height", "u4"), ("width", "u4")])
     table["height"], table["width"] = 300, 500
     for crop in ("random-resized", "multi-scale"):
@@ -157,14 +157,14 @@ def test_window_flip_and_cutout_have_nothing_to_do_with_each_other():
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.2, 0.5, 1.0])
-def test_the_share_of_flips(flip):
+def test_flip_rate_matches_option(flip):
     table = np.ones(20_000, [("height", "u4"), ("width", "u4")])
     random = SampleRandom(0, 0, np.arange(len(table)))
     draws = drawn_by(build("multilabel", True, {"flip": flip}), table, random)
     assert draws["Flip"]["mirror"].mean() == pytest.approx(flip, abs=0.02)
 
 
-def test_batch_size_and_options_do_not_change_a_window(photos):
+def test_windows_do_not_depend_on_batch_size_or_options(photos):
     records = photos[0]
     whole, small = (run(records, train=True, batch_size=b, cutout=0.3, crop="multi-scale") for b in (6, 1))
     assert all(np.array_equal(whole[i], small[i]) for i in whole)
@@ -173,7 +173,7 @@ def test_batch_size_and_options_do_not_change_a_window(photos):
     assert all(np.array_equal(bare[kind][name], more[kind][name]) for kind in bare for name in bare[kind])
 
 
-def test_randaugment_changes_pictures(photos):
+def test_randaugment_changes_images(photos):
     records = photos[0]
     plain = run(records, train=True, crop="none")
     augmented = run(records, train=True, crop="none", auto_augment="randaugment")
@@ -182,7 +182,7 @@ def test_randaugment_changes_pictures(photos):
     assert all(pixels.min() >= 0 and pixels.max() <= 1 for pixels in augmented.values())
 
 
-def test_boxes_follow_the_window(tmp_path):
+def test_boxes_follow_crop_window(tmp_path):
     boxed_set(tmp_path / "boxes", 16, 160)
     checked = 0
     for crop in ("none", "multi-scale"):
@@ -216,19 +216,19 @@ def test_boxes_follow_the_window(tmp_path):
         ({"mean": (0, 0, 0)}, "has no option 'mean'"),
     ],
 )
-def test_wrong_options(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         build("multilabel", True, options)
 
 
-def test_none_is_a_name_on_the_command_line_too():
+def test_none_value_equals_none_name():
     """`--cfg-options pipeline.crop=none` is parsed as None."""
     given, named = (build("multilabel", True, {"crop": none, "normalization": none}) for none in (None, "none"))
     assert (given.mean, given.std) == (named.mean, named.std) == ((0, 0, 0), (1, 1, 1))
     assert [type(step) for step in given.steps] == [type(step) for step in named.steps] == [Crop, Resize, Flip]
 
 
-def test_a_jpeg_set_through_the_decoder_window(tmp_path):
+def test_jpeg_window_decoding_matches_pil(tmp_path):
     pixels = picture(150, 210)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=98, subsampling=0)

@@ -1,4 +1,4 @@
-"""`normalize` compared with float64, and with its results on a GPU."""
+"""`normalize` compared with float64 and between CPU and GPU."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def levels(count: int, height: int = 40, width: int = 57) -> torch.Tensor:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 70])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_values(count, memory):
+def test_normalize_matches_float64(count, memory):
     images = levels(count)
     kept = images.clone()
     out = normalize(images.contiguous(memory_format=memory), IMAGENET_MEAN, IMAGENET_STD)
@@ -23,7 +23,7 @@ def test_values(count, memory):
     assert images.equal(kept)
 
 
-def test_one_product_and_one_sum():
+def test_normalize_is_one_product_and_one_sum():
     images = levels(9)
     scale = torch.tensor([1 / (255 * value) for value in IMAGENET_STD], dtype=torch.float64).float()
     shift = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], dtype=torch.float64)
@@ -31,7 +31,7 @@ def test_one_product_and_one_sum():
     assert normalize(images, IMAGENET_MEAN, IMAGENET_STD).equal(expected)
 
 
-def test_outside_of_each_image_is_zero():
+def test_normalize_zeroes_padding():
     images, sizes = levels(3), np.array([[40, 57], [1, 5], [39, 57]], np.int32)
     out, whole = (
         normalize(images, (0.5, 0.4, 0.3), (1.0, 0.5, 0.25), sizes),
@@ -45,7 +45,7 @@ def test_outside_of_each_image_is_zero():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_a_gpu_gives_the_same_bits(memory):
+def test_gpu_gives_identical_bits(memory):
     images, sizes = levels(33).contiguous(memory_format=memory), np.random.default_rng(0).integers(1, 40, (33, 2))
     for given in (None, sizes):
         out = normalize(images.cuda(), IMAGENET_MEAN, IMAGENET_STD, given)

@@ -27,7 +27,7 @@ SIZE = (64, 96)
 LISTS = {
     "crop, resize, flip": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0)), Resize(SIZE), Flip()],
     "stock operators": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0)), Resize(SIZE, fuse=False), Flip()],
-    "decoded whole": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0), decode_window=False), Resize(SIZE), Flip()],
+    "full decoding": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0), decode_window=False), Resize(SIZE), Flip()],
     "centre": [CentreCrop(SIZE, 1.3)],
     "centre, stock operators": [CentreCrop(SIZE, 1.3, "linear", "linear", True, False), Flip(1.0)],
     "flip first": [Flip(), MultiScaleCrop(), Resize(SIZE)],
@@ -46,7 +46,7 @@ def boxes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_boxes_stay_on_what_they_enclose(boxes, name):
+def test_boxes_stay_on_their_objects(boxes, name):
     checked = 0
     for images, targets, _ in build_loader(pipeline(LISTS[name]), boxes, batch_size=8, train=True, device="cpu"):
         assert images.shape == (8, 3, *SIZE)
@@ -60,7 +60,7 @@ def test_boxes_stay_on_what_they_enclose(boxes, name):
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_windows_lie_inside_the_images_that_arrive(boxes, name):
+def test_crop_windows_lie_inside_input_images(boxes, name):
     one, rows = pipeline(LISTS[name]), boxes.table[:]
     draws = one.draw(rows, SampleRandom(0, 0, np.arange(len(rows))))
     for index, step in enumerate(one.steps):
@@ -70,7 +70,7 @@ def test_windows_lie_inside_the_images_that_arrive(boxes, name):
             assert (anchor >= 0).all() and (shape >= 1).all() and (anchor + shape <= arrives).all()
 
 
-def test_a_flip_inside_a_list_is_the_one_at_its_end(tmp_path):
+def test_flip_before_last_step_equals_final_flip(tmp_path):
     samples = [(encode(picture(70, 90, seed)), 0) for seed in range(4)]
     write_set(tmp_path / "set", samples, classes="a")
     last, first = (
@@ -81,7 +81,7 @@ def test_a_flip_inside_a_list_is_the_one_at_its_end(tmp_path):
         np.testing.assert_array_equal(first[number], image)
 
 
-def test_inactive_steps_are_left_out():
+def test_inactive_steps_are_omitted():
     steps = [Color(None, 0.0), AutoAugment(None, SIZE), Erasing(0.0, (0, 0, 0)), Cutout(0.0), Resize(SIZE)]
     one = pipeline(steps)
     assert [type(step) for step in one.steps] == [Resize] and not one.conditional
@@ -90,7 +90,7 @@ def test_inactive_steps_are_left_out():
     assert one.steps == steps and one.conditional
 
 
-def test_a_branch_does_not_depend_on_other_steps():
+def test_branch_draws_do_not_depend_on_other_steps():
     rows = np.full(30, 50, [("height", "u4"), ("width", "u4")])
     random = SampleRandom(0, 0, np.arange(30))
     flip = Flip()
@@ -100,7 +100,7 @@ def test_a_branch_does_not_depend_on_other_steps():
     assert (after["0.mirror"] != after["1.mirror"]).any() and (after["0.mirror"] != after["2.mirror"]).any()
 
 
-def test_what_cannot_carry_boxes_is_refused():
+def test_pipelines_without_box_support_are_refused():
     build("imagenet", False, {"auto_augment": "randaugment"}).check_boxes()
     for name in ("imagenet", "multilabel"):
         build(name, True, {"flip": 0.3}).check_boxes()
@@ -124,7 +124,7 @@ def test_what_cannot_carry_boxes_is_refused():
     ("steps", "sizes"),
     [([CentreCrop(64, 1.0)], r"\[64, 64\]"), ([Crop(), Resize(96)], r"\[96, 96\]"), ([Flip()], "pixels")],
 )
-def test_steps_that_end_in_another_size_are_refused(boxes, steps, sizes):
+def test_steps_with_wrong_final_size_are_refused(boxes, steps, sizes):
     with pytest.raises(ValueError, match=rf"return images of .*{sizes}.*image_size is \[64, 96\]"):
         next(iter(build_loader(pipeline(steps), boxes, batch_size=8, train=True, device="cpu")))
 
@@ -144,7 +144,7 @@ class White(Crop):
         return fn.cast(images, dtype=types.UINT8) * np.uint8(0) + np.uint8(255)
 
 
-def test_a_derived_step_keeps_its_own_graph_at_both_ends_of_a_list(boxes):
+def test_subclassed_step_uses_its_own_graph(boxes):
     def first_of(*steps):
         return next(
             iter(build_loader(pipeline(steps, train=False), boxes, batch_size=8, train=False, device="cpu"))
@@ -156,13 +156,13 @@ def test_a_derived_step_keeps_its_own_graph_at_both_ends_of_a_list(boxes):
     assert (first_of(White(), Resize(SIZE)) == first_of(White(), Resize(SIZE)).max()).all()
 
 
-def test_a_list_without_an_active_step_is_refused():
+def test_pipeline_without_active_step_is_refused():
     with pytest.raises(ValueError, match="has no active step"):
         pipeline([Cutout(0.0)]).graph(None, {}, "cpu")
 
 
 @pytest.mark.parametrize("drawn", [np.zeros(3), 1, [1, 2]])
-def test_draws_of_another_length_than_the_batch_name_the_step(drawn):
+def test_draws_of_wrong_length_error_names_step(drawn):
     class Wrong(Flip):
         def draw(self, sizes, random):
             return {"turned": drawn}
@@ -189,7 +189,7 @@ def detecting(step):
     return Detection(train=True, shorter=64, longest=96, steps=[step])
 
 
-def test_a_step_that_does_not_say_where_boxes_go_is_refused():
+def test_step_without_map_boxes_is_refused():
     with pytest.raises(ValueError, match="step Still does not define how boxes move: add `map_boxes`, or, if"):
         detecting(Still()).check_boxes()
     still = Still()
@@ -208,7 +208,7 @@ def test_a_step_that_does_not_say_where_boxes_go_is_refused():
         (lambda boxes: boxes * np.nan, r"\[\[nan, nan, nan, nan\]\], which is not finite, for 2 boxes"),
     ],
 )
-def test_wrong_boxes_name_the_step(result, what):
+def test_invalid_boxes_error_names_step(result, what):
     pipeline = detecting(Wrong(result))
     pipeline.check_boxes()
     rows = np.full(1, 64, [("height", np.int32), ("width", np.int32)])

@@ -18,7 +18,7 @@ from nvidia.dali import fn, types
 
 
 class Squares(Pipeline):
-    """A graph that is no list of steps: everything resized to a square, half of it mirrored."""
+    """A pipeline without steps that resizes images to squares and mirrors half of them."""
 
     name = "squares"
 
@@ -39,7 +39,7 @@ not_a_pipeline = 3
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Create a distribution as pip installs it: a module, and metadata with entry points."""
+    """Create an installed distribution: a module, and metadata with entry points."""
     (tmp_path / "squares_plugin.py").write_text(PLUGIN)
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "my_steps.py").write_text(next(block for block in code if "(Step)" in block))
@@ -65,7 +65,7 @@ def installed(tmp_path, monkeypatch):
     sys.modules.pop("my_steps", None)
 
 
-def test_an_installed_package_adds_a_pipeline(installed):
+def test_entry_point_adds_pipeline(installed):
     prefix = png_set(installed / "set", 10)
     one = build_loader(
         "squares", prefix, batch_size=4, train=True, device="cpu", num_threads=1, pipeline_options={"side": 24}
@@ -75,7 +75,7 @@ def test_an_installed_package_adds_a_pipeline(installed):
         pipelines.build("squares", True, {"sides": 3})
 
 
-def test_what_does_not_load_is_said(installed):
+def test_unloadable_plugins_are_reported(installed):
     with pytest.raises(ValueError, match=r"'broken' \(no_such_module_here:Squares\) cannot be imported"):
         pipelines.get("broken")
     with pytest.raises(ValueError, match=r"'wrong' .* is not a subclass"):
@@ -84,12 +84,12 @@ def test_what_does_not_load_is_said(installed):
         ValueError, match="of broken, cifar, detection, imagenet, multilabel, squares, wrong, your own as module:Class"
     ):
         pipelines.get("nothing")
-    with pytest.raises(ValueError, match=r"'squares_plugin:not_a_pipeline' is not a class|not a subclass"):
+    with pytest.raises(ValueError, match="'squares_plugin:not_a_pipeline' is not a class"):
         pipelines.get("squares_plugin:not_a_pipeline")
     assert pipelines.get("squares_plugin:Squares") is pipelines.get("squares")
 
 
-def test_a_constructed_pipeline_is_taken(tmp_path):
+def test_loader_accepts_constructed_pipeline(tmp_path):
     prefix = png_set(tmp_path / "set", 6)
     made = pipelines.build("cifar", True, {"image_size": 32})
     assert len(list(build_loader(made, prefix, batch_size=4, train=True, device="cpu"))) == 2
@@ -101,8 +101,8 @@ def test_a_constructed_pipeline_is_taken(tmp_path):
 
 @pytest.mark.parametrize("kind", ["upside-down", "my_steps:UpsideDown", "constructed"])
 @pytest.mark.parametrize("pipeline", ["imagenet", "multilabel"])
-def test_a_step_in_one_file(installed, pipeline, kind):
-    """The documented step works by entry point, as module:Class and as an object, and only flips the images."""
+def test_documented_step_flips_images(installed, pipeline, kind):
+    """The documented step works as an entry point, as module:Class and as an object, and only flips the images."""
     prefix = png_set(installed / "set", 9)
     step = {"type": kind, "prob": 1.0}
     if kind == "constructed":
@@ -129,7 +129,7 @@ def test_a_step_in_one_file(installed, pipeline, kind):
         np.testing.assert_array_equal(turned[number], image[:, ::-1])
 
 
-def test_a_step_carries_boxes(installed):
+def test_documented_step_moves_boxes(installed):
     pixels = np.zeros((60, 80, 3), np.uint8)
     pixels[10:30, 20:60] = 255
     label = [2, 6, 0, 20 / 80, 10 / 60, 60 / 80, 30 / 60, 0]
@@ -152,7 +152,7 @@ def test_a_step_carries_boxes(installed):
     assert set(tops) == {10, 30}
 
 
-def test_a_step_changes_no_draws_but_its_own(installed):
+def test_added_step_does_not_change_other_draws(installed):
     rows = np.ones(50, [("height", "u4"), ("width", "u4")])
 
     def random():  # a fresh generator
@@ -180,7 +180,7 @@ def test_a_step_changes_no_draws_but_its_own(installed):
         (5, "steps has 5: must be"),
     ],
 )
-def test_wrong_steps(installed, steps, message):
+def test_invalid_steps_are_refused(installed, steps, message):
     for train in (True, False):
         with pytest.raises(ValueError, match=message):
             pipelines.build("imagenet", train, {"steps": steps})

@@ -14,14 +14,14 @@ KNOWN = [
 ]
 
 
-def test_philox_gives_the_published_words():
+def test_philox_matches_published_vectors():
     for counter, key, expected in KNOWN:
         assert philox4x32(np.array(counter, dtype=np.uint32), key).tolist() == list(expected)
     together = philox4x32(np.array([KNOWN[0][0], KNOWN[0][0]], dtype=np.uint32).T, KNOWN[0][1])
     assert together.T.tolist() == [list(KNOWN[0][2])] * 2
 
 
-def test_a_record_draws_the_same_whatever_is_drawn_beside_it():
+def test_draws_of_a_record_do_not_depend_on_others():
     ids = np.array([5, 0, 123_456_789_012, 7])
     together = SampleRandom(9, 3, ids)
     first, second, third = together.uniform(5), together.integers(0, 100, 3), together.normal(2)
@@ -32,7 +32,7 @@ def test_a_record_draws_the_same_whatever_is_drawn_beside_it():
         assert np.array_equal(alone.normal(2)[0], third[place])
 
 
-def test_seed_epoch_record_call_and_branch_each_change_the_numbers():
+def test_draws_depend_on_seed_epoch_record_call_and_branch():
     def drawn(seed=1, epoch=0, number=0, skip=0, branch=0):
         random = SampleRandom(seed, epoch, np.array([number]))
         for _ in range(skip):
@@ -45,7 +45,7 @@ def test_seed_epoch_record_call_and_branch_each_change_the_numbers():
     assert drawn(skip=3, branch=1) == drawn(branch=1)
 
 
-def test_numbers_are_spread_as_they_should_be():
+def test_draws_have_expected_distribution():
     random = SampleRandom(0, 0, np.arange(20_000))
     uniform, normal = random.uniform(3), random.normal(3)
     assert uniform.min() >= 0 and uniform.max() < 1
@@ -56,14 +56,14 @@ def test_numbers_are_spread_as_they_should_be():
     assert abs((abs(normal) < 1.96).mean() - 0.95) < 0.005
 
 
-def test_any_number_of_words():
+def test_first_words_do_not_depend_on_count():
     """The first words do not depend on the number of words drawn."""
     first = SampleRandom(1, 2, np.arange(3)).words(12)
     for count in (1, 3, 4, 6):
         assert np.array_equal(SampleRandom(1, 2, np.arange(3)).words(count), first[:, :count])
 
 
-def test_integers_take_bounds_per_record():
+def test_integers_accept_bounds_per_record():
     random = SampleRandom(4, 0, np.arange(3000))
     high = np.arange(3000)[:, None] % 5 + 1
     drawn = random.integers(0, high, 2)

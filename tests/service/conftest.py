@@ -1,4 +1,4 @@
-"""One pool for all tests in this folder: a head with two workers, and this process as its client."""
+"""One pool for all tests in this folder: a head with two workers. This process is its client."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from tests.service.serving import Serve, free_port
 def folder(tmp_path_factory):
     """Return the folder for the settings and the token.
 
-    It has session scope because Ray reads a token only once per process, and pytest-xdist may run files of other
+    It has session scope, because Ray reads a token only once per process, and pytest-xdist may run files of other
     packages between the files of this package.
     """
     return tmp_path_factory.mktemp("service")
@@ -23,8 +23,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def settings(folder):
-    """Point the environment to the folder for the settings and the token; yield the folder."""
-    if find_spec("ray") is None:  # an import would run before there is a token
+    """Set the environment to use the folder for settings and token; yield the folder."""
+    if find_spec("ray") is None:  # not imported, because the token does not exist yet
         pytest.skip("Ray is not installed")
     if shutil.disk_usage("/dev/shm").free < 1 << 30:
         pytest.skip("less than 1 GB of shared memory in /dev/shm")

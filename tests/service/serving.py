@@ -42,10 +42,10 @@ def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
     return found
 
 
-def at_rest(pool: Any) -> dict[str, Any]:
-    """Wait until the pool has the two workers of its first machine and they decode nothing; return its status.
+def wait_until_idle(pool: Any) -> dict[str, Any]:
+    """Wait until the pool has only the two workers of its first machine and both are idle; return its status.
 
-    The work that earlier tests requested ahead is then done, and the machines that they lost are forgotten.
+    Chunks that earlier tests requested ahead are then decoded, and machines that they lost are forgotten.
     """
 
     def look() -> dict[str, Any] | None:
@@ -90,7 +90,7 @@ class Serve:
             until(lambda: "pool  " in self.text or self.process.poll() is not None, seconds)
             assert self.process.poll() is None, self.text
         except AssertionError:
-            self.lost()
+            self.kill()
             raise
         print(f"dali-mix serve: {time.monotonic() - self.begun:.1f} s to start")
         return self
@@ -103,7 +103,7 @@ class Serve:
         try:
             return self.process.wait(seconds), self.text
         except subprocess.TimeoutExpired:
-            self.lost()
+            self.kill()
             raise
 
     def sessions(self) -> set[int]:
@@ -111,7 +111,7 @@ class Serve:
         mine = f'"parent": {self.pid},'
         return {session for _, session, name in processes() if "ray_node.py" in name and mine in name}
 
-    def lost(self) -> None:
+    def kill(self) -> None:
         """Kill the process and its Ray at once, as a power failure would."""
         sessions = self.sessions()
         self.process.kill()

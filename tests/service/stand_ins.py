@@ -1,4 +1,4 @@
-"""Stand-ins for Ray's errors, for tests without Ray."""
+"""Stand-ins for Ray's errors in tests without Ray."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What a trainer asks of a pool and its workers, in isolation: Ray, the pool and the workers are stand-ins."""
+"""A trainer's client of a pool in isolation: Ray, the pool and the workers are stand-ins."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ SPEC = Spec(Path("set"), "imagenet", {}, train=True, seed=0, decode="auto", veri
 
 
 class Ray:
-    """Stand-in for Ray and the pool's actor. The function `asks` makes the pool's answers. `get` raises errors."""
+    """Stand-in for Ray and the pool's actor. The function `asks` returns the pool's answers. `get` raises errors."""
 
     exceptions = errors
 
@@ -85,7 +85,7 @@ def question(number):
     return Question(0, np.array([number]))
 
 
-def test_an_answer_that_two_questions_share(ray, workers):
+def test_shared_answer_resolves_both_tickets(ray, workers):
     ray.asks = lambda number: (["shared"], "a")
     first, second = (workers.ask(question(number), ()) for number in range(2))
     ray.answers["shared"] = "the chunk"
@@ -93,7 +93,7 @@ def test_an_answer_that_two_questions_share(ray, workers):
     assert workers.wait(1) == [] and ray.waited == [["shared"]]
 
 
-def test_what_is_dropped_is_waited_for_no_more(ray, workers):
+def test_dropped_tickets_are_not_waited_for(ray, workers):
     """Otherwise tickets accumulate, and with them the chunks that they hold in memory."""
     ray.asks = lambda number: ([f"chunk {number // 2}"], "a")
     tickets = [workers.ask(question(number), ()) for number in range(4)]
@@ -122,14 +122,14 @@ def test_what_is_dropped_is_waited_for_no_more(ray, workers):
         (RayTaskError(KeyError("bug")), RuntimeError, "a worker of here:1 failed: KeyError('bug')"),
     ],
 )
-def test_answers_that_are_errors(ray, workers, answer, kind, said):
+def test_answer_errors_become_worker_exceptions(ray, workers, answer, kind, said):
     ticket = workers.ask(question(0), ())
     ray.answers["chunk 0"] = answer
     [(found, error)] = workers.wait(1)
     assert found is ticket and type(error) is kind and str(error) == said
 
 
-def test_ray_says_first_that_the_pool_has_ended(ray, workers, monkeypatch):
+def test_socket_error_raises_pool_gone(ray, workers, monkeypatch):
     workers.ask(question(0), ())
     monkeypatch.setattr(ray, "wait", raising(OSError("Failed to read data from the socket: End of file")))
     with pytest.raises(cluster.PoolGone, match=r"^the pool at here:1 is gone: start it again"):
@@ -143,14 +143,14 @@ def raising(error):
     return call
 
 
-def test_no_worker_but_those_to_avoid(ray, workers):
+def test_ask_raises_no_workers_if_pool_has_none_to_offer(ray, workers):
     ray.asks = lambda number: None
     with pytest.raises(NoWorkers):
         workers.ask(question(0), {"b", "a"})
     assert ray.asked == [(0, ["a", "b"], f"{socket.gethostname()}:{os.getpid()}")]
 
 
-def test_while_the_pool_does_not_answer_workers_are_asked_directly(ray, workers, clock):
+def test_workers_are_asked_directly_while_pool_is_silent(ray, workers, clock):
     """The pool is not asked again for every chunk, which would take `ANSWER` seconds each time."""
     workers.ask(question(0), ())
     whole, ray.asks = ray.asks, lambda number: RayError("frozen")
@@ -170,7 +170,7 @@ def test_while_the_pool_does_not_answer_workers_are_asked_directly(ray, workers,
     assert [number for number, *_ in ray.asked] == [0, 1, 7, 8, 9] and len(ray.directly) == 6
 
 
-def test_an_error_in_the_pool_is_no_restart(ray, workers):
+def test_pool_bug_is_raised_without_asking_workers(ray, workers):
     workers.ask(question(0), ())
     ray.asks = lambda number: RayTaskError(KeyError("bug"))
     with pytest.raises(RuntimeError, match=r"^the pool at here:1 failed: KeyError\('bug'\)$"):
@@ -178,7 +178,7 @@ def test_an_error_in_the_pool_is_no_restart(ray, workers):
     assert ray.directly == []
 
 
-def test_pickled_it_connects_anew(ray, workers, monkeypatch):
+def test_unpickled_workers_reconnect(ray, workers, monkeypatch):
     """The copy may be in another process. The tickets stay with the original."""
     workers.ask(question(0), ())
     sent = pickle.dumps(workers)
@@ -197,7 +197,7 @@ def test_pickled_it_connects_anew(ray, workers, monkeypatch):
     assert other.wait(1) == [(ticket, "1")]
 
 
-def test_in_a_forked_process(tmp_path, ray, monkeypatch):
+def test_calls_in_forked_process_raise(tmp_path, ray, monkeypatch):
     """Ray's threads do not exist after a fork, so every call would hang."""
     monkeypatch.chdir(tmp_path)  # a socket's path has at most 107 bytes
     with socket.socket(socket.AF_UNIX) as raylet:

@@ -1,4 +1,4 @@
-"""Notes of pools, addresses, tokens, options and the code of a user's steps: what is checked without a pool."""
+"""Checks that need no pool: notes of pools, addresses, tokens, options and the code of custom steps."""
 
 import argparse
 import dataclasses
@@ -54,7 +54,7 @@ def listeners():
 # Notes
 
 
-def test_auto_is_the_first_pool_that_still_answers(home, listeners):
+def test_auto_selects_first_reachable_pool(home, listeners):
     with socket.create_server(("127.0.0.1", 0)) as first:
         address = f"127.0.0.1:{first.getsockname()[1]}"
         for own in (address, *listeners):
@@ -72,7 +72,7 @@ def test_auto_is_the_first_pool_that_still_answers(home, listeners):
     cluster.forget_address(listeners[0])
 
 
-def test_a_serve_that_cannot_start_forgets_no_other(home, listeners):
+def test_failed_serve_keeps_note_of_other_pool(home, listeners):
     cluster.note_address(listeners[0])
     with pytest.raises(ValueError, match="something listens there already"), node.Node(0, port=_port(listeners[0])):
         pass
@@ -80,7 +80,7 @@ def test_a_serve_that_cannot_start_forgets_no_other(home, listeners):
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "1", '{"pools": [1, {"address": 2}]}', '{"pools": 3}', '"\\ud800"'])
-def test_a_note_that_is_none(home, text):
+def test_invalid_note_is_ignored_and_replaced(home, text):
     cluster.make_home()
     (home / notes.NAME).write_text(text)
     with pytest.raises(ValueError, match=r"^no pool runs on this machine"):
@@ -90,14 +90,14 @@ def test_a_note_that_is_none(home, text):
     assert json.loads((home / notes.NAME).read_text())["pools"][0]["address"] == "127.0.0.1:1"
 
 
-def test_settings_that_cannot_be_written(monkeypatch):
+def test_unwritable_settings_folder_is_refused(monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/none")
     monkeypatch.delenv("DALI_MIX_SERVICE_TOKEN", raising=False)
     with pytest.raises(ValueError, match=r"^/proc/none/dali_mix: cannot be written .*set XDG_CONFIG_HOME"):
         cluster.make_token()
 
 
-def test_an_empty_token(home):
+def test_empty_token_is_refused(home):
     cluster.make_home()
     (home / "service_token").write_text("\n")
     with pytest.raises(ValueError, match=rf"^{home}/service_token: the token is empty: copy the one"):
@@ -110,7 +110,7 @@ def test_an_empty_token(home):
 
 
 @pytest.mark.parametrize("address", [None, 5, ["auto"], "127.0.0.1:99999", "127.0.0.1:0"])
-def test_what_is_no_address(address):
+def test_connect_refuses_invalid_addresses(address):
     with pytest.raises(ValueError, match="is not an address: give HOST:PORT"):
         connect(address)
 
@@ -120,7 +120,7 @@ class _Silent(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_what_listens_and_is_no_pool(home, listeners, monkeypatch):
+def test_check_pool_refuses_other_servers(home, listeners, monkeypatch):
     cluster.make_token()
     monkeypatch.setattr(cluster, "GREETING", 0.5)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Silent)
@@ -139,7 +139,7 @@ def test_what_listens_and_is_no_pool(home, listeners, monkeypatch):
         cluster.check_pool("127.0.0.1", free_port())
 
 
-def test_what_speaks_http2_may_be_a_pool():
+def test_check_pool_accepts_http2_server():
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer():
@@ -150,22 +150,22 @@ def test_what_speaks_http2_may_be_a_pool():
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cluster, "reachable", lambda *_: True)  # its connection would be answered instead
+            patch.setattr(cluster, "reachable", lambda *_: True)  # would use up the one connection
             cluster.check_pool(*server.getsockname())
 
 
 @pytest.mark.parametrize("name", ["", "*", "0.0.0.0", "::", "no.such.host.invalid", "192.0.2.7"])
-def test_what_cannot_be_listened_on(name):
+def test_invalid_listen_address_is_refused(name):
     with pytest.raises(ValueError, match=r"^--listen"):
         node.Node(0, listen=name)
 
 
-def test_a_name_of_this_machine():
+def test_localhost_resolves_to_loopback():
     assert cluster.listening("localhost") == "127.0.0.1"
     assert node.Node(0, listen="localhost", port=7).address == "127.0.0.1:7"
 
 
-def test_a_wrong_token_is_said_in_one_sentence():
+def test_wrong_token_error_is_one_sentence():
     said = "File common.pxi in check_status AuthenticationError: InvalidAuthToken: … all nodes of the cluster"
     assert cluster.why_not("a:1", Path("/t"), said) == (
         "a:1: wrong token, or no pool there: the token in /t must be the one of the pool"
@@ -175,7 +175,7 @@ def test_a_wrong_token_is_said_in_one_sentence():
 # Options of `dali-mix serve`
 
 
-def test_a_second_pool_is_not_announced_as_auto(home, listeners, capsys):
+def test_second_pool_is_announced_by_address(home, listeners, capsys):
     options = argparse.Namespace(workers=1, decode="cpu", join=None, listen=None)
     for address, there in zip(listeners, ("auto", listeners[1]), strict=True):
         cluster.note_address(address)
@@ -194,13 +194,13 @@ def test_a_second_pool_is_not_announced_as_auto(home, listeners, capsys):
         ("--port 0", "--port=0"),
     ],
 )
-def test_options_that_cannot_be(home, capsys, options, message):
+def test_serve_refuses_invalid_options(home, capsys, options, message):
     assert main(["serve", *options.split()]) == 1
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("gpus", "workers"), [(0, ()), (0, ("--workers", "1")), (2, ("--workers", "3"))])
-def test_more_workers_than_gpus(home, capsys, monkeypatch, gpus, workers):
+def test_serve_refuses_more_workers_than_gpus(home, capsys, monkeypatch, gpus, workers):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert main(["serve", "--decode", "gpu", *workers]) == 1
     text = capsys.readouterr().err
@@ -210,7 +210,7 @@ def test_more_workers_than_gpus(home, capsys, monkeypatch, gpus, workers):
 # Ray's settings
 
 
-def test_importing_ray_changes_no_way_to_end(settings):
+def test_importing_ray_installs_no_exit_hooks(settings):
     cluster.make_token()
     program = """
 import atexit, sys
@@ -228,7 +228,7 @@ worker.disconnect = lambda *_: ended.append("Ray's own")
 
 
 @pytest.mark.parametrize("printed", [True, False])
-def test_the_end_of_a_pool_is_printed_once(printed, monkeypatch):
+def test_pool_end_is_printed_once(printed, monkeypatch):
     monkeypatch.setattr(cluster, "command", cluster.Command())
 
     def work():
@@ -248,7 +248,7 @@ def test_the_end_of_a_pool_is_printed_once(printed, monkeypatch):
 
 @pytest.fixture
 def watch(tmp_path, monkeypatch):
-    """Yield a `Watch` whose thread has not run yet, and the raylet's end of its socket."""
+    """Yield a `Watch` whose thread never runs, and the raylet's end of its socket."""
     monkeypatch.setattr(cluster, "command", cluster.Command(speaker="dali-mix train: error: "))
     thread = SimpleNamespace(start=lambda: None)
     monkeypatch.setattr(cluster, "threading", SimpleNamespace(Lock=threading.Lock, Thread=lambda **_: thread))
@@ -264,8 +264,8 @@ def watch(tmp_path, monkeypatch):
             yield made, raylet
 
 
-def test_a_raylet_that_has_just_died_is_not_called(watch, capfd):
-    """Ray would end the process without a message, and the watching thread may run later."""
+def test_check_detects_dead_raylet(watch, capfd):
+    """Otherwise Ray would end the process without a message before the watching thread runs."""
     watch, raylet = watch
     watch.check()
     raylet.close()
@@ -283,7 +283,7 @@ def default_timeout():
     socket.setdefaulttimeout(None)
 
 
-def test_a_default_timeout_of_sockets_does_not_end_a_pool(default_timeout, watch):
+def test_default_socket_timeout_does_not_end_pool(default_timeout, watch):
     watch, raylet = watch
     waiting = threading.Thread(target=watch._wait)
     waiting.start()
@@ -293,7 +293,7 @@ def test_a_default_timeout_of_sockets_does_not_end_a_pool(default_timeout, watch
     waiting.join()
 
 
-def test_a_pool_that_is_left_is_not_gone(watch, capfd):
+def test_closed_watch_reports_no_lost_pool(watch, capfd):
     watch, raylet = watch
     watch.close()
     raylet.close()
@@ -302,11 +302,11 @@ def test_a_pool_that_is_left_is_not_gone(watch, capfd):
     assert not capfd.readouterr().err and not cluster.command.pool_gone
 
 
-# The code of a user's own steps
+# The code of custom steps
 
 
 @pytest.fixture
-def own_step(tmp_path, monkeypatch):
+def custom_step(tmp_path, monkeypatch):
     """Yield a function that writes the module `turning_steps` and returns a spec that uses it."""
     monkeypatch.syspath_prepend(str(tmp_path))
     prefix = png_set(tmp_path / "set", 20)
@@ -331,8 +331,8 @@ def _code(own):
     return spec.code_of(pipelines.build(own.pipeline, own.train, own.options))
 
 
-def test_code_of_ones_own(own_step, tmp_path):
-    own = own_step("flip")
+def test_custom_code_is_compared_by_content(custom_step, tmp_path):
+    own = custom_step("flip")
     first = _code(own)
     assert first == {"turning_steps.Turn": (str(tmp_path / "turning_steps.py"), first["turning_steps.Turn"][1])}
     assert spec.code_differences(first, first, "host") == ""
@@ -341,7 +341,7 @@ def test_code_of_ones_own(own_step, tmp_path):
     assert spec.key_of(own, "f", first) == spec.key_of(own, "f", elsewhere)
     Path(first["turning_steps.Turn"][0]).write_text("# changed since it was imported")
     assert _code(own) == first
-    second = _code(own_step("rotate"))
+    second = _code(custom_step("rotate"))
     file = str(tmp_path / "turning_steps.py")
     digests = [code["turning_steps.Turn"][1][:12] for code in (first, second)]
     assert spec.code_differences(second, first, "host7") == (
@@ -352,24 +352,24 @@ def test_code_of_ones_own(own_step, tmp_path):
     assert _code(dataclasses.replace(own, options={"image_size": 32})) == {}
 
 
-def test_a_worker_with_other_code(own_step):
-    own = own_step("flip")
+def test_worker_with_different_code_refuses(custom_step):
+    own = custom_step("flip")
     worker = Worker("cpu", 1)
     found = worker.describe_set(own)
     fingerprint = found["metainfo"]["fingerprint"]
     question = Question(0, np.arange(4))
     assert found["code"] == _code(own)
     key = spec.key_of(own, fingerprint, found["code"])
-    own_step("rotate")
+    custom_step("rotate")
     with pytest.raises(ValueError, match=r"the worker on .* would decode differently .*turning_steps\.py"):
         worker.answer(key, own, fingerprint, question)
-    own_step("flip")
+    custom_step("flip")
     chunk, _ = worker.answer(key, own, fingerprint, question)
     assert len(chunk.rows) == 4
 
 
-def test_workers_that_cannot_import_a_step(own_step, tmp_path):
-    own = own_step("flip")
+def test_unimportable_step_is_reported_by_worker(custom_step, tmp_path):
+    own = custom_step("flip")
     (tmp_path / "turning_steps.py").unlink()
     host = socket.gethostname()
     with pytest.raises(ValueError, match=rf"^the workers on {host} cannot import what pipeline 'imagenet' needs") as e:
@@ -381,8 +381,8 @@ def test_workers_that_cannot_import_a_step(own_step, tmp_path):
         Worker("cpu", 1).describe_set(unknown)
 
 
-class _Stub(clients.RayPool):
-    """A pool without Ray, whose actor answers `found`."""
+class _StubPool(clients.RayPool):
+    """A pool without Ray. Calls of its actor return `found`."""
 
     def __init__(self, found, fallback="wait", worker=None):
         self.address, self.fallback, self._found = "127.0.0.1:1", fallback, found
@@ -402,28 +402,28 @@ class _Stub(clients.RayPool):
         return self._found
 
 
-def test_a_pool_with_other_code_is_refused(own_step):
-    own = own_step("flip")
+def test_pool_with_different_code_is_refused(custom_step):
+    own = custom_step("flip")
     theirs = Worker("cpu", 1).describe_set(own)
     details = {"w": {"versions": spec.versions(), "decode": "cpu", "host": "host7"}}
-    opened = _Stub(details, worker=lambda _: theirs).open(own)
+    opened = _StubPool(details, worker=lambda _: theirs).open(own)
     assert opened.count == 20
-    own_step("rotate")
+    custom_step("rotate")
     with pytest.raises(ValueError, match=r"^127\.0\.0\.1:1: turning_steps\.Turn differs: .* here, .* on host7: make"):
-        _Stub(details, worker=lambda _: theirs).open(own)
+        _StubPool(details, worker=lambda _: theirs).open(own)
 
 
-def test_no_worker_at_the_start(tmp_path, monkeypatch):
+def test_pool_without_workers_raises_or_falls_back(tmp_path, monkeypatch):
     monkeypatch.setattr(clients, "WAIT_FOR_WORKERS", 0.0)
     prefix = png_set(tmp_path / "set", 20)
     own = Spec(prefix, "imagenet", {"image_size": 32}, True, 0, "auto", True)
     with pytest.raises(ValueError, match=r"^127\.0\.0\.1:1: the pool has no worker"):
-        _Stub({}).open(own)
-    opened, records = _Stub({}, "local").open(own), RecordSet(prefix)
+        _StubPool({}).open(own)
+    opened, records = _StubPool({}, "local").open(own), RecordSet(prefix)
     assert (opened.count, opened.metainfo, opened.local) == (20, records.metainfo, "cpu")
     assert np.array_equal(opened.taller, records.taller)
     with pytest.raises(FileNotFoundError):
-        _Stub({}, "local").open(dataclasses.replace(own, prefix=tmp_path / "none"))
+        _StubPool({}, "local").open(dataclasses.replace(own, prefix=tmp_path / "none"))
 
 
 def _port(address):

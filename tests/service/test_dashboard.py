@@ -1,4 +1,4 @@
-"""The page of a pool, its metrics, and `dali-mix serve --status`."""
+"""Status page and metrics of a pool, and `dali-mix serve --status`."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from dali_mix.cli.main import main
 from dali_mix.service.dashboard import Dashboard, metrics, page
-from tests.service.serving import at_rest, client
+from tests.service.serving import client, wait_until_idle
 
 STATUS = {
     "seconds": 3725.0,
@@ -42,7 +42,7 @@ def get(url):
         return answer.headers["Content-Type"], answer.read().decode()
 
 
-def test_page():
+def test_page_shows_escaped_status():
     text = page(STATUS, "10.0.0.1:6379")
     assert "<script>" not in text and "<b>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "/data/&lt;b&gt;&amp;train" in text
@@ -55,7 +55,7 @@ def test_page():
     assert empty.count("<p>none</p>") == 3
 
 
-def test_metrics():
+def test_metrics_have_prometheus_format():
     text = metrics(STATUS)
     for line in text.splitlines():
         assert re.fullmatch(r'# TYPE \w+ (counter|gauge)|\w+(\{worker="[^"]*"\})? \d+(\.\d+)?', line), line
@@ -64,7 +64,7 @@ def test_metrics():
     assert 'dali_mix_worker_images_total{worker="host-1a2b3c.1"} 64000\n' in text
 
 
-def test_what_it_serves():
+def test_dashboard_serves_page_metrics_and_json():
     broken = []
 
     def status():
@@ -92,7 +92,7 @@ def test_what_it_serves():
         get(url)
 
 
-def test_a_question_mark_and_a_path_that_is_no_text():
+def test_query_strings_and_undecodable_paths_are_served():
     status = STATUS | {"sets": [{**STATUS["sets"][0], "set": "/data/\udcff"}]}
     shown = Dashboard("127.0.0.1", 0, "a:1", lambda: status)
     url = f"http://127.0.0.1:{shown.port}"
@@ -103,7 +103,7 @@ def test_a_question_mark_and_a_path_that_is_no_text():
         shown.close()
 
 
-def test_why_there_is_no_answer_is_said_in_the_page():
+def test_error_page_shows_escaped_first_line():
     def status():
         raise RuntimeError("<кластер>\nis starting")
 
@@ -125,7 +125,7 @@ def test_why_there_is_no_answer_is_said_in_the_page():
         (errno.EADDRNOTAVAIL, "--dashboard: cannot listen on 10.0.0.1:80 (Cannot assign requested address)"),
     ],
 )
-def test_where_it_cannot_listen(monkeypatch, number, said):
+def test_listen_error_is_reported(monkeypatch, number, said):
     def refused(*_):
         raise OSError(number, os.strerror(number))
 
@@ -143,21 +143,21 @@ def test_where_it_cannot_listen(monkeypatch, number, said):
         (("--port", "0"), "--port=0: must be an integer from 1 to 65535"),
     ],
 )
-def test_an_option_out_of_range_is_refused_before_anything_starts(capsys, monkeypatch, options, said):
+def test_out_of_range_option_is_refused_before_start(capsys, monkeypatch, options, said):
     monkeypatch.setattr("dali_mix.service.node.Node", lambda *_, **__: pytest.fail("started"))
     assert main(["serve", *options]) == 1
     assert capsys.readouterr().err == f"dali-mix serve: error: {said}\n"
 
 
-def test_of_a_pool(head, pool):
-    at_rest(pool)
+def test_dashboard_of_running_pool(head, pool):
+    wait_until_idle(pool)
     assert "Pool at" in get(f"{head.page}/")[1]
     assert "dali_mix_workers 2\n" in get(f"{head.page}/metrics")[1]
     assert len(json.loads(get(f"{head.page}/status.json")[1])["workers"]) == 2
 
 
-def test_status(head, pool):
-    at_rest(pool)
+def test_serve_status_prints_summary(head, pool):
+    wait_until_idle(pool)
     text, _ = client(
         "import sys; from dali_mix.cli.main import main; sys.exit(main())", "serve", "--status", head.address
     )

@@ -1,4 +1,4 @@
-"""`dali-mix serve` leaves nothing behind, however it ends. Also covers its open ports and clients' signal handlers."""
+"""`dali-mix serve` leaves nothing when it ends. Also tests its open ports and the signal handlers of clients."""
 
 import contextlib
 import os
@@ -16,8 +16,8 @@ from tests.loading.sets import encode, picture
 from tests.service.serving import Serve, client, free_port, processes, until
 
 
-def left(serve, sessions, folders, port):
-    """Return what is left of a `dali-mix serve`: processes, folders and its port."""
+def leftovers(serve, sessions, folders, port):
+    """Return the remaining processes and folders of a `dali-mix serve`, and its port if it is open."""
     running = [name for pid, session, name in processes() if session in sessions or pid == serve.pid]
     return [*running, *filter(os.path.exists, folders), *([port] if cluster.reachable("127.0.0.1", port, 0.1) else [])]
 
@@ -34,12 +34,12 @@ def serves(settings, tmp_path_factory):
     os.environ["XDG_CONFIG_HOME"] = str(settings)
     yield {number: (serve.ready(), *rest) for number, (serve, *rest) in started.items()}
     for serve, _, _ in started.values():
-        serve.lost()
+        serve.kill()
     assert set(Path("/dev/shm").glob("plasma*")) <= before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_it_and_leaves_nothing(serves, number):
+def test_signal_ends_serve_and_leaves_nothing(serves, number):
     serve, port, note = serves[number]
     sessions = serve.sessions()
     names = [name for _, session, name in processes() if session in sessions]
@@ -47,10 +47,10 @@ def test_a_signal_ends_it_and_leaves_nothing(serves, number):
     assert len(sessions) == 1 and folders and note.exists() and len(names) > 5
     for pid, session, name in processes():
         if session in sessions and name.startswith("ray::Worker"):
-            os.kill(pid, signal.SIGSTOP)  # a frozen one, too
+            os.kill(pid, signal.SIGSTOP)  # also with frozen workers
     begun = time.monotonic()
     assert serve.stop(number) == (-number if number == signal.SIGKILL else 0)
-    until(lambda: not left(serve, sessions, folders, port))
+    until(lambda: not leftovers(serve, sessions, folders, port))
     print(f"{number.name}: nothing left after {time.monotonic() - begun:.1f} s")
     assert note.exists() == (number == signal.SIGKILL)
     if number != signal.SIGKILL:
@@ -58,7 +58,7 @@ def test_a_signal_ends_it_and_leaves_nothing(serves, number):
 
 
 @pytest.mark.parametrize("delay", [0.5, None])
-def test_ctrl_c_while_it_starts(settings, delay):
+def test_ctrl_c_during_startup_leaves_nothing(settings, delay):
     port = free_port()
     serve = Serve(settings, "--workers", 1, "--port", port)
     if delay:
@@ -68,11 +68,11 @@ def test_ctrl_c_while_it_starts(settings, delay):
     sessions = serve.sessions()
     begun = time.monotonic()
     assert serve.stop(signal.SIGINT) in (0, 130, -signal.SIGINT)  # -SIGINT: before any of our code has run
-    until(lambda: not left(serve, sessions, [], port))
+    until(lambda: not leftovers(serve, sessions, [], port))
     print(f"Ctrl-C while it starts: {time.monotonic() - begun:.1f} s")
 
 
-def test_it_listens_on_the_loopback_device_only(head, pool):
+def test_pool_listens_on_loopback_only(head, pool):
     sessions = head.sessions()
     own = {pid for pid, session, _ in processes() if session in sessions} | {head.pid, os.getpid()}
     sockets = set()
@@ -89,12 +89,12 @@ def test_it_listens_on_the_loopback_device_only(head, pool):
     assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
-def test_the_token_is_for_this_user_only(head, settings):
+def test_token_is_readable_by_owner_only(head, settings):
     assert (settings / "token").stat().st_mode & 0o777 == 0o600 and len((settings / "token").read_text()) == 64
     assert (settings / "dali_mix").stat().st_mode & 0o777 == 0o700
 
 
-def test_connecting_changes_no_signal_handler(head):
+def test_connect_keeps_signal_handlers(head):
     program = """
 import signal, sys
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -113,8 +113,8 @@ assert {number: signal.getsignal(number) for number in signal.valid_signals()} =
     print(f"a client that connects and ends: {seconds:.1f} s")
 
 
-def test_a_packer_ends_with_its_pool(settings, tmp_path):
-    """It ends with one message and status 1 and leaves nothing, although Ray would end or crash its process."""
+def test_packer_ends_cleanly_if_pool_stops(settings, tmp_path):
+    """The packer prints one message, exits with 1 and leaves no files, although Ray would end or crash its process."""
     port = free_port()
     serve = Serve(settings, "--workers", 2, "--port", port).ready()
     for name in "ab":

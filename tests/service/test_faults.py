@@ -1,4 +1,4 @@
-"""Workers, machines and pools die, freeze, leave or join in mid-epoch: batches stay bit-equal, each id comes once."""
+"""Batches stay bit-equal and each id occurs once if workers, machines or pools die, freeze, leave or join."""
 
 import contextlib
 import dataclasses
@@ -18,10 +18,10 @@ from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
 from tests.loading.sets import png_set
 from tests.service.crashing import HEIGHT
-from tests.service.serving import Serve, at_rest, processes, same, until
+from tests.service.serving import Serve, processes, same, until, wait_until_idle
 
 OPTIONS = {"image_size": 64, "color_jitter": 0.4}
-SEEDS = itertools.count(100)  # a new one each time; otherwise the pool already has the answers
+SEEDS = itertools.count(100)  # a new seed each time, because the pool keeps answers
 
 
 def loader(records, **more):
@@ -70,10 +70,10 @@ def kill(pid, number=signal.SIGKILL):
     os.kill(pid, number)
 
 
-def test_plain(epoch, records, pool, monkeypatch):
+def test_pool_matches_local_loader(epoch, records, pool, monkeypatch):
     monkeypatch.setattr(remote, "PATIENCE", (60.0, 4.0))  # a busy machine is not a slow worker
     monkeypatch.setattr(remote, "FIRST_PATIENCE", 60.0)
-    before = at_rest(pool)
+    before = wait_until_idle(pool)
     made = epoch()
     assert repr(made) == repr(loader(records, seed=made.seed)).replace("epoch 0", "epoch 2")
     new = {name: value - before[name] for name, value in pool.status().items() if isinstance(value, int)}
@@ -81,17 +81,17 @@ def test_plain(epoch, records, pool, monkeypatch):
     assert new["second_asks"] == new["lost"] == 0
 
 
-def test_a_worker_is_killed(epoch, head):
+def test_killed_worker_changes_no_batch(epoch, head):
     epoch({9: lambda: kill(workers_of(head)[0])})
     until(lambda: len(workers_of(head)) == 2)
 
 
-def test_all_workers_are_killed(epoch, head):
+def test_killing_all_workers_changes_no_batch(epoch, head):
     epoch({9: lambda: [kill(pid) for pid in workers_of(head)]})
     until(lambda: len(workers_of(head)) == 2)
 
 
-def test_a_worker_freezes_and_goes_on(epoch, head):
+def test_frozen_worker_changes_no_batch(epoch, head):
     pid = workers_of(head)[0]
     try:
         epoch({9: lambda: kill(pid, signal.SIGSTOP), 40: lambda: kill(pid, signal.SIGCONT)})
@@ -100,7 +100,7 @@ def test_a_worker_freezes_and_goes_on(epoch, head):
             kill(pid, signal.SIGCONT)
 
 
-def test_a_node_comes_and_is_lost(epoch, pool, head, settings):
+def test_node_that_joins_and_is_lost_changes_no_batch(epoch, pool, head, settings):
     nodes = []
 
     def join():
@@ -108,19 +108,19 @@ def test_a_node_comes_and_is_lost(epoch, pool, head, settings):
         assert len(pool.status()["workers"]) == 3
 
     try:
-        epoch({5: join, 30: lambda: nodes[0].lost()})
+        epoch({5: join, 30: lambda: nodes[0].kill()})
         until(lambda: len(pool.status()["workers"]) == 2)
     finally:
-        nodes[0].lost()
+        nodes[0].kill()
 
 
-def test_a_node_ends(epoch, pool, head, settings):
+def test_node_that_stops_changes_no_batch(epoch, pool, head, settings):
     node = Serve(settings, "--workers", 1, "--join", head.address).ready()
     epoch({9: lambda: node.stop(signal.SIGINT)})
     until(lambda: len(pool.status()["workers"]) == 2)  # at once, or after some seconds if it could not sign off
 
 
-def test_the_pool_actor_is_killed(epoch, pool):
+def test_killed_pool_actor_changes_no_batch(epoch, pool):
     import ray
 
     killed = []
@@ -134,7 +134,7 @@ def test_the_pool_actor_is_killed(epoch, pool):
     assert pool.status()["seconds"] < time.time() - killed[0]  # a new actor, started since
 
 
-def test_the_pool_actor_freezes(epoch, pool, head):
+def test_frozen_pool_actor_changes_no_batch(epoch, pool, head):
     [pid] = [pid for pid, session, name in processes() if session in head.sessions() and name == "ray::Pool"]
     try:
         epoch({9: lambda: kill(pid, signal.SIGSTOP)})
@@ -142,16 +142,16 @@ def test_the_pool_actor_freezes(epoch, pool, head):
         kill(pid, signal.SIGCONT)
 
 
-def test_a_record_that_crashes_the_worker(pool, head, tmp_path):
+def test_record_that_crashes_workers_raises(pool, head, tmp_path):
     prefix = png_set(tmp_path / "set", 500, lambda number: (HEIGHT if number == 200 else 80, 80))
     made = build_loader("tests.service.crashing:Crash", prefix, batch_size=24, train=False, device="cpu", workers=pool)
     with pytest.raises(RuntimeError, match=rf"^{prefix}: 4 times a worker's process died .*: \[192, .* 200, .* 255\]"):
         list(made)
     until(lambda: len(workers_of(head)) == 2)
-    at_rest(pool)
+    wait_until_idle(pool)
 
 
-def test_all_workers_freeze_and_the_trainer_decodes_itself(epoch, head, monkeypatch):
+def test_trainer_decodes_locally_if_all_workers_freeze(epoch, head, monkeypatch):
     monkeypatch.setattr(remote, "ALONE", 2.0)
     pids = workers_of(head)
     stop, go_on = ((lambda number=number: [kill(pid, number) for pid in pids]) for number in (SIGSTOP, SIGCONT))
@@ -161,7 +161,7 @@ def test_all_workers_freeze_and_the_trainer_decodes_itself(epoch, head, monkeypa
         go_on()
 
 
-def test_a_fallback_that_cannot_be(pool, head, records, tmp_path):
+def test_invalid_fallback_or_set_is_refused(pool, head, records, tmp_path):
     local = dali_mix.service.connect(head.address, fallback="local")
     assert local.address == pool.address and pool.fallback == "wait"
     with pytest.raises(ValueError, match="fallback='locl'"):

@@ -1,4 +1,4 @@
-"""Tries that are late, lost or fail, in isolation: Ray, its machines and their clocks are stand-ins."""
+"""Late, lost and failing tries of `RayMachines.map`: Ray, its machines and their clocks are stand-ins."""
 
 import itertools
 import logging
@@ -34,7 +34,7 @@ class Stream:
 
 
 class Ray:
-    """Stand-in for Ray with machines and their slots. Tries follow `scripts[shard][try]`.
+    """Stand-in for Ray with machines and slots. Tries follow `scripts[shard][try]`.
 
     A script is [(seconds since the try began, what it yields or raises), …]. `sees` maps a machine to the answer to its
     check: (host name, versions, missing paths) or an error.
@@ -109,14 +109,14 @@ def done(seconds, value, count=0):
     return [*((second, (0, ())) for second in range(50, seconds, 50)), (seconds, (count, (value,)))]
 
 
-def test_in_order(start):
+def test_results_are_in_order(start):
     ray, machines, results = start({"a": 1, "b": 2}, [[done(3 - index % 2, index)] for index in range(7)])
     assert list(results) == list(range(7)) and machines.lost == 0
     assert {index: len(tries) for index, tries in ray.begun.items()} == dict.fromkeys(range(7), 1)
 
 
-def test_a_first_try_that_freezes_is_doubled(start):
-    """Until a shard has ended, it is unknown how long one takes, so a fixed time limit applies."""
+def test_frozen_first_try_is_duplicated(start):
+    """Before the first shard ends, its duration is unknown and a fixed time limit applies."""
     ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, done(5, "second")]])
     assert list(results) == ["second"] and machines.lost == 0
     first, second = ray.begun[0]
@@ -124,17 +124,17 @@ def test_a_first_try_that_freezes_is_doubled(start):
     assert second.node != first.node and first.cancelled
 
 
-def test_no_try_is_doubled_where_no_slot_is_free(start):
+def test_try_is_not_duplicated_without_free_slot(start):
     ray, _, results = start({"a": 1}, [[done(500, "at last"), done(1, "too many")]])
     assert list(results) == ["at last"] and len(ray.begun[0]) == 1
 
 
-def test_no_try_is_doubled_that_takes_as_long_as_others(start):
+def test_try_within_time_limit_is_not_duplicated(start):
     ray, _, results = start({"a": 1, "b": 1}, [[done(200, 0)], [done(700, 1), done(1, "too many")]])
     assert list(results) == [0, 1] and len(ray.begun[1]) == 1
 
 
-def test_a_try_that_takes_much_longer_is_doubled_once(start):
+def test_late_try_is_duplicated_once(start):
     late = [FROZEN, done(100, "second"), done(0, "too many")]
     ray, _, results = start({"a": 2, "b": 2}, [[done(1, 0)], late, [done(2, 2)]])
     assert list(results) == [0, "second", 2]
@@ -142,10 +142,10 @@ def test_a_try_that_takes_much_longer_is_doubled_once(start):
     assert 0 < second.begun - first.begun - packing.LATE * 2 < 2
 
 
-@pytest.mark.parametrize("doubles", [[(1, RayError("killed"))], FROZEN])
-def test_a_first_try_that_freezes_and_doubles_that_are_lost(start, doubles):
-    """The work ends in an error, even if the doubles freeze too."""
-    ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, *[doubles] * 9]])
+@pytest.mark.parametrize("duplicates", [[(1, RayError("killed"))], FROZEN])
+def test_frozen_try_with_lost_duplicates_raises(start, duplicates):
+    """The work ends in an error even if the duplicates freeze too."""
+    ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, *[duplicates] * 9]])
     with pytest.raises(
         ValueError,
         match=r"^shard 0 of 1 was lost 4 times .*, last on host-[ab] \((killed|without a sign).*: look there",
@@ -154,22 +154,22 @@ def test_a_first_try_that_freezes_and_doubles_that_are_lost(start, doubles):
     assert machines.lost == packing.TRIES and ray.now < 100 + packing.TRIES * packing.FROZEN
 
 
-def test_a_try_that_freezes_is_repeated_where_no_slot_is_free(start):
+def test_frozen_try_is_repeated_without_free_slot(start):
     ray, machines, results = start({"a": 1}, [[FROZEN, done(5, "second")]])
     assert list(results) == ["second"] and machines.lost == 1
     first, second = ray.begun[0]
     assert packing.FROZEN < second.begun - first.begun < packing.FROZEN + 5 and first.cancelled
 
 
-def test_one_of_two_tries_that_is_lost_is_not_repeated(start):
-    """The other one continues."""
+def test_lost_try_is_not_repeated_while_duplicate_runs(start):
+    """The duplicate continues."""
     scripts = [[(70, RayError("lost"))], done(40, "other"), done(0, "too many")]
     ray, machines, results = start({"a": 2, "b": 2}, [scripts])
     assert list(results) == ["other"]
     assert len(ray.begun[0]) == 2 and machines.lost == 1
 
 
-def test_progress_counts_what_is_done_twice_once(start):
+def test_progress_counts_repeated_work_once(start):
     told = []
     first = [(1, (5, ())), (2, (4, ())), (3, RayError("lost"))]
     second = [(1, (3, ())), (2, (8, ())), (4, (1, ("value",)))]
@@ -178,7 +178,7 @@ def test_progress_counts_what_is_done_twice_once(start):
     assert told == [5, 4, 2, 1]
 
 
-def test_what_is_lost_each_time(start):
+def test_shard_lost_every_time_raises(start):
     _, machines, results = start({"a": 1, "b": 1}, [[done(1, 0)], [[(1, RayError("killed"))]] * packing.TRIES])
     with pytest.raises(
         ValueError, match=r"^shard 1 of 2 was lost 4 times .*, last on host-[ab] \(killed\): look there"
@@ -194,7 +194,7 @@ def test_what_is_lost_each_time(start):
         (KeyError("bug"), RuntimeError, r"^a worker of here:1 failed: KeyError\('bug'\)$"),
     ],
 )
-def test_an_error_of_the_work_is_not_repeated(start, cause, kind, said):
+def test_work_error_is_not_retried(start, cause, kind, said):
     ray, machines, results = start({"a": 1}, [[[(1, RayTaskError(cause))]]])
     with pytest.raises(kind, match=said):
         list(results)
@@ -214,7 +214,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("seen", "said"), REFUSED)
-def test_a_machine_that_does_not_fit(start, seen, said):
+def test_unsuitable_machine_is_refused(start, seen, said):
     ray, _, results = start({"a": 1, "b": 1}, [[done(1, 0)]], sees=[Path("/shared")])
     ray.sees["b"] = seen
     with pytest.raises(ValueError, match=f"^{said}"):
@@ -223,7 +223,7 @@ def test_a_machine_that_does_not_fit(start, seen, said):
 
 
 @pytest.mark.parametrize(("seen", "said"), REFUSED)
-def test_a_machine_that_comes_later_and_does_not_fit_is_not_used(start, caplog, seen, said):
+def test_unsuitable_machine_that_joins_is_not_used(start, caplog, seen, said):
     """The machine is checked once, and one message reports it."""
     ray, _, results = start({"a": 1}, [[done(10, index)] for index in range(5)], sees=[Path("/shared")])
     ray.sees["b"] = seen
@@ -238,7 +238,7 @@ def test_a_machine_that_comes_later_and_does_not_fit_is_not_used(start, caplog, 
     assert {stream.node for tries in ray.begun.values() for stream in tries} == {"a"}
 
 
-def test_a_machine_that_comes_later_is_used(start):
+def test_machine_that_joins_is_used(start):
     ray, _, results = start({"a": 1}, [[done(10, index)] for index in range(5)])
     assert next(results) == 0
     ray.slots = {"a": 1, "b": 1}
@@ -247,7 +247,7 @@ def test_a_machine_that_comes_later_is_used(start):
 
 
 @pytest.mark.parametrize("lost", [RayError("gone"), RayTaskError(MemoryError("full"))])
-def test_a_look_that_is_lost_is_repeated(start, lost):
+def test_lost_machine_check_is_repeated(start, lost):
     ray, _, results = start({"a": 1}, [[done(1, 0)]])
     ray.sees["a"] = lost
     answers = itertools.chain([lost], itertools.repeat(("host-a", _machines.pixel_versions(), [])))
@@ -255,8 +255,8 @@ def test_a_look_that_is_lost_is_repeated(start, lost):
     assert list(results) == [0] and ray.looks == ["a", "a"]
 
 
-def test_nothing_is_asked_of_ray_while_its_head_is_lost(start, monkeypatch):
-    """A question to a lost head would wait and then end the process. A head that comes back is asked again."""
+def test_ray_is_not_called_while_head_is_lost(start, monkeypatch):
+    """A call to a lost head would wait and then end the process. A head that comes back is called again."""
     ray, machines, results = start({"a": 1}, [[[(1, RayError("socket closed"))], done(1, 0)]])
     watch, checks = machines.pool.watch, itertools.count()
 
@@ -278,7 +278,7 @@ def test_nothing_is_asked_of_ray_while_its_head_is_lost(start, monkeypatch):
     assert ray.begun[0][1].begun - ray.begun[0][0].begun > 3
 
 
-def test_a_function_becomes_a_task_once():
+def test_task_is_created_once_per_function():
     """Ray sends every new remote function to the head. If the head has ended, Ray waits, then ends this process."""
 
     class Remote:
@@ -287,7 +287,7 @@ def test_a_function_becomes_a_task_once():
     assert packing._task(Remote, len) is packing._task(Remote, len) is not packing._task(Remote, max)
 
 
-def test_ray_says_first_that_the_pool_has_ended(start, monkeypatch):
+def test_socket_error_raises_pool_gone(start, monkeypatch):
     ray, _, results = start({"a": 1}, [[done(1, 0)], [done(50, 1)]])
     assert next(results) == 0
 
@@ -299,7 +299,7 @@ def test_ray_says_first_that_the_pool_has_ended(start, monkeypatch):
         next(results)
 
 
-def test_an_error_in_the_pool_is_no_lack_of_workers(start):
+def test_pool_bug_is_raised_at_once(start):
     ray, machines, results = start({"a": 1}, [[done(1, 0)]])
     failed = RayTaskError(KeyError("bug"))
     machines.pool.actor = lambda: SimpleNamespace(live_workers=SimpleNamespace(remote=lambda: failed))

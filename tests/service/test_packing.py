@@ -32,15 +32,15 @@ LARGE = Transform(resize=1000)  # about 20 ms per image of `large`
 
 
 @pytest.fixture(scope="module")
-def second(head, settings):
+def second_machine(head, settings):
     """Start a second machine, with one worker."""
     node = Serve(settings, "--workers", 1, "--join", head.address).ready()
     yield node
-    node.lost()
+    node.kill()
 
 
 @pytest.fixture
-def machines(pool, second):
+def machines(pool, second_machine):
     return RayMachines(pool)
 
 
@@ -60,7 +60,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Return a folder of large pictures, so packing takes long enough to kill something meanwhile."""
+    """Return a folder of large pictures. Packing them takes long enough to kill processes meanwhile."""
     root = tmp_path_factory.mktemp("large")
     data = encoded("JPEG", 1500, 2000)
     for number in range(96):
@@ -71,9 +71,9 @@ def large(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def calm(large, tmp_path_factory):
+def packed_locally(large, tmp_path_factory):
     """Pack `large` on one machine, in 8 shards; return the prefix."""
-    prefix = tmp_path_factory.mktemp("calm") / "set"
+    prefix = tmp_path_factory.mktemp("packed_locally") / "set"
     pack_listing(listing_of(large), prefix, PackOptions(LARGE, shuffle=1, shards=8))
     return prefix
 
@@ -92,7 +92,7 @@ def tasks(*serves):
     return [pid for pid, session, name in processes() if session in sessions and name.startswith("ray::run")]
 
 
-def both(capfd, tmp_path, address, arguments, out=True):
+def run_both(capfd, tmp_path, address, arguments, out=True):
     """Run a command without and with `--cluster`; return [(status, error stream, digests of files)] of both."""
     found = []
     for name, more in (("here", []), ("there", ["--cluster", address])):
@@ -149,18 +149,18 @@ def boxes(root):
 
 @pytest.mark.parametrize("options", [folder, relative_folder, zip_file, raw, skipped, multilabel, boxes])
 @pytest.mark.parametrize("shards", [5])
-def test_the_same_bytes(head, second, photos, tmp_path, capfd, monkeypatch, options, shards):
+def test_cluster_packs_identical_bytes(head, second_machine, photos, tmp_path, capfd, monkeypatch, options, shards):
     monkeypatch.chdir(tmp_path)
     root = Path(shutil.copytree(photos, tmp_path / "root"))
     arguments = [*map(str, options(root)), "--shards", str(shards)]
-    here, there = both(capfd, tmp_path, head.address, ["pack", *arguments])
+    here, there = run_both(capfd, tmp_path, head.address, ["pack", *arguments])
     assert here == there
     assert here[0] == 0 and len(here[2]) == shards + 3
     if options is skipped:
         assert '"skipped": [\n   {' in (tmp_path / "there" / "set.json").read_text()
 
 
-def test_progress(machines, photos, tmp_path):
+def test_progress_counts_every_image(machines, photos, tmp_path):
     counts = []
     listing = listing_of(photos / "images")
     pack_listing(listing, tmp_path / "set", PackOptions(shards=6), counts.append, machines)
@@ -170,7 +170,7 @@ def test_progress(machines, photos, tmp_path):
 
 
 class Packing:
-    """A thread that packs `large`, so a test can kill something meanwhile."""
+    """A thread that packs `large` while a test kills or freezes processes."""
 
     def __init__(self, machines, root, prefix):
         self.error = None
@@ -189,13 +189,13 @@ class Packing:
         assert self.error is None, self.error
 
 
-def written(prefix, least=1):
-    """Return the files of tries that have at least `least` bytes."""
+def partial_files(prefix, least=1):
+    """Return the partial files of tries that have at least `least` bytes."""
     return [path for path in prefix.parent.glob(".set-*.rec.*.partial") if path.stat().st_size >= least]
 
 
 def kill_tasks(machines, head):
-    """Kill tasks until a try is lost; return their number. One may not be enough, because it may have just ended."""
+    """Kill tasks until a try is lost; return their number. One may not be enough: a task may have just ended."""
     killed = set()
 
     def lost():
@@ -209,46 +209,46 @@ def kill_tasks(machines, head):
     return len(killed)
 
 
-def test_a_worker_is_killed(machines, head, large, calm, tmp_path):
+def test_killed_worker_changes_no_byte(machines, head, large, packed_locally, tmp_path):
     prefix = tmp_path / "set"
     running = Packing(machines, large, prefix)
-    until(lambda: written(prefix))
+    until(lambda: partial_files(prefix))
     killed = kill_tasks(machines, head)
     running.ended()
     assert 1 <= machines.lost <= killed
-    assert digests(tmp_path) == digests(calm.parent)
+    assert digests(tmp_path) == digests(packed_locally.parent)
 
 
-def test_a_frozen_worker_is_doubled(machines, head, large, calm, tmp_path, monkeypatch):
+def test_frozen_worker_changes_no_byte(machines, head, large, packed_locally, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "LATE", 1)
     monkeypatch.setattr(packing, "LATE_AT_LEAST", 0.1)
     running = Packing(machines, large, tmp_path / "set")
-    pid = until(lambda: written(tmp_path / "set") and tasks(head))[0]
+    pid = until(lambda: partial_files(tmp_path / "set") and tasks(head))[0]
     with suppress(ProcessLookupError):  # it has just ended
         os.kill(pid, signal.SIGSTOP)
     try:
         running.ended()
-        assert digests(tmp_path) == digests(calm.parent)
+        assert digests(tmp_path) == digests(packed_locally.parent)
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def test_what_kills_its_process_each_time(machines, monkeypatch):
+def test_work_that_always_kills_its_process_raises(machines, monkeypatch):
     monkeypatch.setattr(packing, "AVOID", 0.0)
     with pytest.raises(ValueError, match=r"^shard 1 of 2 was lost 4 times with the process that worked on it, last on"):
         list(machines.map(lambda number, tell: number and os._exit(1), 2, lambda number: (number,), {}))
     assert machines.lost == 4
 
 
-def test_a_bad_image(machines, head, large, tmp_path, capfd):
-    """The error names the first bad image in the set's order, as on one machine. Nothing is repeated or left behind."""
+def test_bad_image_error_equals_local_one(machines, head, large, tmp_path, capfd):
+    """The error names the first bad image in the set's order, as on one machine. No task is repeated or continues."""
     root = Path(shutil.copytree(large, tmp_path / "root"))
     names = [listing_of(root).names[number] for number in (22, 40, 80)]  # the others are decoded before the first
     for name in names:
         (root / name).write_bytes((root / name).read_bytes()[:5000])
     arguments = ["pack", "imagefolder", "--root", str(root), "--no-shuffle", "--shards", "4", "--resize", "900"]
-    here, there = both(capfd, tmp_path, head.address, arguments)
+    here, there = run_both(capfd, tmp_path, head.address, arguments)
     assert here == there
     assert here[0] == 1 and here[2] == {} and names[0] in here[1] and here[1].count("\n") == 1
     with pytest.raises(ValueError, match=re.escape(names[0])):
@@ -258,7 +258,7 @@ def test_a_bad_image(machines, head, large, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("name", ["images.tar.gz", "images.tar"])
-def test_a_tar_file_is_refused(head, photos, tmp_path, capfd, name):
+def test_tar_file_is_refused(head, photos, tmp_path, capfd, name):
     path = archived(photos / "images", tmp_path / name)
     status = main(
         ["pack", "imagefolder", "--root", str(path), "--out", str(tmp_path / "set"), "--cluster", head.address]
@@ -270,14 +270,14 @@ def test_a_tar_file_is_refused(head, photos, tmp_path, capfd, name):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_images_made_in_memory_are_refused(head, tmp_path, capfd):
+def test_in_memory_images_are_refused(head, tmp_path, capfd):
     status = main(["pack", "digits", "--out", str(tmp_path / "set"), "--cluster", head.address])
     assert status == 1 and "scikit-learn: these images are made in memory here" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("unseen", ["photos", "out", "empty"])
-def test_a_folder_that_another_machine_does_not_see(head, photos, tmp_path, capfd, monkeypatch, unseen):
+def test_folder_missing_on_another_machine_is_named(head, photos, tmp_path, capfd, monkeypatch, unseen):
     """/proc/self/cwd is a different folder for each process."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
@@ -297,13 +297,13 @@ def test_a_folder_that_another_machine_does_not_see(head, photos, tmp_path, capf
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_other_versions_of_what_encodes(machines, photos, tmp_path, monkeypatch):
+def test_different_encoder_versions_are_refused(machines, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("dali_mix._machines.pixel_versions", lambda: {"opencv": "0.1"})
     with pytest.raises(ValueError, match=r"the pool has different versions: .*opencv 0\.1 here, \d"):
         pack_listing(listing_of(photos / "images"), tmp_path / "set", PackOptions(), None, machines)
 
 
-def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
+def test_package_code_is_compared_by_content(tmp_path, monkeypatch):
     """The code that encodes, labels and writes is compared by content."""
     assert {"dali_mix.datasets", "dali_mix.recordio", "dali_mix._labels"} <= _machines.pixel_versions().keys()
     assert {"dali_mix.pipelines", "dali_mix.compiled", "dali_mix._labels"} <= versions().keys()
@@ -322,7 +322,7 @@ def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_no_pool_there(tmp_path, photos, capfd):
+def test_cluster_option_refuses_invalid_address(tmp_path, photos, capfd):
     for command in (["pack", "imagefolder", "--root", str(photos), "--out", str(tmp_path / "set")], ["verify", "set"]):
         assert main([*command, "--cluster", ":80"]) == 1
         advice = "give HOST:PORT as printed by `dali-mix serve`, or auto"
@@ -336,8 +336,8 @@ def flip(path, offset):
 
 
 @pytest.mark.parametrize("damage", ["nothing", "bytes", "table", "missing"])
-def test_verify_says_the_same(head, second, calm, tmp_path, capfd, damage):
-    root = Path(shutil.copytree(calm.parent, tmp_path / "set"))
+def test_cluster_verify_gives_same_messages(head, second_machine, packed_locally, tmp_path, capfd, damage):
+    root = Path(shutil.copytree(packed_locally.parent, tmp_path / "set"))
     if damage in ("bytes", "table"):
         for number, offset in ((6, 1000), (2, 2000), (2, 900_000), (4, -1)):
             flip(root / f"set-{number:05d}.rec", offset)
@@ -345,27 +345,29 @@ def test_verify_says_the_same(head, second, calm, tmp_path, capfd, damage):
         flip(root / "set.npy", -1)
     if damage == "missing":
         (root / "set-00003.rec").unlink()
-    here, there = both(capfd, tmp_path, head.address, ["verify", str(root / "set")], out=False)
+    here, there = run_both(capfd, tmp_path, head.address, ["verify", str(root / "set")], out=False)
     assert here == there
     assert here[:1] == (int(damage != "nothing"),)
     assert here[1].count("\n") == {"nothing": 0, "bytes": 4, "table": 4, "missing": 1}[damage]
 
 
-def test_verify_while_a_worker_is_killed(machines, head, calm):
+def test_verify_survives_killed_worker(machines, head, packed_locally):
     def decode(image):
         time.sleep(0.02)
         return decoded_size(image)
 
     found = []
-    thread = threading.Thread(target=lambda: found.append(list(verify_set(calm, decode=decode, machines=machines))))
+    thread = threading.Thread(
+        target=lambda: found.append(list(verify_set(packed_locally, decode=decode, machines=machines)))
+    )
     thread.start()
     kill_tasks(machines, head)
     thread.join(120)
     assert not thread.is_alive() and found == [[]]
 
 
-def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp_path):
-    """Ctrl-C leaves nothing, SIGTERM leaves what the next packer removes. Both end the tasks."""
+def test_signal_leaves_same_files_as_without_cluster(head, large, packed_locally, tmp_path):
+    """Ctrl-C leaves no files. SIGTERM leaves files that the next packer removes. Both end the tasks."""
     options = ["--root", large, "--resize", "1000", "--shuffle", "1", "--shards", "8", "--quiet"]
     command = [sys.executable, "-m", "dali_mix", "pack", "imagefolder", *options, "--cluster", head.address, "--out"]
     running = {
@@ -376,7 +378,7 @@ def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp
     }
     todo = dict(running)
     while todo:
-        number = until(lambda: next((number for number in todo if written(tmp_path / number.name / "set")), None))
+        number = until(lambda: next((number for number in todo if partial_files(tmp_path / number.name / "set")), None))
         todo.pop(number).send_signal(number)
     errors = {number: process.communicate(timeout=120)[1] for number, process in running.items()}
     assert {number: process.returncode for number, process in running.items()} == {
@@ -390,10 +392,12 @@ def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp
     assert left and all(re.fullmatch(r"\.set\.lock|\.set[-.][\w.]*\.partial", name) for name in left)
     time.sleep(0.1)
     pack_listing(listing_of(large), tmp_path / "SIGTERM" / "set", PackOptions(LARGE, shuffle=1, shards=8))
-    assert digests(tmp_path / "SIGTERM") == digests(calm.parent)
+    assert digests(tmp_path / "SIGTERM") == digests(packed_locally.parent)
 
 
-def test_a_machine_comes_and_is_lost(machines, head, settings, large, calm, tmp_path, monkeypatch):
+def test_machine_that_joins_and_is_lost_changes_no_byte(
+    machines, head, settings, large, packed_locally, tmp_path, monkeypatch
+):
     """Ray may need more than 10 s to notice the loss. By then, another machine may pack its shards again."""
     monkeypatch.setattr(packing, "REFRESH", 0.2)
     monkeypatch.setattr(packing, "LATE_AT_LEAST", 1.0)
@@ -403,9 +407,9 @@ def test_a_machine_comes_and_is_lost(machines, head, settings, large, calm, tmp_
             assert any(tasks(node) for _ in results)
         until(lambda: not tasks(node, head))
         running = Packing(machines, large, tmp_path / "set")
-        until(lambda: tasks(node) and written(tmp_path / "set"))
-        node.lost()
+        until(lambda: tasks(node) and partial_files(tmp_path / "set"))
+        node.kill()
         running.ended()
     finally:
-        node.lost()
-    assert digests(tmp_path) == digests(calm.parent)
+        node.kill()
+    assert digests(tmp_path) == digests(packed_locally.parent)

@@ -1,4 +1,4 @@
-"""What the pool's actor keeps and forgets, in isolation: workers are stand-ins that answer on demand."""
+"""Answers and trainers that the pool's actor keeps and forgets. Workers are stand-ins that answer on demand."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ CHUNK = 100  # bytes
 
 
 class Cluster:
-    """Stand-in for Ray that keeps the questions to workers until a test answers them."""
+    """Stand-in for Ray that holds the questions to workers until a test answers them."""
 
     def __init__(self):
         self.under_way, self.answers, self.dead = [], {}, set()
@@ -79,7 +79,7 @@ def keys(*numbers):
     return {Question(0, np.array([number])).key for number in numbers}
 
 
-def test_what_was_asked_for_longest_ago_goes_first(ray):
+def test_least_recently_requested_chunk_is_dropped_first(ray):
     pool = pool_of(ray, "a", 3 * CHUNK)
     for number in range(3):
         ask(pool, number)
@@ -93,7 +93,7 @@ def test_what_was_asked_for_longest_ago_goes_first(ray):
     assert kept(pool) == keys(0, 2, 3)
 
 
-def test_each_node_keeps_its_own_share(ray):
+def test_each_node_has_its_own_capacity(ray):
     pool = pool_of(ray, "ab", 2 * CHUNK)
     for number in range(10):
         ask(pool, number)  # the less loaded worker, in turn
@@ -106,7 +106,7 @@ def test_each_node_keeps_its_own_share(ray):
     assert [entry.node for entry in pool._answers.values()] == ["a", "a"]
 
 
-def test_workers_with_as_few_questions_are_asked_in_turn(ray):
+def test_equally_loaded_workers_are_asked_in_turn(ray):
     pool, names = pool_of(ray, "ab", 5 * CHUNK, workers=3), []
     for number in range(12):
         names.append(ask(pool, number)[1])
@@ -121,15 +121,15 @@ def test_workers_with_as_few_questions_are_asked_in_turn(ray):
     assert ask(pool, 18)[1] == idle and len(busy) == 6  # it is the least loaded, so its turn does not matter
 
 
-def test_packing_gets_no_worker_of_a_dead_machine(ray):
-    """Trainers may get one for up to 12 s: they ask another worker when a question is lost."""
+def test_live_workers_exclude_dead_machines(ray):
+    """Trainers may get one for up to 12 s, because they ask another worker if a question is lost."""
     pool = pool_of(ray, ("a", "b"), CHUNK, workers=2)
     assert pool.live_workers() == pool.workers() and len(pool.workers()) == 4
     ray.dead.add("a")
     assert list(pool.live_workers()) == ["b.0", "b.1"] and len(pool.workers()) == 4
 
 
-def test_a_late_answer_counts_no_bytes(ray):
+def test_replaced_answer_counts_no_bytes(ray):
     pool = pool_of(ray, "ab", 5 * CHUNK)
     first = ask(pool, 0)
     second = ask(pool, 0, [first[1]])
@@ -143,7 +143,7 @@ def test_a_late_answer_counts_no_bytes(ray):
     assert pool.status()["bytes"] == CHUNK
 
 
-def test_a_lost_answer_is_asked_for_again(ray):
+def test_lost_answer_is_requested_again(ray):
     pool = pool_of(ray, "a", 5 * CHUNK)
     ask(pool, 0)
     ray.finish(ray.exceptions.RayError("lost"))
@@ -153,8 +153,8 @@ def test_a_lost_answer_is_asked_for_again(ray):
     assert (pool.status()["decoded"], pool.status()["bytes"]) == (1, CHUNK)
 
 
-def test_a_question_costs_no_more_when_many_answers_are_kept(ray):
-    """A dict counts the entries that are iterated over."""
+def test_ask_does_not_iterate_over_kept_answers(ray):
+    """A subclass of dict counts the entries that are iterated over."""
 
     class Counting(dict):
         looked = 0
@@ -179,7 +179,7 @@ def test_a_question_costs_no_more_when_many_answers_are_kept(ray):
     assert (Counting.looked, len(pool._answers)) == (0, 100)
 
 
-def test_who_waits_for_whom(ray):
+def test_status_shows_which_workers_trainers_wait_for(ray):
     pool = pool_of(ray, "ab", 5 * CHUNK)
     first, second = ask(pool, 0, trainer="one")[1], ask(pool, 1, trainer="one")[1]
     ask(pool, 0, trainer="two")
@@ -189,8 +189,8 @@ def test_who_waits_for_whom(ray):
     assert [own["waits_for"] for own in pool.status()["trainers"]] == [{}, {}]
 
 
-def test_a_trainer_is_the_sum_of_its_loaders(ray, monkeypatch):
-    """A trainer's training and validation loaders are one trainer with two sets."""
+def test_loaders_of_one_trainer_are_summed(ray, monkeypatch):
+    """Training and validation loaders of one process count as one trainer with two sets."""
     from dali_mix.service import pool as module
 
     now = [1000.0]
@@ -207,8 +207,8 @@ def test_a_trainer_is_the_sum_of_its_loaders(ray, monkeypatch):
     assert [own["key"] for own in found["sets"]] == ["training", "validation"]
 
 
-def test_a_look_now_and_then_is_enough(ray, monkeypatch):
-    """Between two looks, a finished answer still counts as under way, but trainers that ask for it get it."""
+def test_finished_answers_are_shared_between_checks(ray, monkeypatch):
+    """Between two checks, a finished answer still counts as under way, but trainers that ask for it get it."""
     from dali_mix.service import pool as module
 
     pool = pool_of(ray, "ab", 5 * CHUNK)
@@ -221,7 +221,7 @@ def test_a_look_now_and_then_is_enough(ray, monkeypatch):
     assert pool.status()["decoded"] == 2
 
 
-def test_a_trainer_that_is_gone_is_forgotten_with_its_set(ray, monkeypatch):
+def test_idle_trainers_and_sets_are_forgotten(ray, monkeypatch):
     """A sweep of thousands of runs does not make the pool grow. A trainer that comes back is answered."""
     from dali_mix.service import pool as module
 

@@ -10,7 +10,7 @@ from dali_mix import build_loader
 from dali_mix.loading import remote as sources
 from dali_mix.recordio import write_set
 from tests.loading.sets import boxed_set, encode, picture
-from tests.service.serving import at_rest, same
+from tests.service.serving import same, wait_until_idle
 
 
 def loader(prefix, name="imagenet", *, batch_size=24, size=64, options=None, **more):
@@ -18,10 +18,10 @@ def loader(prefix, name="imagenet", *, batch_size=24, size=64, options=None, **m
     return build_loader(name, prefix, batch_size=batch_size, pipeline_options=options or {"image_size": size}, **more)
 
 
-def test_trainers_of_other_batch_sizes_and_ranks_share_chunks(pool, records):
+def test_trainers_with_different_batch_sizes_share_chunks(pool, records):
     kinds = [{"batch_size": 24}, {"batch_size": 37}, *({"rank": r, "world_size": 2, "batch_size": 16} for r in (0, 1))]
     kinds = [{"seed": 1000, **kind} for kind in kinds]
-    before = at_rest(pool)
+    before = wait_until_idle(pool)
     remote = [iter(loader(records.prefix, workers=pool, **kind)) for kind in kinds]
     local = [iter(loader(records.prefix, **kind)) for kind in kinds]
     ids = [[] for _ in kinds]
@@ -37,14 +37,14 @@ def test_trainers_of_other_batch_sizes_and_ranks_share_chunks(pool, records):
     assert status["shared"] - before["shared"] >= 2 * chunks
 
 
-def test_a_slow_trainer_waits_for_nobody_and_nobody_for_it(pool, records, monkeypatch):
+def test_slow_trainer_stays_within_window_and_capacity(pool, records, monkeypatch):
     monkeypatch.setattr(sources, "FIRST_PATIENCE", 60.0)  # a busy machine is not a slow worker
-    before = at_rest(pool)["decoded"]
+    before = wait_until_idle(pool)["decoded"]
     batches = iter(loader(records.prefix, workers=pool, size=224, seed=2000))
     next(batches)
-    assert at_rest(pool)["decoded"] - before <= 5  # the chunk due, and its window
+    assert wait_until_idle(pool)["decoded"] - before <= 5  # the next chunk and its window
     time.sleep(1)
-    assert at_rest(pool)["decoded"] - before <= 5
+    assert wait_until_idle(pool)["decoded"] - before <= 5
     for _ in batches:
         status = pool.status()
         assert status["bytes"] <= status["capacity"]
@@ -53,7 +53,7 @@ def test_a_slow_trainer_waits_for_nobody_and_nobody_for_it(pool, records, monkey
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_sets_with_boxes(pool, tmp_path, train):
+def test_detection_batches_equal_local_loader(pool, tmp_path, train):
     boxed_set(tmp_path / "set", 150, 160)
     options = {"shorter": 64, "longest": 96} | ({"iou_crop": 0.5, "zoom_out": 0.3} if train else {})
     kind = {"name": "detection", "batch_size": 4, "train": train, "options": options}
@@ -65,7 +65,7 @@ def test_sets_with_boxes(pool, tmp_path, train):
             assert remote.dropped_boxes == local.dropped_boxes
 
 
-def test_multilabel_sets(pool, tmp_path):
+def test_multilabel_batches_equal_local_loader(pool, tmp_path):
     labels = np.random.default_rng(0).integers(0, 2, (150, 5))
     samples = [(encode(picture(50 + i % 9, 60, seed=i)), labels[i]) for i in range(150)]
     write_set(tmp_path / "set", samples, task="multilabel", classes="abcde")
@@ -76,14 +76,14 @@ def test_multilabel_sets(pool, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [{"train": False}, {"dtype": "uint8"}, {"drop_last": True}])
-def test_other_loaders(pool, records, kind):
+def test_batches_with_other_options_equal_local_loader(pool, records, kind):
     local, remote = (loader(records.prefix, workers=workers, seed=3000, **kind) for workers in (None, pool))
     for ours, theirs in zip(remote, local, strict=True):
         assert same(tuple(ours), tuple(theirs))
 
 
-def test_resuming_on_two_ranks(pool, records):
-    """A state saved by the in-process loader resumes with the pool's, and the other way round."""
+def test_resumed_ranks_equal_local_loader(pool, records):
+    """States saved by the in-process loader resume with the pool's loader, and vice versa."""
     states = []
     for workers in (None, pool):
         made = loader(records.prefix, workers=workers, seed=4000, batch_size=32)

@@ -25,9 +25,9 @@ def values(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def straight(values, tmp_path_factory):
+def local_run(values, tmp_path_factory):
     """Train the run without a pool; return its work directory."""
-    work_dir = tmp_path_factory.mktemp("straight") / "run"
+    work_dir = tmp_path_factory.mktemp("local_run") / "run"
     assert run(values, work_dir, packed=True) == [0], output_of(work_dir)
     return work_dir
 
@@ -39,14 +39,14 @@ def from_pool(values, head):
     return {**values, "service": head.address}, {"packed": True, "env": environment}
 
 
-def test_the_weights_of_a_run_without(straight, from_pool, tmp_path):
+def test_run_equals_run_without_pool(local_run, from_pool, tmp_path):
     values, options = from_pool
     assert run(values, tmp_path / "run", **options) == [0], output_of(tmp_path / "run")
-    assert_same_run(straight, tmp_path / "run")
+    assert_same_run(local_run, tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_worker_is_lost_in_mid_epoch(straight, from_pool, head, tmp_path, number):
+def test_lost_worker_changes_no_result(local_run, from_pool, head, tmp_path, number):
     values, options = from_pool
     started = start(values, tmp_path / "run", slow=0.1, **options)
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -58,10 +58,10 @@ def test_a_worker_is_lost_in_mid_epoch(straight, from_pool, head, tmp_path, numb
     finally:
         if number == signal.SIGSTOP:
             os.kill(worker, signal.SIGCONT)
-    assert_same_run(straight, tmp_path / "run")
+    assert_same_run(local_run, tmp_path / "run")
 
 
-def test_killed_and_resumed_onto_two_ranks(values, from_pool, tmp_path):
+def test_killed_run_resumes_on_two_ranks(values, from_pool, tmp_path):
     pooled, options = from_pool
     for name, own, more in (("alone", values, {"packed": True}), ("pool", pooled, options)):
         assert run(own, tmp_path / name, kill_at=9, **more) == [KILLED]
@@ -71,16 +71,16 @@ def test_killed_and_resumed_onto_two_ranks(values, from_pool, tmp_path):
     assert np.bincount(ids, minlength=300).min() >= 2
 
 
-def test_a_preempted_run_saves_and_goes_on_without_the_pool(straight, values, from_pool, tmp_path):
-    """Ray's handler of SIGTERM does not interfere, and a checkpoint does not mention the pool."""
+def test_preempted_run_resumes_without_pool(local_run, values, from_pool, tmp_path):
+    """Ray's SIGTERM handler does not interfere, and a checkpoint does not depend on the pool."""
     pooled, options = from_pool
     assert run(pooled, tmp_path / "run", term_at=7, **options) == [PREEMPTED], output_of(tmp_path / "run")
     assert newest_state(tmp_path / "run")["step"] == 7
     assert run(values, tmp_path / "run", resume="must", packed=True) == [0], output_of(tmp_path / "run")
-    assert_same_run(straight, tmp_path / "run")
+    assert_same_run(local_run, tmp_path / "run")
 
 
-def test_a_pipeline_that_needs_no_pool(values, from_pool, tmp_path):
+def test_cifar_pipeline_refuses_pool(values, from_pool, tmp_path):
     pooled, options = from_pool
     assert run({**pooled, "pipeline": {"type": "cifar"}}, tmp_path / "run", **options) == [1]
     assert "'cifar' decodes a set once and keeps it: it needs no workers" in output_of(tmp_path / "run")
