@@ -74,8 +74,8 @@ def _has_model(state: object) -> bool:
 def is_checkpoint(path: Path) -> bool:
     """Return True if a file is a checkpoint of dali_mix, even if it is damaged.
 
-    The file must end in a checkpoint's checksum, or its zip record must declare a comment as long as a checkpoint's.
-    The checksum is not verified; `load_checkpoint` reports damage.
+    The file must end in a checksum as in the module's docstring, or its zip end record must declare a comment of that
+    length. The checksum is not verified; `load_checkpoint` reports damage.
     """
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))

@@ -263,7 +263,11 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
 
 
 def _task_of_loss(config: RunConfig) -> Task:
-    """Return the task whose targets the recipe's loss accepts, preferably one that uses the recipe's type of model."""
+    """Return the task of a model whose file does not store its task, derived from the recipe's loss.
+
+    It is a task whose targets the loss accepts. If several tasks qualify, the one that the recipe's type of model is
+    made for is preferred. The task is detection if there is no loss, and classification if no task qualifies.
+    """
     loss = build_loss(config)
     if loss is None:
         return DETECTION
