@@ -94,7 +94,7 @@ def user_loss(given: Any) -> nn.Module:
 
 
 def user_mixer(mixer: Any, num_classes: int) -> Mixer:
-    """Return `mixer`. Raise ValueError if it is not a `Mixer`, or is for another number of classes than `num_classes`."""
+    """Return `mixer`. Raise ValueError if it is not a `Mixer`, or is not for `num_classes` classes."""
     check_object("mixer", mixer, Mixer, "a dali_mix.mixers.Mixer")
     if (count := getattr(mixer, "num_classes", num_classes)) not in (None, num_classes):
         raise ValueError(f"mixer {type(mixer).__name__} is for {count} classes, the set has {num_classes}")

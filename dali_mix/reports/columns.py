@@ -160,7 +160,7 @@ def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return the names of a class index, or of the labels above 0 of a row (K,)."""
+    """Return the name of a class, given by its index, or the names of all classes above 0 in a row (K,)."""
     numbers = [int(target)] if target.ndim == 0 else (target > 0).nonzero().flatten().tolist()
     names = _short(classes)
     return [names[number] for number in numbers]

@@ -111,10 +111,10 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 
 
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
-    """Return the model that `state` belongs to, recognized from its shapes and the name `model`, "" for none.
+    """Return the model that `state` belongs to, recognized from its shapes and `model`, a name or "".
 
-    Raise ValueError if no model is recognized, or if the model's keys or shapes differ from those of `state`. If `state`
-    is from a dali_mix run (`sure`) and `model` is "", return None instead of raising this error.
+    Raise ValueError if no model is recognized, or if its keys or shapes are not those of `state`. If `state` is from a
+    dali_mix run (`sure`) and `model` is "", return None instead of raising this error.
     """
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters

@@ -143,7 +143,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file. On failure, raise OSError naming it and leave an existing file unchanged."""
+    """Write `text` to the file `path`. On failure, raise OSError naming `path` and leave an old file unchanged."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 

@@ -99,7 +99,7 @@ class Predictor:
     Args:
         config: name or path of the recipe the model was trained with, or a config. With a name or path, the values of
             the run replace the recipe's, as in `dali-mix predict`. With a config, they are not used, and a warning is
-            logged if they differ.
+            logged if those for model or evaluation pipeline differ from the config's.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits, or a file with one name per line; by default the names in the
