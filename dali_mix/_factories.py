@@ -46,7 +46,7 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
     The origin is a text for messages: `what`, the name, and the module and attribute that define the object.
 
     Raise ValueError if the object cannot be imported, or if no package registers `name`. The message for an unknown
-    name lists the registered names, `ours` and `others`.
+    name lists the valid names: those that packages register, dali_mix's own (`ours`), and the texts `others`.
     """
     offered = {point.name: point for point in entry_points(group=group)}
     if name not in offered:
@@ -60,7 +60,10 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
-    """Return the named parameters of a class or function. For a class with **kwargs, include those of base classes."""
+    """Return the parameters of a class or function by name, without *args and **kwargs.
+
+    For a class with **kwargs, include the parameters of its base classes.
+    """
     found: dict[str, inspect.Parameter] = {}
     for part in factory.__mro__[:-1] if isinstance(factory, type) else (factory,):
         if isinstance(part, type) and "__init__" not in vars(part):

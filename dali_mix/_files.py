@@ -46,6 +46,6 @@ def open_new(path: str | os.PathLike[str], mode: str = "wb", encoding: str | Non
 
 
 def new_descriptor(path: str | os.PathLike[str]) -> int:
-    """Create a file like `open_new` and return its descriptor, opened for reading and writing."""
+    """Create a new file as `open_new` does, and return a descriptor for reading and writing it."""
     Path(path).unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

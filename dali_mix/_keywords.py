@@ -70,7 +70,10 @@ def suggesting(**instead: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 @contextmanager
 def naming_keywords(known: Mapping[str, inspect.Parameter]) -> Iterator[None]:
-    """Replace options with the keywords `known` in messages of ValueErrors and OSErrors, unless a command runs."""
+    """Replace options with the keywords `known` in messages of ValueErrors and OSErrors raised in the block.
+
+    While a command is running (see `naming_options`), messages are unchanged.
+    """
     if _known.get() is None:
         yield
         return
@@ -87,7 +90,7 @@ def naming_keywords(known: Mapping[str, inspect.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def naming_options() -> Iterator[None]:
-    """Mark that a command runs: messages in the block keep their options."""
+    """Mark the block as the run of a command. Messages that are raised or logged in it keep their options."""
     before = _known.set(None)
     try:
         yield
@@ -96,12 +99,15 @@ def naming_options() -> Iterator[None]:
 
 
 def from_python() -> bool:
-    """Return True unless a command runs (see `naming_options`)."""
+    """Return True unless a command is running (see `naming_options`)."""
     return _known.get() is not None
 
 
 def in_keywords(text: str) -> str:
-    """Return `text` with options replaced by keywords of the running Python function; unchanged if none runs."""
+    """Return `text` with options replaced by keywords of the running Python function (see `naming_keywords`).
+
+    Return `text` unchanged if no such function is running, or while a command is running.
+    """
     known = _known.get()
     return _pattern().sub(lambda found: _keyword(found, known), text) if known else text
 

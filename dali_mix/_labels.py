@@ -16,7 +16,7 @@ _HEADER = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
 
 
 def check_class(label: Any) -> None:
-    """Raise ValueError unless `label` is an integer from 0 to 2^24, all of which are exact as float32."""
+    """Raise ValueError unless `label` is an integer from 0 to 2^24. All these integers are exact as float32."""
     value = float(label)
     if not 0 <= value <= MAX_CLASS or value != int(value):  # False for NaN
         wanted = f"classes are integers from 0 to {MAX_CLASS} (exact as float32)"

@@ -36,7 +36,8 @@ class Machines(Protocol):
         concurrently. On every machine, relative paths are resolved against this process's current folder.
 
         Raise the error of the lowest n that fails. Before any work has started, raise ValueError if a machine cannot
-        access a path in `sees`, or differs from this machine in `pixel_versions`. Later, such a machine is not used.
+        access a path in `sees`, or differs from this machine in `pixel_versions`. A machine that joins later and fails
+        this check is not used.
 
         Args:
             work: a function that calls `report` with the amount done since the last call.
@@ -76,7 +77,7 @@ def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], li
 
 
 def run(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Run `work(*arguments, report)` in `folder`, as one item of `Machines.map`. Raise the errors of `work`.
+    """Run one call of `Machines.map`, `work(*arguments, report)`, in `folder`. Raise the errors of `work`.
 
     Yield (amount done since the last yield, ()) every `TICK` seconds, and finally (amount, (result,)).
     """

@@ -60,6 +60,9 @@ def for_triton() -> None:
 
 
 def _divert(variable: str, usual: Iterable[Path]) -> None:
-    """Set the environment variable to a folder in `fallback()`, unless it is set or all usual folders are writable."""
+    """Set the environment variable `variable` to a folder in `fallback()`.
+
+    Do nothing if it is already set, if all `usual` folders are writable, or if there is no fallback.
+    """
     if variable not in os.environ and not all(map(writable, usual)) and (folder := fallback()) is not None:
         os.environ[variable] = str(folder / variable.lower())

@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
 
     A training step frees its activations and allocates the same sizes again; the packer does the same with images. By
     default, the memory is returned to the kernel and every page is zeroed when it is allocated again. This takes about
-    a sixth of a small network's step time on a CPU. Tensors of 1 GiB and more (32 MiB on older versions) are still
-    returned.
+    a sixth of a small network's step time on a CPU. Blocks of 1 GiB and more (32 MiB with older versions of
+    glibc) are still returned.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -2,7 +2,7 @@
 
 A task is a subclass of `Task` with an entry in `TASKS`. Files store its name; `TASKS[name]` is the object.
 
-More than 300 lines: the interface and the three tasks, so that everything that a task decides is in one file.
+More than 300 lines: the interface and the three tasks that implement it are kept in one file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, label: Any, num_classes: int) -> None:
-        """Raise ValueError naming the wrong field unless `label`, a number or floats (n,), is valid."""
+        """Raise ValueError unless `label`, a number or floats (n,), is valid in a set with `num_classes` classes."""
 
     def check_stored(self, label: np.ndarray, info: Any) -> None:
         """Raise ValueError for an invalid label read from a record.
@@ -211,7 +211,7 @@ class MultiLabel(Task):
 
 
 class Detection(Task):
-    """Boxes. An object has a class, corners x1, y1, x2, y2 (0 to 1) and a flag `difficult` (0 or 1)."""
+    """A list of objects per image, each with a class, a box x1, y1, x2, y2 (0 to 1) and `difficult` (0 or 1)."""
 
     name = "detection"
     boxes = True

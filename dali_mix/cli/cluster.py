@@ -10,7 +10,7 @@ from dali_mix.cli.pools import guarded
 
 
 def add_cluster(add: Callable[..., object], what: str) -> None:
-    """Add `--cluster` by calling `add`; `what` is the verb that begins its help text ("write", "check")."""
+    """Add `--cluster` with `add`, a parser's `add_argument`. `what` begins the help text: "write" or "check"."""
     text = (
         f"{what} the shards on the machines of a pool (`dali-mix serve`) that share a file system: HOST:PORT, or auto"
     )

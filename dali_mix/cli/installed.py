@@ -28,7 +28,11 @@ ALSO = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python", "op
 
 
 class Findings:
-    """Print one line per check and count failures."""
+    """The results of checks, each printed as one line.
+
+    Attributes:
+        broken: number of failed checks.
+    """
 
     broken = 0
 
@@ -43,7 +47,7 @@ class Findings:
         self.broken += 1
 
     def guard(self, what: str, check: Callable[[Findings], None]) -> None:
-        """Run a check; report any exception as a finding, so that the remaining checks still run."""
+        """Run a check. An exception counts as a failed check, and the remaining checks still run."""
         try:
             check(self)
         except Exception as error:  # a broken installation can raise any error
@@ -130,7 +134,8 @@ def dali_builds() -> list[str]:
 def check_dali(findings: Findings) -> None:
     """Check that exactly one DALI build is installed, in a supported version and with the codecs it needs.
 
-    A build for another CUDA version than torch's is only noted, since both work with a driver for the newer one.
+    If DALI and torch are built for different major versions of CUDA, print a note. This is not a failure, since both
+    work with a driver for the newer version.
     """
     builds = dali_builds()
     if len(builds) != 1:

@@ -38,7 +38,7 @@ _SAVE_SECONDS = 600.0  # the same if the first ranks to fail have saved (status 
 
 
 def main(argv: list[str]) -> int:
-    """Run this machine's ranks and return their exit status, or 1 if one was killed."""
+    """Run this machine's ranks and return one exit status for all of them (see `outcome`)."""
     console.install()
     parser = argparse.ArgumentParser(prog="dali_mix.cli.launch", allow_abbrev=False)
     parser.add_argument("--nproc", type=int, required=True, help="processes on this machine")

@@ -22,9 +22,10 @@ def set_service(args: argparse.Namespace) -> None:
 
 
 def guarded(command: str, work: Callable[[], T]) -> T | None:
-    """Return the result of `work`, or None if its pool has ended, in which case the error has already been printed.
+    """Return the result of `work`, or None if `work` raised an error after its worker pool had ended.
 
-    Ray may end the process at any time after its raylet has ended, so the message is printed immediately, and once.
+    The pool's watcher has then already printed the message. It prints at once, since Ray may end this process at any
+    time after its raylet has ended.
     """
     from dali_mix.service import cluster
 

@@ -172,7 +172,7 @@ def _class_difference(ours: tuple[str, ...], others: tuple[str, ...]) -> str:
 
 
 def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
-    """Return the number of `classes`. Raise ValueError if the recipe's `num_classes` differs."""
+    """Return the number of `classes`. Raise ValueError if the recipe sets `num_classes` to another number."""
     if config.num_classes not in (None, len(classes)):
         raise ValueError(
             f"num_classes={config.num_classes}, but {config.train_set} has {len(classes)} classes: "
@@ -215,7 +215,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
 
 
 def build_scores(config: RunConfig, task: Task, num_classes: int, device: torch.device) -> Scores:
-    """Return the `Scores` for an evaluation on a set of `task`, with the recipe's `metrics`.
+    """Return the `Scores` for an evaluation on a set of `task`, built with the options in the recipe's `metrics`.
 
     Raise ValueError for an unknown or invalid option.
     """
@@ -291,10 +291,11 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
 
 
 def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the options of a model. Each part in `names` becomes two options: PART, its type, and PART_options.
+    """Return a recipe's model options as keywords for `models.build_multilabel` or `models.build_detector`.
 
-    A part is a name, or a dict of a type and options. The backbone's option `weights` is removed. Raise ValueError for
-    a part without a type, or if `options` already contain PART_options.
+    A part in `names` (a backbone or head) is a name, or a dict with a "type" and options. It is split into PART, the
+    type, and PART_options. The backbone's `weights` are omitted, since `load_files` loads them. Raise ValueError for a
+    part without a type, or if `options` already contain PART_options.
     """
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:
@@ -378,7 +379,9 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
-    """Move the model to the rank's device, apply channels_last (GPU only), SyncBN and compilation, and return it.
+    """Move the model to the rank's device and return it, with the recipe's `sync_bn`, `channels_last` and `compile`.
+
+    `channels_last` is applied on a GPU only, and `sync_bn` only with several ranks.
 
     Raises:
         ValueError: sync_bn with several ranks on a CPU, which torch does not support.
@@ -432,8 +435,8 @@ def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport,
     """Load the weight files named in the recipe into `model`, and return their reports.
 
     A file for the full model must contain all tensors of the model, except those of a head for a different number of
-    classes. A file for the backbone must contain at least 95% of the backbone's tensors. Raise FileNotFoundError or
-    ValueError as `load_weights`.
+    classes. A file for the backbone must contain at least 95% of the backbone's tensors. Raise the errors
+    of `load_weights`.
     """
     found = []
     for part, path in weight_files(config).items():

@@ -41,8 +41,8 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
         task: task of the sets.
         mixer: the mixer, or None. It must support boxes if and only if the task has boxes.
         loss: the loss, or None for objective Detection. It must be None if and only if the task has boxes. Its
-            attribute `accepts` lists the kinds of targets that it accepts (`ops.targets.TargetKind`). For five losses
-            of torch, these kinds are known. Other losses are not checked.
+            attribute `accepts` lists the kinds of targets that it accepts (`ops.targets.TargetKind`). Five of torch's
+            losses need no such attribute. Any other loss without it is not checked.
         evaluates: whether the loss is also computed on unmixed targets, in evaluation.
     """
     if task.boxes != (loss is None):

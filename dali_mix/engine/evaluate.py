@@ -49,7 +49,7 @@ def evaluate(
         scores: the scores to compute.
         autocast: returns the context manager the model runs in.
         stop: called before each batch. If it returns True, this rank skips its remaining batches, and all ranks raise
-            `Preempted` together when the others have evaluated theirs.
+            `Preempted` together after the other ranks' evaluations.
         each: called after each batch with the number of batches done.
 
     Raises:

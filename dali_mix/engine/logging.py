@@ -68,7 +68,7 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 class LineFile:
-    """A text file that is flushed after each line, and removed when it is closed while empty."""
+    """A text file that is flushed after each line. If it is empty when it is closed, it is removed."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path
@@ -84,7 +84,7 @@ class LineFile:
             raise type(error)(f"{why}. Free disk space, then continue with --resume") from error
 
     def close(self) -> None:
-        """Close the file, and remove it if it is empty. Write errors were already raised by `write`."""
+        """Close the file, and remove it if it is empty. OSErrors are ignored, since `write` raises them."""
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
@@ -161,7 +161,7 @@ class Report:
             self._log.write(stamped)
 
     def warn(self, text: str) -> None:
-        """Write a warning to stderr, from any rank, and to train.log."""
+        """Write a warning to stderr and, on the main rank, to train.log."""
         text = in_keywords(text)
         print(f"WARNING: {text}", file=sys.stderr, flush=True)
         if self._log is not None:

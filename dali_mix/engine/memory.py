@@ -30,11 +30,10 @@ _SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # optimizer 
 
 
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
-    """Raise ValueError if a training step of the recipe would fail.
+    """Raise ValueError if a training step of the recipe would fail for one of two reasons.
 
-    This is the case if a process gets a single record in a step and the model cannot train on one record. On a CPU and
-    without `compile`, it is also the case if the step needs more than the free memory, which the processes of a machine
-    share.
+    - A process gets a single record in a step, and the model cannot train on one record.
+    - On a CPU and without `compile`, the processes of a machine need more memory for a step than is free.
 
     Args:
         records: number of records in the training set.

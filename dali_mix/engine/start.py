@@ -169,7 +169,10 @@ def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: 
 
 
 def _check_used(asked: Iterable[str], *sets: Any) -> None:
-    """Raise ValueError if one of the keys `asked` configures loaders, although all `sets` that are used are loaders."""
+    """Raise ValueError for a key in `asked` that configures loaders, if the user passed every loader that is used.
+
+    sets: the config's `train_set` and `val_set`; a loader, the prefix of a set, or None.
+    """
     if not any(map(is_object, sets)) or any(isinstance(one, str) for one in sets):
         return
     instead = {

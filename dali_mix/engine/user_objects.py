@@ -18,7 +18,11 @@ _TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_st
 
 
 def check_loader(name: str, loader: Any, train: bool) -> None:
-    """Raise ValueError if a user's loader lacks attributes that a run needs, or was built with a different `train`."""
+    """Raise ValueError if a user's loader lacks attributes that a run needs.
+
+    Also raise ValueError if a training loader (`train`) was built with train=False, or an evaluation loader with
+    train=True.
+    """
     if hasattr(loader, "__getitem__") and not hasattr(loader, "dataset"):
         which, prefix = name.replace("loader", "set"), getattr(loader, "prefix", None)
         how = "pack it: dali_mix.Writer.from_dataset(dataset, PREFIX), then pass"
@@ -41,7 +45,10 @@ def check_loader(name: str, loader: Any, train: bool) -> None:
 
 
 def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: bool) -> None:
-    """Raise ValueError if a user's loader was built for a different world size, batch size or type of device."""
+    """Raise ValueError if a user's loader was built for a world size or type of device other than the run's.
+
+    For a training loader, also raise ValueError if its batch size times `accumulate` is not the run's batch size.
+    """
     if (count := getattr(loader, "world_size", ranks.world_size)) != ranks.world_size:
         raise ValueError(
             f"{name} was built with world_size={count}, this run has {ranks.world_size}: build it with the rank"
@@ -87,7 +94,7 @@ def user_loss(given: Any) -> nn.Module:
 
 
 def user_mixer(mixer: Any, num_classes: int) -> Mixer:
-    """Return `mixer`. Raise ValueError if it is not a `Mixer`, or has a different number of classes."""
+    """Return `mixer`. Raise ValueError if it is not a `Mixer`, or is not for `num_classes` classes."""
     check_object("mixer", mixer, Mixer, "a dali_mix.mixers.Mixer")
     if (count := getattr(mixer, "num_classes", num_classes)) not in (None, num_classes):
         raise ValueError(f"mixer {type(mixer).__name__} is for {count} classes, the set has {num_classes}")

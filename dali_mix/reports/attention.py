@@ -107,7 +107,7 @@ def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
 
 
 def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
-    """Return the model's inputs as B colour pictures (3,H,W) uint8 on the CPU.
+    """Return the model inputs in `seen`, a batch of B images, as B colour pictures (3,H,W) uint8 on the CPU.
 
     A picture has the aspect ratio of the part of the original image that the pipeline uses. Its longer side has `SIDE`
     pixels.

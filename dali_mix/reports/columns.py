@@ -121,9 +121,10 @@ def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor
 
 
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Return the mean and std, (3,1,1) each, for normalizing images before mixing; None to mix uint8 images.
+    """Return the mean and std, (3,1,1) each, with which to normalize images before mixing.
 
-    These are the mixer's attributes `mean` and `std`. A mixer without these attributes gets the batch's mean and std 1.
+    These are the mixer's attributes `mean` and `std`. If one of them is None, return None: the mixer gets uint8 images.
+    A mixer without these attributes gets images normalized with the batch's mean and a std of 1.
     """
     mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
     if mean is None or std is None:
@@ -159,7 +160,7 @@ def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return the names of a class index, or of the labels above 0 of a row (K,)."""
+    """Return the name of a class, given by its index, or the names of all classes above 0 in a row (K,)."""
     numbers = [int(target)] if target.ndim == 0 else (target > 0).nonzero().flatten().tolist()
     names = _short(classes)
     return [names[number] for number in numbers]

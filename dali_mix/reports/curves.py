@@ -152,7 +152,7 @@ def _marker(steps: list[int], most: int = 40) -> str:
 def _watched(val: Records) -> tuple[str, dict[str, str]]:
     """Return the `chart` of the task whose scores were logged: title of the panel, and score → display name.
 
-    If no scores were logged, return the chart of the first task.
+    If no scores were logged, return the chart of the first task in `trainable()`.
     """
     charts = [task.chart for task in trainable().values()]
     return next((chart for chart in charts if _series(val, next(iter(chart[1])))[0]), charts[0])

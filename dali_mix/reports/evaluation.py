@@ -33,7 +33,7 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
     - `per_class.csv`: a table of rates in percent and counts;
     - `per_class.png`: a bar chart in percent;
     - `pr_curves.png`: precision-recall curves, if the evaluation has them;
-    - `boxes.png`, for a detector: images with hits and misses.
+    - `boxes.png`, for a detector that was evaluated on a packed set: images with hits and misses.
 
     The folder is created if missing, and existing files of these names are replaced.
     """

@@ -53,7 +53,7 @@ def check_out(out: str | Path) -> Path:
 
 
 def save(figure: Figure, out: str | Path) -> Path:
-    """Write `figure` to `out` atomically, as a PNG, and return the path. Raise ValueError or OSError as `check_out`."""
+    """Write `figure` to `out` atomically, as a PNG, and return the path. Raise the errors of `check_out`."""
     out = check_out(out)
     with replacing(out) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # missing glyphs are drawn as boxes

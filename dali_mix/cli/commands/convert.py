@@ -111,10 +111,10 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 
 
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
-    """Return the model that `state` belongs to, recognized from the shapes of its tensors.
+    """Return the model that `state` belongs to, recognized from its shapes and `model`, a name or "".
 
-    Raise ValueError if no model is recognized, or if its keys differ from those of `state`. If `sure` is True (`state`
-    is from a dali_mix run) and the name `model` is empty, return None instead.
+    Raise ValueError if no model is recognized, or if its keys or shapes are not those of `state`. If `state` is from a
+    dali_mix run (`sure`) and `model` is "", return None instead of raising this error.
     """
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters

@@ -151,7 +151,10 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
 
 
 def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
-    """Return the config from `load_evaluated`. If `shown` and its values are those of a run, print the run's file."""
+    """Return the config from `load_evaluated`.
+
+    If `shown` is True and values of the run are used, print the name of the file that they were read from.
+    """
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)

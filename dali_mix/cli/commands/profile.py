@@ -79,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _of_loader(args: argparse.Namespace) -> dict[str, Any]:
-    """Load batches for --seconds and return the figures that `reports.profile` draws."""
+    """Load batches for --seconds, and return the measurements as the dict that `reports.profile` takes."""
     from dali_mix.engine.config.recipe_files import parse_option
     from dali_mix.loading import build_loader
     from dali_mix.loading.stats import LOADING

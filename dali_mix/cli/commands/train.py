@@ -50,7 +50,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End the process with status 75: the handler of SIGTERM while `process_group.StopSignal` is not installed.
+    """End the process with status 75. This is the SIGTERM handler while `process_group.StopSignal` is not installed.
 
     It does not raise an exception, since libraries that are being imported could swallow or replace the exception.
     """

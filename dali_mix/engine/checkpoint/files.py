@@ -74,8 +74,8 @@ def _has_model(state: object) -> bool:
 def is_checkpoint(path: Path) -> bool:
     """Return True if a file is a checkpoint of dali_mix, even if it is damaged.
 
-    The file must end in a checkpoint's checksum, or its zip record must declare a comment as long as a checkpoint's.
-    The checksum is not verified; `load_checkpoint` reports damage.
+    The file must end in a checksum as in the module's docstring, or its zip end record must declare a comment of that
+    length. The checksum is not verified; `load_checkpoint` reports damage.
     """
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
@@ -143,7 +143,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file. On failure, raise OSError naming it and leave an existing file unchanged."""
+    """Write `text` to the file `path`. On failure, raise OSError naming `path` and leave an old file unchanged."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 

@@ -41,7 +41,7 @@ class Trained:
     values: dict[str, Any] = field(default_factory=dict)
 
     def warn_of_values(self, config: RunConfig) -> None:
-        """Log a warning if the values of the run's model or evaluation pipeline differ from `config`.
+        """Log a warning if the run's values for model and evaluation pipeline differ from those in `config`.
 
         Without this warning, the user would only see lower scores. The values differ if the recipe was edited after
         training, or if the run had `--cfg-options` that were not passed again.
@@ -157,7 +157,10 @@ def _values(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_scores(values: dict[str, Any]) -> dict[str, Any]:
-    """Return dotted key → value of a recipe's model and evaluation pipeline, without weight files."""
+    """Return the recipe values that `warn_of_values` compares: those of model and evaluation pipeline, by dotted key.
+
+    The backbone's weight file is omitted.
+    """
     found: dict[str, Any] = {}
     for outer in ("pipeline", "val_pipeline", "model"):
         inner = values.get(outer)

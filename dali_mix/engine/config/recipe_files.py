@@ -205,7 +205,7 @@ def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **p
 
 
 def change(config: RunConfig, pairs: Iterable[tuple[str, Any]]) -> RunConfig:
-    """Return a copy of `config` with dotted keys set. Raise ValueError as `make_config`."""
+    """Return a copy of `config` with dotted keys set. Raise the errors of `merge_options` and `make_config`."""
     return make_config(merge_options({name: getattr(config, name) for name in FIELDS}, pairs))
 
 

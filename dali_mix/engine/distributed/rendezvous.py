@@ -143,7 +143,10 @@ class Rendezvous:
             raise
 
     def _reported_before(self, text: str) -> bool:
-        """Report this rank's error, unless another rank has reported one. Return True if both have the same message."""
+        """Report the error `text` of this rank, unless another rank has already reported an error.
+
+        Return True if another rank has reported an error with the same message.
+        """
         with suppress(RuntimeError):
             ours = json.dumps([self.rank, text])
             first = self.store.compare_set("failed", "", ours).decode() if self._count == 1 else ours

@@ -157,7 +157,7 @@ def load_images(
 
 
 def _batch_size(config: RunConfig, pixels: int) -> int:
-    """Return the batch size for images of `pixels` pixels: the recipe's, reduced if needed for `DECODED_PIXELS`."""
+    """Return the recipe's batch size, or less if a batch of images of `pixels` pixels would exceed `DECODED_PIXELS`."""
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 

@@ -99,7 +99,7 @@ class Predictor:
     Args:
         config: name or path of the recipe the model was trained with, or a config. With a name or path, the values of
             the run replace the recipe's, as in `dali-mix predict`. With a config, they are not used, and a warning is
-            logged if they differ.
+            logged if those for model or evaluation pipeline differ from the config's.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits, or a file with one name per line; by default the names in the
@@ -263,7 +263,11 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
 
 
 def _task_of_loss(config: RunConfig) -> Task:
-    """Return the task whose targets the recipe's loss accepts, preferably one that uses the recipe's type of model."""
+    """Return the task of a model whose file does not store its task, derived from the recipe's loss.
+
+    It is a task whose targets the loss accepts. If several tasks qualify, the one that the recipe's type of model is
+    made for is preferred. The task is detection if there is no loss, and classification if no task qualifies.
+    """
     loss = build_loss(config)
     if loss is None:
         return DETECTION

@@ -49,8 +49,8 @@ class LossMonitor:
 
     Args:
         ranks: the ranks that take part.
-        late: read each step's numbers one step later (see the module's docstring). The optimizer must then honour
-            `bad`.
+        late: read each step's numbers one step later (see the module's docstring). The optimizer must then skip
+            its steps while `bad` is 1.
 
     Attributes:
         bad: () float32 on the device, 1 from the first non-finite number on; updated only with `late`.

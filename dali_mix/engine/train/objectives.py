@@ -147,7 +147,7 @@ class SpliceMixConsistency(Objective):
     Args:
         model: a `MultiLabelModel` with head "max".
         loss: as in `Objective`, but used only in evaluation.
-        detach: as in `SpliceMixConsistencyLoss`; published as False for VOC only.
+        detach: as in `SpliceMixConsistencyLoss`. The published code sets it to False for VOC only.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module, detach: bool = True) -> None:

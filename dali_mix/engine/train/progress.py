@@ -95,7 +95,7 @@ class BoxCount:
 
 @dataclass
 class Best:
-    """The best value so far of a score.
+    """The best value of a score so far, and the step of its evaluation.
 
     Attributes:
         name: name of the score; "" to track none.

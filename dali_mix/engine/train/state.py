@@ -33,8 +33,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
     Raises:
         ValueError: the checkpoint is for a different model, lacks an entry, or has an invalid entry. With
-            `resume_strict`, also if one of these differs: seed, batch size, dataset, type of model, optimizer,
-            parameter groups, use of EMA, or a loss or mixer passed as an object.
+            `resume_strict`, also if `trainer` has a different seed, batch size, dataset, type of model, optimizer,
+            parameter groups, or loss or mixer passed as an object, or if only one of the two uses EMA.
     """
     config, parts = trainer.config, trainer.parts
     strict = config.resume_strict

@@ -78,7 +78,7 @@ class StepProfile:
         self._clock.switch("other")
 
     def took(self, images: int) -> None:
-        """Add the images of a finished step, over all ranks, if it is profiled."""
+        """Count `images`, the number of images in a finished step over all ranks, if that step is profiled."""
         self._images += images if self._clock is not None else 0
 
     def complete(self, done: int) -> bool:

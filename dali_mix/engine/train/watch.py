@@ -32,12 +32,12 @@ class Watch:
         self._ids: dict[int, list[Tensor]] = {}
 
     def note(self, step: int, ids: Tensor) -> None:
-        """Add record numbers `ids` (B,) to those of this rank's `step`; the last three steps are kept."""
+        """Note that this rank trains on the records `ids` (B,) in `step`. The last three steps are kept."""
         self._ids = {number: noted for number, noted in self._ids.items() if number > step - 3}
         self._ids.setdefault(step, []).append(ids)
 
     def ids(self, step: int) -> list[int]:
-        """Return the record numbers of this rank's `step`; empty if it is not one of the last three."""
+        """Return the record numbers noted for `step` on this rank; empty if it is not one of the last three steps."""
         return torch.cat(self._ids.get(step, [torch.zeros(0, dtype=torch.int64)])).tolist()
 
     def check_start(self, files: Iterable[Any]) -> None:
