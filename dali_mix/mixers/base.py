@@ -292,7 +292,10 @@ def check_images(images: Tensor) -> None:
 
 
 def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
-    """Raise ValueError unless `images` is a (B,C,H,W) batch, and targets and params have the same number of samples."""
+    """Raise ValueError unless `images` is a (B,C,H,W) batch, and targets and params are for the same B.
+
+    `drawn_for` is the B of the params.
+    """
     check_images(images)
     if not isinstance(targets, Tensor) or not targets.ndim:
         kind = "a single number" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"

@@ -36,7 +36,7 @@ class Backend(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """The backends of an operation: compiled ones, which are tried first, and a torch module that takes any tensor."""
+    """The backends of an operation: compiled ones, tried first, and a Python module of torch code for any tensor."""
 
     torch: ModuleType
     compiled: tuple[Backend, ...]

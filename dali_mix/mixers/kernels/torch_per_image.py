@@ -20,7 +20,10 @@ def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 
 
 def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes like `clipped_boxes`, but at least one pixel high and wide, and shifted into the image if needed."""
+    """Return boxes around centres as `clipped_boxes` does, but shifted into the image instead of clipped.
+
+    Sides are at least one pixel.
+    """
     box_h, box_w = (side * height).long().clamp_min(1), (side * width).long().clamp_min(1)
     top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
     left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
