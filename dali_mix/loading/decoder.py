@@ -282,7 +282,7 @@ class SingleDecoder:
         self._dali.build()
 
     def size(self, encoded: np.ndarray) -> tuple[int, int]:
-        """Return the decoded (height, width). Raise RuntimeError if decoding fails."""
+        """Decode an image and return its height and width. Raise RuntimeError if decoding fails."""
         self._image = encoded
         (out,) = self._dali.run()
         height, width, _ = out.shape()[0]
