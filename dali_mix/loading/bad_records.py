@@ -8,7 +8,7 @@ import numpy as np
 
 
 class BadRecords:
-    """The bad records found so far in a set. A bad record either raises an error or is skipped from then on.
+    """The bad records found so far in a set. Depending on `skip`, they are skipped or reported as errors.
 
     Attributes:
         prefix: prefix of the set.

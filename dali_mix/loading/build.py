@@ -165,7 +165,7 @@ def _local_decoder(
     num_threads: int | None,
     verify_crc: bool,
 ) -> Decoder:
-    """Return a decoder that answers in this process while there are no workers.
+    """Return the decoder that a loader with a pool uses in this process while no worker answers.
 
     Raise FileNotFoundError or ValueError if the set on this machine is missing or differs from the pool's, or if
     `decode` is "gpu" and `device` is the CPU.

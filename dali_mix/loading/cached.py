@@ -137,7 +137,7 @@ class CachedSource(Source):
 
 
 def available_memory() -> int | None:
-    """Return the bytes available without swapping; None if the system does not report it.
+    """Return the bytes of host memory available without swapping; None if the system does not report it.
 
     This includes pages used as file cache (for packed records, for example), not only free pages.
     """

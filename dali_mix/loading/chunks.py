@@ -48,7 +48,7 @@ class Chunk:
         images: (n, 3, H, W) uint8, or the pipeline's output dtype; with `sizes`, the flattened images (3, height,
             width) concatenated.
         targets: see `targets.targets_of`.
-        sizes: (n, 2) height and width of each image, if they differ in size; else None.
+        sizes: (n, 2) height and width of each image, if the pipeline has no fixed image size; else None.
         bad: (record number, reason, decode) of each bad record: see `BadRecords.among`.
     """
 
@@ -67,7 +67,7 @@ def numbers_of(step: Step) -> range:
 
 
 def question(order: np.ndarray, epoch: int, number: int) -> Question:
-    """Return the question for a chunk of an epoch's `order` (count,)."""
+    """Return the question for chunk `number` of an epoch, whose records have this `order` (count,)."""
     return Question(epoch, np.ascontiguousarray(order[POSITIONS * number : POSITIONS * (number + 1)], np.int64))
 
 
@@ -94,7 +94,9 @@ class Cut:
 
 
 def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None = None) -> Cut:
-    """Return a copy of the records of `rows` (B,) that are in `chunks`, in order. `chunks` must be consecutive.
+    """Return the records of a step, copied from its `chunks`, which must be consecutive.
+
+    `rows` (B,) are the step's records. Bad ones are in no chunk and are left out. The order is that of the chunks.
 
     Images keep the dtype of the chunks, and images of several sizes are padded to a batch. With `normalizer`, uint8
     images of one size are normalized to float32 with the mean and std of this pipeline, in the same pass.
@@ -134,9 +136,10 @@ def _copied(target: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _padded(shares: Sequence[tuple[Chunk, np.ndarray]], sizes: np.ndarray) -> torch.Tensor:
-    """Return the images of `shares` as one uint8 batch (B, 3, H, W), padded with zeros on the right and below.
+    """Return images of chunks as one uint8 batch (B, 3, H, W), padded with zeros on the right and below.
 
-    `sizes` (B, 2) are the heights and widths of the images. H and W are multiples of `PAD_TO`.
+    `shares` are chunks, each with the indices of its images to return. `sizes` (B, 2) are the heights and widths of
+    these images. H and W are multiples of `PAD_TO`.
     """
     height, width = -(-sizes.max(axis=0) // PAD_TO) * PAD_TO
     out = np.zeros((len(sizes), 3, height, width), np.uint8)

@@ -86,7 +86,7 @@ class Decoder:
         num_threads: int,
         verify_crc: bool,
     ) -> Decoder:
-        """Return a decoder to call `answer` on. It lists bad records in its answers."""
+        """Return a decoder whose method `answer` decodes chunks and lists their bad records."""
         bad = BadRecords(records.prefix, skip=True)
         own: dict[str, Any] = {"batch_size": POSITIONS, "prefetch": 1, "bad": bad}
         return cls(records, pipeline, seed, device=device, num_threads=num_threads, verify_crc=verify_crc, **own)
@@ -229,7 +229,10 @@ class Decoder:
             self._bad.found(row, f"{self._records.where(row)}: {reason}", decode=True)
 
     def _probe(self, fed: Fed) -> list[tuple[int, str]]:
-        """Decode each record of a step separately; return (record, reason) of those that fail or have a wrong size."""
+        """Decode each record of a step separately to find the bad ones; return (record, reason) of each.
+
+        A record is bad if decoding fails, or if the image does not have the size in the set's table.
+        """
         bad: list[tuple[int, str]] = []
         decoder = None
         for image, row in zip(fed.inputs[0], fed.rows.tolist(), strict=True):
@@ -279,7 +282,7 @@ class SingleDecoder:
         self._dali.build()
 
     def size(self, encoded: np.ndarray) -> tuple[int, int]:
-        """Return the decoded (height, width). Raise RuntimeError if decoding fails."""
+        """Decode an image and return its height and width. Raise RuntimeError if decoding fails."""
         self._image = encoded
         (out,) = self._dali.run()
         height, width, _ = out.shape()[0]
@@ -287,18 +290,18 @@ class SingleDecoder:
 
 
 def stated_size(records: RecordSet, row: int) -> tuple[int, int]:
-    """Return the height and width of record `row` as stated in the table."""
+    """Return the height and width of record `row` according to the set's table."""
     return int(records.table["height"][row]), int(records.table["width"][row])
 
 
 def wrong_size(records: RecordSet, row: int, size: Sequence[int]) -> str:
-    """Return the message for a record whose image `size` (height, width) differs from the table."""
+    """Return the message for a record whose image `size` (height, width) is not that in the set's table."""
     height, width = stated_size(records, row)
     return f"the image is {size[0]}×{size[1]} pixels, the manifest says {height}×{width}"
 
 
 def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tuple[int, str]]:
-    """Return (record number, message) for each record whose image size according to DALI differs from the table.
+    """Return (record number, message) for each record whose image size found by DALI is not that in the set's table.
 
     `sizes`: results of `fn.peek_image_shape` for `rows` (B,), in order. Crops and resized sizes are drawn from the
     table's sizes, so an image of another size would silently be distorted or cut.

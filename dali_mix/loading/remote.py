@@ -158,7 +158,10 @@ class RemoteSource(Source):
     # Pending chunks
 
     def _plan(self, step: Step, due: list[tuple[int, int]], moved: bool) -> None:
-        """Request the chunks of the current step and of the window after it, and drop all others."""
+        """Request the chunks of the current step and of the window after it, and drop all others.
+
+        `due` are the keys of the step's chunks. `moved` is True if the step does not follow the previous one.
+        """
         if moved:
             self._wanted.clear()
             self._coming = self._keys(step.epoch, step.start)
@@ -176,7 +179,7 @@ class RemoteSource(Source):
                     self._ask(piece, now)
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
-        """Yield the keys of chunks from a position on, in order.
+        """Yield the key (epoch, number) of each chunk that this rank needs from a position on, in order.
 
         In evaluation, stop at the end of the epoch; in training, continue forever.
         """
@@ -210,7 +213,8 @@ class RemoteSource(Source):
         """Send a question to a worker that was not asked yet, else to one that lost it.
 
         A worker that still has the question is not asked again, since a single slow worker would have to decode
-        everything twice. Suspects are sent one at a time, because a crash also loses the worker's other questions.
+        everything twice. Pieces that are `suspect` are sent one at a time, because a crash also loses the worker's
+        other questions.
 
         Return False if no worker has the question. Return True if one has it, or if `piece` is a suspect and has to
         wait.
@@ -275,9 +279,10 @@ class RemoteSource(Source):
     # Without workers
 
     def _look_for_workers(self) -> None:
-        """Probe workers with a single question, the last one in the window, and collect their answers.
+        """Ask one worker a question while this process decodes because no worker answers; collect answers received.
 
-        With more questions, work would pile up at workers that are slower than this process.
+        The question is that of the window's last chunk. After `PROBE` seconds without an answer, another worker is
+        asked. With more questions, work would pile up at workers that are slower than this process.
         """
         now = self._clock()
         if self._probe is None or now - self._probe[1] > PROBE:
@@ -302,7 +307,10 @@ class RemoteSource(Source):
 
     @staticmethod
     def _when(piece: _Piece, patience: float) -> float:
-        """Return the time at which to send the question of `piece` to another worker."""
+        """Return the time at which to send the question of `piece` again, or infinity if its chunk has arrived.
+
+        patience: seconds after which a chunk is late.
+        """
         if piece.chunk is not None:
             return math.inf
         if not piece.tickets:
@@ -312,7 +320,8 @@ class RemoteSource(Source):
     def _collect(self, timeout: float, arrived: float | None = None) -> bool:
         """Process answers that arrive within `timeout` seconds. Return True if they include a chunk.
 
-        `arrived` is the earliest time at which these answers may have arrived; by default, the time when they are read.
+        arrived: the time to which latencies are measured, by default the time of reading the answers. Pass an earlier
+            time if the answers may have waited to be read.
         """
         answers = self._workers.wait(timeout)
         self._looked, chunks = self._clock(), 0

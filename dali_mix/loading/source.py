@@ -24,7 +24,8 @@ class Fetched:
         rows: (B,) int64, the step's records without bad ones. If it is empty, images, targets and sizes are None.
         images: (B, 3, H, W) uint8, or float32 if already normalized.
         targets: see `targets.targets_of`.
-        sizes: (B, 2) height and width of each image if the batch is padded, else None.
+        sizes: (B, 2) height and width of each image without padding, if the pipeline has no fixed image size;
+            else None.
     """
 
     step: Step
@@ -35,7 +36,7 @@ class Fetched:
 
 
 class Source(ABC):
-    """Base class of the sources of a loader, which return a schedule's steps with their images and targets.
+    """Base class of objects from which a `Loader` gets the steps of a schedule, with images and targets.
 
     `close` discards all running and prefetched work, and the next `fetch` restarts the source. A pickled or forked copy
     starts closed.
@@ -58,7 +59,7 @@ class Source(ABC):
 
     @property
     def group_step(self) -> int | None:
-        """Return the step size that records were grouped for, or None if records are not grouped."""
+        """Return the number of records per block of the order (see `grouped_order`), or None if it is not grouped."""
         return None if self._schedule.groups is None else self._schedule.group_step
 
     def regroup(self, step: int) -> None:

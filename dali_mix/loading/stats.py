@@ -33,7 +33,7 @@ class Clock:
         self._since, self._used = time.perf_counter(), _usage()
 
     def stop(self) -> None:
-        """Reset all counts and stop the running part, for use in another process."""
+        """Reset all counts and stop the running part, in a copy made by fork or pickle."""
         self._running = None
         self.reset()
 

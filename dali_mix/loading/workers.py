@@ -83,8 +83,8 @@ class Opened:
     Attributes:
         count: number of records.
         metainfo, taller: as in `RecordSet`.
-        local: where this process decodes while no worker answers, "cpu" or "gpu", the same as the workers; None if this
-            process must not decode.
+        local: where this process decodes while no worker answers, "cpu" or "gpu"; None if it must not decode. If a
+            worker opened the set, the same as there.
     """
 
     prefix: Path

@@ -14,7 +14,7 @@ class MultiLabelLoss(nn.Module):
     accepts = frozenset({"multi-hot", "soft multi-hot"})
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Return the number of rows averaged over, as a scalar tensor: the number of known entries divided by K."""
+        """Return the number of rows that the mean covers, a scalar tensor: the number of known entries divided by K."""
         return (targets >= 0).sum() / max(targets.shape[1], 1)
 
     def extra_repr(self) -> str:

@@ -79,7 +79,10 @@ class DetectionMetrics:
             self._true.append(_rows(number, true["boxes"], true["difficult"], true["labels"]))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
-        """Gather the images of all ranks on every rank. Call it once on each rank, just before `compute`."""
+        """Gather the predictions and targets of all ranks on every rank.
+
+        Call it once on each rank, just before `compute`. It does nothing if torch.distributed is not initialized.
+        """
         if dist.is_available() and dist.is_initialized():
             parts: list[Any] = [None] * dist.get_world_size(group)
             dist.all_gather_object(parts, (self._images, *self._tables()), group)
@@ -237,7 +240,7 @@ class _Ranked:
 
 
 def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Match predictions of one image and class to its true boxes by VOC's rules.
+    """Match the predictions of one image and class to the true boxes of that image and class by VOC's rules.
 
     Args:
         found: (n, 4) x1, y1, x2, y2, in order of descending score.
@@ -290,7 +293,10 @@ def _rows(number: int, boxes: Tensor, extra: Tensor, labels: Tensor) -> Tensor:
 
 
 def _by_image_and_class(table: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield, for each image and class in the table, a key and the indices of its rows in their original order."""
+    """Yield (key, indices) for each pair of image and class in a table of predictions or of true boxes.
+
+    The key is image · num_classes + class. The indices are those of the pair's rows, in their original order.
+    """
     keys = table[:, 0].astype(np.int64) * num_classes + table[:, 6].astype(np.int64)
     order = np.argsort(keys, kind="stable")
     starts = np.flatnonzero(np.diff(keys[order], prepend=-1))

@@ -255,9 +255,10 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return an unmixed batch as `mixer.apply` would: `images` itself, and targets in the mixer's output format.
+    """Return a batch that `mixer` leaves unmixed: `images` itself, and targets in the mixer's output format.
 
-    Targets become (B,K) if the mixer's `num_classes` is known; boxes are unchanged. Raise ValueError like `apply`.
+    Targets become (B,K) if the mixer's `num_classes` is known; boxes are returned unchanged. Raise ValueError for wrong
+    shapes or dtypes (boxes are not checked), or for `inplace` with images that cannot be modified.
     """
     if not mixer.takes_boxes:
         check_batch(images, targets, batch_size)
@@ -292,7 +293,10 @@ def check_images(images: Tensor) -> None:
 
 
 def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
-    """Raise ValueError unless `images` is a (B,C,H,W) batch, and targets and params have the same number of samples."""
+    """Raise ValueError unless `images` is a (B,C,H,W) batch, and targets and params are for the same B.
+
+    `drawn_for` is the B of the params.
+    """
     check_images(images)
     if not isinstance(targets, Tensor) or not targets.ndim:
         kind = "a single number" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"

@@ -202,10 +202,10 @@ def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
-    """Return a dict of the boxes with a visible `share` (n,) of at least `DROPPED`, their labels and difficult flags.
+    """Return the boxes of `target` that stay visible under a patch, as a dict with their labels and difficult flags.
 
-    Coordinates are taken from `boxes` (n,4), not from `target`. Boxes that were cut to a side shorter than `SHORTEST`
-    are dropped.
+    `boxes` (n,4) and `share` (n,) are the results of `uncovered`. A box is dropped if its share is below `DROPPED`, or
+    if it was cut to a side shorter than `SHORTEST`.
     """
     small = (boxes[:, 2:] - boxes[:, :2]).amin(1) < SHORTEST
     return _chosen(target, boxes, (share >= DROPPED) & ~(small & (boxes != target["boxes"]).any(1)))
@@ -240,9 +240,9 @@ def _resized(images: Tensor, targets: list[Target], index: int, size: Sequence[i
 
 
 def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """Return top, left, height and width of the four cells, row by row.
+    """Return top, left, height and width of the four cells of a `height` × `width` tiling, row by row.
 
-    If a side is odd, the first cell along it is one pixel smaller.
+    If a side is odd, the first cell along it is one pixel smaller. A side of one pixel is covered by both cells.
     """
     h, w = max(1, height // 2), max(1, width // 2)
     bottom, right = max(1, height - h), max(1, width - w)

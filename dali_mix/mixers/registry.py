@@ -55,9 +55,10 @@ def find(name: str) -> Callable[..., Mixer[Any]]:
 
 
 def check_named(name: str, options: Iterable[str]) -> None:
-    """Raise ValueError if `options` contain num_classes, mean or std and the mixer does not accept them.
+    """Raise ValueError if a user sets num_classes, mean or std for a mixer that does not accept them.
 
-    `build` does not raise an error in this case, since it omits these arguments for such mixers.
+    `options` are the names of the options that the user sets. `build` itself raises no error for these three, since it
+    also gets them from the dataset, and omits them if the mixer does not accept them.
     """
     known = _factories.parameters(find(name))
     for option in options:

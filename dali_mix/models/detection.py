@@ -142,7 +142,7 @@ class Backbone(nn.Module):
             self.out_channels = pyramid
 
     def forward(self, images: Tensor) -> Any:
-        """Return the levels of the pyramid by name, or the last map."""
+        """Return the levels of the pyramid by name, or the last map if there is no pyramid."""
         if isinstance(self.body, IntermediateLayerGetter):
             maps = list(self.body(images).values())
         else:

@@ -169,9 +169,10 @@ def _build_head(head: str, channels: int, num_classes: int, options: dict[str, A
 
 
 def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
-    """Remove the embeddings from `options` and return them, (K,E); random ones are learned by default.
+    """Remove the label embeddings from a head's `options` and return them, (K,E), read from a file if they are a path.
 
-    Raise FileNotFoundError and ValueError as `load_embeddings` does, and ValueError for a different number of classes.
+    If `options` contain none, return random ones, which are learned unless `options` say otherwise. Raise
+    FileNotFoundError and ValueError as `load_embeddings` does, and ValueError unless K is `num_classes`.
     """
     given = options.pop("embeddings", None)
     if given is None:

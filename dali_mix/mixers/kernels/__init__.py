@@ -36,7 +36,7 @@ class Backend(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """The backends of an operation: compiled ones, which are tried first, and a torch module that takes any tensor."""
+    """The backends of an operation: compiled ones, tried first, and a Python module of torch code for any tensor."""
 
     torch: ModuleType
     compiled: tuple[Backend, ...]
@@ -76,8 +76,8 @@ OPERATIONS = {
 def pick(operation: str, images: Tensor, *others: Tensor) -> Callable[..., Any]:
     """Return the fastest version of an operation for these tensors.
 
-    A compiled version accesses memory directly. It is returned only if the first tensor is plain and dense and autograd
-    records nothing, and never under torch.compile.
+    A compiled version accesses memory directly. It is returned only if the first tensor is plain and is contiguous or
+    channels_last, and if autograd does not record the operation. It is never returned under torch.compile.
 
     Args:
         operation: a key of `OPERATIONS`.

@@ -73,10 +73,10 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Te
 def _all_images(
     run: Callable[[Any, Any, Any, int], None], partners: Any, sizes: Any, batch: Any, inplace: bool
 ) -> None:
-    """Call run(stage, staged_at, order, task) for all images, on several threads.
+    """Write all images on several threads, after staging the boxes that would be read too late.
 
     Args:
-        run: a kernel; its arguments are those of `numba_paste_loops.paste`.
+        run: calls a kernel with (stage, staged_at, order, task), which are arguments of `numba_paste_loops.paste`.
         partners: (B,) int64.
         sizes: (B,) number of values in each box; None if nothing needs to be staged, because `run` writes a new batch
             or reads no partners.
@@ -101,9 +101,10 @@ def _all_images(
 
 
 def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
-    """Return the indices of images whose boxes must be staged if the parts are written in parallel, each in its order.
+    """Return the indices of images whose boxes must be staged if several threads write `parts` in parallel.
 
-    The partner of such an image is in another part, is the image itself, or comes before it in the same part.
+    A part contains image indices, in the order in which one thread writes them. An image must be staged if its partner
+    is in another part, is the image itself, or comes before it in the same part.
 
     `partners` need not be a permutation, and images may be in any order. Along the chain of a permutation, each cycle
     and each cut adds at most one image.

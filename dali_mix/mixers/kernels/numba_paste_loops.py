@@ -30,7 +30,7 @@ CACHE_LINE = 64  # bytes
 
 @jit
 def chain(partners, forwards):
-    """Return the order in which images are written, and the argument `staged_at` of `paste` if no box is staged.
+    """Return the order in which images are written, and a `staged_at` for `paste` that stages no box.
 
     Args:
         partners: (B,) int64.
@@ -38,7 +38,7 @@ def chain(partners, forwards):
             an image's partner has just been read and is in the cache.
 
     Returns:
-        image indices, (B,) int64, and -1 for each image, (B,) int64.
+        the image indices in this order, (B,) int64, and `staged_at`, (B,) int64, which is -1 for each image.
     """
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
     for start in range(len(partners)):
@@ -60,11 +60,12 @@ def _copy(source, start, out, to, count):
 
 @jit
 def _target(stage, out, i, box, staged_at, shape, task):
-    """Return where `task` writes box i. With BOX, a staged box is copied there from the stage.
+    """Return where to write box i for `task`. For task BOX, copy a staged box from the stage to `out`.
 
     Returns:
-        (array, corner, row stride, plane stride, copied). The array is `stage` with STAGE, else `out`; `corner` is the
-        offset of the box in it; `copied` is True if the box was copied from the stage.
+        (array, corner, row stride, plane stride, copied). The array is `stage` for task STAGE, else `out`; `corner` is
+        the offset of the box in it. If `copied` is True, the box was copied from the stage and must not be written
+        again.
     """
     planes, height, width, pixel = shape
     top, left, box_h, box_w = box
@@ -214,7 +215,7 @@ def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape,
 
 @jit
 def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mode):
-    """Fill the boxes of the images in `order`.
+    """Write the images in `order`, or only their boxes: `task` selects which, and `mode` the content of the boxes.
 
     Args:
         images, out: flat batches; in place, the same one.
@@ -224,7 +225,8 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
         order: (n,) int64, image indices.
         staged_at: (B,) int64, offset of an image's box in the stage; -1 if it is not staged.
         shape: see the module docstring.
-        task, mode: see the constants above.
+        task: WHOLE, BOX or STAGE.
+        mode: SAME_POSITION, NEAREST or ZEROS.
     """
     planes, height, width, pixel = shape
     row, plane = width * pixel, height * width * pixel
@@ -253,7 +255,7 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
 
 @jit
 def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
-    """Fill boxes like `paste`, with the full partner resized by an antialiased bilinear filter.
+    """Do the work of `paste` for mode BILINEAR: boxes contain the full partner, resized with antialiasing.
 
     rounded: True to round to the nearest integer, for uint8 pixels.
     """

@@ -82,9 +82,10 @@ def _blur(source, out):
 
 @jit
 def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
-    """Add the terms of one radius to one image row of `difference` and `magnitude`.
+    """Add ⌊on⌋ - ⌊off⌋ of one radius to one image row of `difference`, and ⌊on⌋ + ⌊off⌋ to that row of `magnitude`.
 
-    above, below: rows of the padded integral image. rows, columns: height of the surround, and its width at each pixel.
+    above, below: rows of the padded integral image at the ends of the surround. grey: the row's grey levels. rows:
+    height of the surround. columns: its width at each pixel.
     """
     width = len(grey)
     top_left, bottom_left = above[REACH - radius + 1 :], below[REACH - radius + 1 :]

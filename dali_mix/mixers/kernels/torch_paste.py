@@ -65,9 +65,13 @@ def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: 
 
 
 def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
-    """Return the weights of an antialiased bilinear resize of `full` pixels to `size` (B,): (B, full, full) float64.
+    """Return the weights of an antialiased bilinear resize of `full` pixels to each image's box, along one side.
 
-    Row start + d contains the weights of all source pixels for pixel d of the resized image.
+    start, size: (B,) int64, first pixel and number of pixels of the boxes.
+
+    Returns:
+        (B, full, full) float64. Row start + d contains the weights of all source pixels for pixel d of the box. Rows
+        outside the box are not used.
     """
     position = torch.arange(full, device=start.device)
     # A weight is proportional to 1 - |distance| of pixel centres, in pixels of the resized image. Numerators are

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes with the image's aspect ratio around centres, clipped at the border, and their `kept_share`.
+    """Return boxes centred on (centre_y, centre_x) and clipped at the border, and their `kept_share`.
 
     side: (B,) float64, height and width of the boxes relative to those of the image.
     """
@@ -20,7 +20,10 @@ def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 
 
 def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes like `clipped_boxes`, but at least one pixel high and wide, and shifted into the image if needed."""
+    """Return boxes as `clipped_boxes` does, but shifted into the image instead of clipped.
+
+    Sides are at least one pixel.
+    """
     box_h, box_w = (side * height).long().clamp_min(1), (side * width).long().clamp_min(1)
     top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
     left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
@@ -29,7 +32,7 @@ def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 
 
 def clipped(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, height: int, width: int) -> Tensor:
-    """Return boxes around centres, clipped at the border of a `height` × `width` image.
+    """Return boxes centred on (centre_y, centre_x), clipped at the border of a `height` × `width` image.
 
     An even side reaches one pixel further up (left) from its centre than down (right).
 

@@ -110,6 +110,6 @@ def _integral(grey: Tensor) -> Tensor:
 
 
 def _to_byte(sums: Tensor) -> Tensor:
-    """Scale (B,H,W) integers by each map's maximum to int32 in 0 … 255, truncated."""
+    """Return ⌊255 · sums / m⌋ as int32 in 0 … 255; m is the maximum of each map (B,H,W), at least 1."""
     sums = sums.int()
     return (255 * sums).div_(sums.amax((1, 2), keepdim=True).clamp_min_(1), rounding_mode="floor")

@@ -7,7 +7,8 @@ Under torch.compile the plain torch operations are traced instead, and Inductor 
 
 See `ops.paste` and `ops.blend` for arguments and results. An image is `planes · height` rows of `width · pixel`
 values: a contiguous batch has C planes and 1 value per pixel, and a channels_last batch has 1 plane and C values per
-pixel. A program computes a tile of rows and columns, so that it divides once per row and per column, not per pixel.
+pixel. A program computes a tile of rows and columns, so coordinates need one division per row and per column, not
+one per pixel.
 """
 
 from __future__ import annotations
@@ -106,10 +107,11 @@ def paste_kernel(
     images, out, partners, boxes, image_rows, height, width, row, pixel,
     MODE: tl.constexpr, OWN: tl.constexpr, BOXES_ONLY: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Compute a tile of ROWS × COLS values of one image; with BOXES_ONLY nothing outside the box is read or written.
+    """Write a tile of ROWS × COLS values of one image: inside the box as MODE says, elsewhere the image's own values.
 
-    images, out: batches in memory order. partners: (B,) int64; not read with OWN, where an image is its own partner.
-    boxes: (B,4) int64, top, left, height, width.
+    With BOXES_ONLY, nothing outside the box is read or written. MODE: `SAME_POSITION`, `NEAREST` or `ZEROS`. images,
+    out: batches in memory order. partners: (B,) int64; not read with OWN, where an image is its own partner. boxes:
+    (B,4) int64, top, left, height, width.
     """
     i = tl.program_id(2).to(tl.int64)
     y_of_all = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

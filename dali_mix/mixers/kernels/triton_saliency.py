@@ -77,10 +77,10 @@ def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence
 def grey_levels(
     images, grey, size, channel, pixel, s0, s1, s2, m0, m1, m2, FLOATS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Convert BLOCK of an image's `size` pixels, in either memory format, to grey (B,H,W) uint8. Launch with `UNFUSED`.
+    """Convert BLOCK of an image's `size` pixels, in either memory format, to grey (B,H,W) uint8.
 
     channel, pixel: memory strides of channels and pixels. s0 … m2: with FLOATS, levels are x · s + m, rounded to the
-    nearest integer and clipped to 0 … 255.
+    nearest integer and clipped to 0 … 255. Launches must pass `UNFUSED`, so x · s is rounded before m is added.
     """
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -155,7 +155,8 @@ def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.
     """Compute the integral image from column sums within strips, adding the strips above and the columns to the left.
 
     A program computes ROWS rows of one image. ROWS must divide STRIP, and COLS must be at least W. table:
-    (B, H+1, W+1) int32, with a first row and column of zeros. most: (B,2) int32, set to zero.
+    (B, H+1, W+1) int32, with a first row and column of zeros. most: (B,2) int32, set to zero for
+    `on_and_off`.
     """
     i = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * ROWS
@@ -215,7 +216,7 @@ def on_and_off(
 def to_bytes(sums, most, maps, size, BLOCK: tl.constexpr):
     """Scale both sums of BLOCK of an image's `size` pixels by their maxima, ⌊255 · sum / maximum⌋, and add them.
 
-    maps: (B,H,W) uint8, the result.
+    maps: (B,H,W) uint8, the result, clipped to 255.
     """
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -67,9 +67,9 @@ def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tens
 
 
 def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
-    """Raise ValueError for a wrong shape of `permutation`.
+    """Raise ValueError unless `permutation` has shape (B,) and passes `check_partners`.
 
-    Also run `check_partners`, and `check_inplace` if `inplace` is True.
+    With `inplace`, `images` must pass `check_inplace`.
     """
     if inplace:
         check_inplace(images)

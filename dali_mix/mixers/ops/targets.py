@@ -77,7 +77,9 @@ def _check(targets: Tensor, num_classes: int | None) -> None:
 
 
 def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int | None = None) -> Tensor:
-    """Return lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in a visible image stays ignored.
+    """Return lam · targets + (1 - lam) · targets[permutation].
+
+    An entry is -1 (ignored) where a target with a weight above 0 is -1.
 
     Args:
         targets: (B,) class indices or (B,K), as for `to_soft`.

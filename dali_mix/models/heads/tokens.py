@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def as_tokens(features: Tensor, channels: int) -> Tensor:
-    """Return maps (B,C,H,W), read row by row, or tokens (B,N,C) as tokens. Raise ValueError for any other shape."""
+    """Return `features` as tokens (B,N,C). Maps (B,C,H,W) are read row by row. Raise ValueError for any other shape."""
     if features.ndim == 4 and features.shape[1] == channels:
         return features.flatten(2).transpose(1, 2)
     if features.ndim == 3 and features.shape[2] == channels:

@@ -103,7 +103,10 @@ def to_ours(
 
 
 def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Return `state` without a prefix before the release's keys, and a note if one was removed."""
+    """Remove a prefix such as `module.` that precedes the release's keys. Return the new state and notes for the user.
+
+    Keys without the prefix are left out. If no prefix is found, return `state` itself and no notes.
+    """
     if model.startswith(f"{release}/"):
         prefix = best_prefix(state, Recognized("named", model, 2).state())
     else:
@@ -141,7 +144,7 @@ def to_theirs(
 
     Raises:
         ValueError: an unknown release or model, a model for which the release has no layout, an incomplete state dict,
-            or embeddings that differ.
+            or `embeddings` that are not those in `state`.
     """
     choice("release", release, LAYOUTS)
     found = recognize(state, model)
@@ -169,9 +172,10 @@ def to_theirs(
 
 
 def without_head(state: Mapping[str, Tensor], found: Recognized | None) -> dict[str, Tensor]:
-    """Return the backbone's weights with its library's keys.
+    """Return the backbone's weights from the state dict of a multi-label model or a classifier.
 
-    For a classifier, `found` determines the layer to omit; raise ValueError if `found` is None.
+    Keys are those of the backbone's library. For a classifier, `found` determines the layer to omit; raise ValueError
+    if `found` is None.
     """
     if backbone := without_prefix(state, "backbone.")[0]:
         return backbone
@@ -264,7 +268,11 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _expected(
     found: Recognized, layout: Layout, given: Mapping[str, Tensor], positions: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return the state dict of model `found` with the release's names, spelled as in `given`, on the meta device."""
+    """Return the state dict, on the meta device, that a file of the release must have if it contains model `found`.
+
+    Versions of a release may name a layer differently; then the name is that in `given`, the file's state dict. The
+    table of positions has the grid of `positions`, the file's table, or is missing if that is None.
+    """
     grid = (positions.shape[2], positions.shape[3]) if positions is not None and positions.ndim == 4 else None
     expected = _names(found.state(), layout, back=True, grid=grid)
     # Versions of a release may name the same layer differently.

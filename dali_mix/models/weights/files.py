@@ -138,7 +138,8 @@ def read_weight_file(path: str | Path) -> WeightFile:
 def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str]]:
     """Return the key of `content` that holds the weights (None: `content` itself), and the keys of its rivals.
 
-    A rival holds at least half as many tensors. Raise ValueError if it is unclear which key to use.
+    A rival is another entry with at least half as many tensors as that key. Raise ValueError if it is unclear which
+    key to use.
     """
     sizes = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
     named = next((key for key in WRAPPERS if key in sizes), None)

@@ -19,7 +19,7 @@ class Layout:
         head: kind of head of our multi-label model; "" for a classifier.
         pairs: (prefix of the release's key, prefix of our key); # matches a number; the first match is used.
         wrapper: the key under which the release saves the state dict; "" for none.
-        prefix: the prefix of the state dict's keys.
+        prefix: the prefix that the release saves before all keys; "" for none.
     """
 
     marks: tuple[str, ...]

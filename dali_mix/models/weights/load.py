@@ -166,9 +166,10 @@ def head_name(model: nn.Module) -> str | None:
 
 
 def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
-    """Return True if only the number of classes differs, in a tensor of the head.
+    """Return True if a tensor of the head has another number of classes in the file than in the model.
 
-    This is the first dimension, or the second of CSRA's weights (heads, K, C).
+    All other dimensions must be equal. The classes are the first dimension, or the second of CSRA's weights
+    (heads, K, C).
     """
     if not key.startswith(f"{head}.") or found.ndim != wanted.ndim:
         return False
@@ -177,10 +178,11 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
 
 
 def _beyond(left: Sequence[str], found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the keys in `left` that lie in modules of the model, if they hold more than 5% of the file's values.
+    """Return the keys in `left` that show that the file is from a larger architecture than the model.
 
-    This excludes a classifier or wrapper around a backbone, because the model lacks their modules, and buffers of
-    other library versions, because they are small.
+    `left` are the file's keys that the model lacks. Those in modules that the model has are returned, if they hold more
+    than 5% of the file's values. This excludes a classifier or wrapper around a backbone, because the model lacks their
+    modules, and buffers of other library versions, because they are small.
     """
     modules = {key.partition(".")[0] for key in wanted}
     beyond = [key for key in left if key.partition(".")[0] in modules]
@@ -202,7 +204,7 @@ def _kinds(missing: Sequence[str], misshaped: Sequence[str], unexpected: Sequenc
 
 
 def _brief(kinds: Mapping[str, Sequence[str]], most: int = 3) -> str:
-    """Return the count of each kind that is not empty, with its first few keys."""
+    """Return the number of keys of each kind of mismatch, and the first `most` of them, in one line."""
     return "; ".join(f"{len(keys)} {kind}: {_listed(keys, most)}" for kind, keys in kinds.items() if keys)
 
 

@@ -162,7 +162,11 @@ def _rank(shapes: Mapping[str, tuple[int, ...]], key: str) -> int:
 
 
 def _resnet(shapes: Mapping[str, tuple[int, ...]], channels: int) -> str:
-    """Return the name of the most similar published model, so that missing or extra keys can be reported."""
+    """Return the name of the ResNet in `RESNETS` that is most similar to `shapes`.
+
+    The match may be inexact: callers then report the missing and superfluous keys. channels: output channels of the
+    first block's first convolution.
+    """
     blocks = [count(shapes, f"layer{stage}.#.") for stage in (1, 2, 3, 4)]
     bottlenecks = count(shapes, "layer#.0.conv3.") > 0
 

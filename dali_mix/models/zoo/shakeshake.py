@@ -28,7 +28,7 @@ class _Mix(torch.autograd.Function):
 class Shortcut(nn.Module):
     """A shortcut that downsamples by `stride`.
 
-    Two 1×1 convolutions are concatenated; the second one is applied to the map shifted by one pixel.
+    The outputs of two 1×1 convolutions are concatenated; the second one is applied to the map shifted by one pixel.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:

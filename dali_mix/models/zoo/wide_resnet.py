@@ -14,7 +14,7 @@ from dali_mix.models.zoo.init import he_init
 class WideBlock(nn.Module):
     """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut.
 
-    As released, convolutions have biases, and the second one has the stride.
+    As in the released code, convolutions have biases, and the second one has the stride.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
