@@ -111,7 +111,10 @@ def also(count: int, what: str) -> str:
 
 
 def unusable(error: Exception, where: str, place: str | None) -> Exception:
-    """Return the error for the unusable image `where`; `place` is the file and line that list it."""
+    """Return the error to raise for the image `where`, which cannot be used because of `error`.
+
+    `place`, if not None, is the file and line that list the image. The message names both.
+    """
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     listed = "" if place is None else f", listed at {place}"
     return kind(f"{beginning(str(error), where)}{listed} (--skip-bad leaves such images out)")
