@@ -73,7 +73,10 @@ class Mistakes:
         return len(self._first) < SHOWN
 
     def each(self, read: Callable[..., T], items: Iterable[tuple[object, ...]]) -> list[T]:
-        """Return the result of `read(*item)` for each item, without the items for which it raises a mistake."""
+        """Return the results of `read(*item)` for all `items`.
+
+        A call that raises ValueError or FileNotFoundError is a mistake and has no result.
+        """
         found = []
         for item in items:
             with self:
