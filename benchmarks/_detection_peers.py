@@ -54,7 +54,10 @@ def _loader(settings: Settings, function: Any) -> Any:
 
 
 def references(settings: Settings) -> Iterator[Any]:
-    """Yield batches as in torchvision's references: decode with PIL and flip in workers, then transform the batch."""
+    """Yield batches made as in torchvision's references.
+
+    Worker processes decode with PIL and flip. The model's transform resizes, normalizes and pads the batch.
+    """
     import torch
     from PIL import Image
     from torchvision.models.detection.transform import GeneralizedRCNNTransform

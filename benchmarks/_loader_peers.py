@@ -55,7 +55,7 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
 
 
 def decoding(settings: Settings) -> Iterator[Any]:
-    """Run only DALI's decoder, on images read and windows drawn in advance by our code, and yield zeros."""
+    """Yield zeros after DALI has decoded a batch; our code reads the images and draws the windows in advance."""
     import itertools
 
     import numpy as np
@@ -86,7 +86,7 @@ def decoding(settings: Settings) -> Iterator[Any]:
 
 
 def dali(settings: Settings) -> Iterator[Any]:
-    """Yield batches of DALI's own reader, random crop, resize and normalize, combined as in its examples."""
+    """Yield batches of a graph of DALI's own reader, random crop, resize and normalize, as in DALI's examples."""
     import torch
     from nvidia.dali import fn, pipeline_def, types
 
@@ -136,7 +136,7 @@ class Files:
 
 
 def torchvision(settings: Settings) -> Iterator[Any]:
-    """Yield batches of torchvision's transforms on PIL images, from a DataLoader with `threads` workers."""
+    """Yield batches of a DataLoader with `threads` workers, which decode with PIL and use torchvision's transforms."""
     from torch.utils.data import DataLoader
     from torchvision import transforms
 
@@ -154,7 +154,7 @@ def torchvision(settings: Settings) -> Iterator[Any]:
 
 
 def ffcv(settings: Settings) -> Iterator[Any]:
-    """Yield batches of FFCV from a file with exactly the same JPEGs."""
+    """Yield batches that FFCV loads from a .beton, which contains the images of the other loaders unchanged."""
     import numpy as np
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
@@ -187,7 +187,7 @@ def ffcv(settings: Settings) -> Iterator[Any]:
 
 
 def _write_beton(settings: Settings) -> None:
-    """Write a .beton with the files unchanged: FFCV's own writer would compress them a second time."""
+    """Write the images to a .beton unchanged. FFCV's own writer would compress JPEGs a second time."""
     import numpy as np
     from ffcv.fields import IntField, RGBImageField, rgb_image
     from ffcv.writer import DatasetWriter
@@ -219,7 +219,7 @@ def _write_beton(settings: Settings) -> None:
 
 
 def spdl(settings: Settings) -> Iterator[Any]:
-    """Yield batches of SPDL with FFmpeg: crop, resize and flip in one filter, normalized by torch per batch."""
+    """Yield batches that SPDL decodes with FFmpeg; one filter crops, resizes and flips, and torch normalizes."""
     import math
     import random
 

@@ -81,7 +81,7 @@ def _pick(count: int) -> int:
 
 
 def _cutmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Apply CutMix with one box per batch; the partners' boxes are gathered."""
+    """Apply CutMix with one box per batch; only the partners' pixels in the box are gathered."""
     height, width = images.shape[2:]
     order = torch.randperm(len(images), device=images.device)
     top, bottom, left, right = _box(height, width, _pick(height), _pick(width), float(torch.rand(())))
@@ -91,7 +91,7 @@ def _cutmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tenso
 
 
 def _saliencymix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Apply SaliencyMix with one box per batch, at the peak of OpenCV's saliency of the first partner."""
+    """Apply SaliencyMix with one box per batch, centred where OpenCV finds the first partner most salient."""
     make = saliency_detector()
     assert make is not None
     height, width = images.shape[2:]

@@ -130,7 +130,10 @@ class Worker:
         self.sim.clock.after(seconds, self.work)
 
     def die(self, back_after: float, noticed: float) -> None:
-        """Lose all chunks in progress, which Ray reports after `noticed` seconds; work again after `back_after`."""
+        """Lose all chunks in progress, and work again after `back_after` seconds.
+
+        Ray reports the lost chunks after `noticed` seconds.
+        """
         self.life += 1
         gone, self.queue, self.at_work = [*self.queue, *self.at_work], deque(), set()
         self.freeze(back_after)
@@ -453,7 +456,7 @@ class Simulation:
         self.clock.after(HEARTBEAT * float(self.rng.random()), beat)
 
     def ask(self, key: Hashable, avoid: set[Worker], found: list[Answer | None], go: Done) -> None:
-        """Ask the pool's actor, then call `go`: with its answer in `found`, or without one after ANSWER seconds."""
+        """Ask the pool's actor for a chunk. Call `go` once the answer is in `found`, or after ANSWER seconds."""
         clock, costs, over = self.clock, self.costs, []
 
         def reply() -> None:
@@ -536,7 +539,7 @@ class Simulation:
                 del self.answers[kept.popitem(last=False)[0]]
 
     def lose(self, answer: Answer) -> None:
-        """Mark an answer as lost, when Ray reports it."""
+        """Mark an answer as lost. Called when Ray reports the loss."""
         answer.lost = True
         self.counts["answers_lost"] += 1
         if not answer.done and answer.worker.under_way:

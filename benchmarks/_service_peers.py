@@ -39,7 +39,7 @@ def ours(settings: Settings, dtype: str = "float32", pool: bool = False, normali
 
 
 def uint8(settings: Settings) -> Iterator[Any]:
-    """Yield batches decoded to uint8 in this process and normalized afterwards, as for a GPU."""
+    """Yield batches that are decoded to uint8 and then normalized as a separate step, both in this process."""
     return ours(settings, dtype="uint8")
 
 
@@ -59,7 +59,7 @@ def pool_for_gpu(settings: Settings) -> Iterator[Any]:
 
 
 def ray_data(settings: Settings) -> Iterator[Any]:
-    """Yield unshuffled batches of Ray Data on `threads` cores, made with PIL and torchvision's transforms."""
+    """Yield unshuffled batches that Ray Data makes on `threads` cores, with PIL and torchvision's transforms."""
     import io
 
     import ray

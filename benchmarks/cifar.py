@@ -5,7 +5,8 @@ take turns, one epoch each. Prints the medians over the rounds and the median of
 
     python benchmarks/cifar.py [--prefix PREFIX | --images N] [--rounds R] [--json FILE]
 
-PREFIX is a packed CIFAR-10 training split. Without it, N random images of 32×32 pixels are used, which cost the same.
+PREFIX is a packed CIFAR-10 training split. Without it, N random images of 32×32 pixels are used, which take as
+long as those of CIFAR-10.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BATCH = 128
 
 
 class InMemoryCifar(datasets.CIFAR10):
-    """torchvision's dataset with its own __getitem__, on images passed to it instead of downloaded ones."""
+    """torchvision's CIFAR10 with images passed to the constructor instead of downloaded; `__getitem__` is unchanged."""
 
     def __init__(self, data: np.ndarray, targets: list[int], transform: transforms.Compose) -> None:
         datasets.VisionDataset.__init__(self, root="", transform=transform)

@@ -48,7 +48,10 @@ CALLS_ON_A_GPU = 10
 
 
 def registered() -> dict[str, mixers.Mixer[Any]]:
-    """Return every mixer by name, except those for boxes and MixChoice, which only applies other mixers."""
+    """Return the registered mixers by name, and ResizeMix with bilinear interpolation.
+
+    Mixers for boxes are omitted, and so is MixChoice, which only applies other mixers.
+    """
     offered = {"num_classes": CLASSES, "mean": MEAN, "std": STD, "size": 112}
     made = {}
     for name, kind in mixers.MIXERS.items():
@@ -110,7 +113,10 @@ def timed(mix: Mix, images: Tensor, labels: Tensor, clock: Callable[[], float]) 
 
 
 def captured(mix: Mix, images: Tensor, labels: Tensor) -> Mix:
-    """Return the call captured as a CUDA graph, which measures the device without Python's overhead."""
+    """Capture `mix(images, labels)` as a CUDA graph and return a function that replays it.
+
+    The time of a replay does not include Python's overhead. The returned function ignores its arguments.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -128,7 +134,10 @@ def captured(mix: Mix, images: Tensor, labels: Tensor) -> Mix:
 
 
 def graphs(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
-    """Return CUDA graphs of `apply` alone, with the params already on the device."""
+    """Return functions that replay each mixer's `apply` as a CUDA graph, with the params already on the device.
+
+    Only mixers that can be captured and whose name contains `only` are returned.
+    """
     found = {}
     for name, mixer in registered().items():
         if only.lower() not in f"dali_mix {name} graph".lower():

@@ -67,7 +67,10 @@ def as_batch(image: np.ndarray) -> torch.Tensor:
 
 
 def differing(images: list[np.ndarray], maps: list[np.ndarray]) -> dict[str, int]:
-    """Return counts: images, pixels, our pixels that differ from OpenCV's ("compiled", "torch"), and wrapped pixels."""
+    """Count images, pixels, pixels of our "compiled" and "torch" saliency that are wrong, and "wrapped" pixels.
+
+    OpenCV's `maps` are the reference. At a wrapped pixel, the sum exceeds 255 (see the module).
+    """
     counts = {"images": len(images), "pixels": 0, "compiled": 0, "torch": 0, "wrapped": 0}
     for image, found in zip(images, maps, strict=True):
         sums = torch_saliency._sums(as_batch(image))[0].numpy()

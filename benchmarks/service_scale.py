@@ -80,7 +80,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def costs_of(found: dict[str, Any], name: str) -> Costs:
-    """Return the costs for a set. Of the pools that `check` compares, only the one with one worker contributes."""
+    """Return the costs for set `name` from the measurements `found`.
+
+    Of the real pools that `check` compares with the simulation, only the one with one worker contributes to the costs.
+    """
     trainer, transfer, pools = found["trainer"], found["transfer"], found["pool"]
     one = found["pools"][name]["1"]["cpu"]
     few, many = (pools[count]["busiest"]["pool"] for count in ("4", "1000"))
@@ -140,7 +143,7 @@ def calibration(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def check(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Compare images/s of real pools with the simulation, using the cores that other programs left free."""
+    """Simulate each real pool with the cores that other programs left free. Print and return both rates in images/s."""
     rows = []
     for name in SETS:
         costs = costs_of(found, name)

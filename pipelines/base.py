@@ -54,9 +54,10 @@ class Step(ABC):
     def draw_from_boxes(
         self, sizes: np.ndarray, boxes: Sequence[np.ndarray], random: SampleRandom
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, depending on each image's boxes: (n, 4), x1, y1, x2, y2 in pixels; n may be 0.
+        """Draw random values that depend on the images' boxes; return them in the format of `draw`.
 
-        Steps with `draws_from_boxes` must override it.
+        `boxes` has an array (n, 4) for each image, x1, y1, x2, y2 in pixels; n may be 0. Steps with `draws_from_boxes`
+        must override this method.
         """
         raise NotImplementedError
 

@@ -98,9 +98,9 @@ def gather_numpy(
 
 
 def gather_torch(cache: torch.Tensor, packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return windows of cached images as a batch like `gather_numpy`, on any device and without synchronizing.
+    """Return the batch that `gather_numpy` returns, on the cache's device and without synchronizing.
 
-    `packed` (B, 4) int64 has id, top, left and mirror of each image.
+    `packed` (B, 4) int64 on this device has the index of each image, top and left of its window, and 1 to flip it.
     """
     _, colours, height, width = cache.shape
     ids, top, left, mirror = packed[:, :, None, None, None].unbind(1)

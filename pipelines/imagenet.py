@@ -23,6 +23,8 @@ PRESETS = {
 class ImageNet(Pipeline):
     """The pipeline for photographs of any size: random-resized crop and flip for training, `CentreCrop` for evaluation.
 
+    Options that are not listed here are described by the steps that use them.
+
     Args:
         train: True for training. Evaluation accepts the training options and ignores them.
         image_size: pixels, 32 to 512, or (height, width).
@@ -35,7 +37,6 @@ class ImageNet(Pipeline):
         steps: further steps for training, applied before the flip to images of `image_size`; see
             `plugins.build_steps`.
         fuse: on a CPU, resize, flip, normalize and pad in one operator where possible.
-        others: see the step that uses them.
     """
 
     name = "imagenet"

@@ -26,6 +26,8 @@ class MultiLabel(Pipeline):
 
     The aspect ratio is not kept. Evaluation resizes the full image and does not flip.
 
+    Options that are not listed here are described by the steps that use them.
+
     Args:
         train: True for training. Evaluation accepts the training options and ignores them.
         image_size: pixels, 32 to 1024, or (height, width); the published systems use 224 to 576.
@@ -34,7 +36,6 @@ class MultiLabel(Pipeline):
         steps: further steps for training, applied before the flip to images of `image_size`; see
             `plugins.build_steps`.
         fuse: on a CPU, resize, flip, normalize and pad in one operator where possible.
-        others: see the step that uses them.
     """
 
     name = "multilabel"

@@ -93,11 +93,13 @@ class Pipeline:
     def draw_from_boxes(
         self, rows: np.ndarray, random: SampleRandom, boxes: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Draw like `draw`, depending on each record's boxes: (n, 4), x1, y1, x2, y2 in 0..1 of the record's size.
+        """Draw all random values of a batch with boxes; return them in the format of `draw`.
 
-        Loaders call it if `draws_from_boxes` is True and the set has boxes. Raise ValueError naming the step if a
-        step's draws, windows or boxes are invalid, and ValueError naming the pipeline if the steps return images of a
-        size other than `image_size`.
+        Loaders call this method if `draws_from_boxes` is True and the set has boxes. `boxes` has an array (n, 4) for
+        each record, x1, y1, x2, y2 in 0..1 of the record's size.
+
+        Raise ValueError naming the step if a step's draws, windows or boxes are invalid, and ValueError naming the
+        pipeline if the steps return images of a size other than `image_size`.
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)
@@ -195,9 +197,10 @@ class Pipeline:
         canvas: DataNode | None,
         device: str,
     ) -> DataNode:
-        """Run `steps`, each with its draws, then flip where `mirror` is 1 and pad to `canvas` (h, w, 0).
+        """Run `steps`, each with its draws, then flip where `mirror` is 1 and pad to the size of `canvas` (h, w, 0).
 
-        On a GPU the images are HWC, which the loader returns as channels_last without a copy.
+        Without `mirror`, images are not flipped. Without `canvas`, they already have the size `image_size`. On a GPU
+        the images are HWC, which the loader returns as channels_last without a copy.
         """
         fusing, options = fused.ending(steps, device, of_known_size=self.takes_pixels)
         for step, own in steps[: len(steps) - fusing]:

@@ -36,7 +36,7 @@ def philox4x32(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 class SampleRandom:
     """Random numbers of B records in one epoch.
 
-    Each call draws from the next stream, so the same sequence of calls returns the same numbers.
+    Each call of a drawing method uses the next stream, so the same sequence of calls returns the same numbers.
 
     The four words of a counter are the index of a block of four outputs, the epoch, the low 32 bits of the record
     number, and the record number's high 16 bits above the 16 bits of the stream number.

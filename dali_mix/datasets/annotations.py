@@ -105,8 +105,8 @@ def column(
 ) -> list[Any]:
     """Return field `key` of each entry, or `missing` for an entry without it.
 
-    For a value that does not satisfy `fits`, an error is added to `mistakes`, and None is returned. `expected`
-    describes valid values in its message.
+    For a value that does not satisfy `fits`, an error is added to `mistakes`, and None is returned. The error's message
+    describes valid values as `expected`.
     """
     values = []
     for number, entry in enumerate(entries):
@@ -223,7 +223,8 @@ def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
 def xml_number(element: ElementTree.Element, path: str, where: str, missing: float | None = None) -> float:
     """Return the number in the child element `path`, or `missing` (if set) if there is no such child.
 
-    Raise ValueError naming the field if there is no finite number to return.
+    Raise ValueError naming the field if the child's text is not a finite number, or if there is neither a child nor
+    `missing`.
     """
     text = element.findtext(path)
     if text is None and missing is not None:
@@ -244,11 +245,12 @@ def treat_boxes(
 
     The option has three values:
 
-    - "error": drop each bad box and add the message `wrong(row)` to the mistakes.
+    - "error": drop each bad box and add an error with the message `wrong(row)` to `options.mistakes`.
     - "clip": clip each bad box to the image, in place, and drop it if no area remains.
     - "drop": drop each bad box.
 
-    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. With "clip" and "drop", `counts` is updated.
+    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. With "clip" and "drop", the numbers of clipped and of dropped boxes are
+    added to `counts`.
     """
     rows = np.flatnonzero(bad)
     if options.bad_boxes == "error":
@@ -281,7 +283,7 @@ def report_bad_boxes(counts: Counter[str]) -> dict[str, Any]:
 def image_size(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
     """Return an image's height and width, after EXIF rotation unless `stored`.
 
-    Raise FileNotFoundError or ValueError naming the file.
+    Raise FileNotFoundError if the file is missing, ValueError naming it if it or its header cannot be read.
     """
     data = tree.read(name)
     try:
@@ -343,7 +345,10 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
 
 
 def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:
-    """Return a report with a notice if `count` differs from `published`, the published size of the split; else {}."""
+    """Return a report with a notice if `count` differs from `published`, the published number of `unit`; else {}.
+
+    `what` names the split in the notice. `published` is None if no number was published.
+    """
     if published is None or count == published:
         return {}
     return {"notices": [f"{what} has {count:,} {unit} here, {published:,} as published: is it a subset?"]}

@@ -155,7 +155,10 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 class TarTree(_ArchiveTree):
-    """A .tar or .tar.gz; its members are copied to an unnamed temporary file that exists as long as the tree."""
+    """A .tar, .tar.gz or .tgz file.
+
+    Opening it copies all members to an unnamed temporary file, which exists as long as the tree.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -221,7 +224,10 @@ def _reason(error: Exception) -> str:
 
 
 def check_slices(path: Path) -> None:
-    """Raise ValueError for a .tar, compressed or not, since several machines cannot each read a part of it."""
+    """Raise ValueError if `path` is a tar file, compressed or not. Called before packing on several machines.
+
+    A tar file can only be read from its beginning, so several machines cannot each read a part of it.
+    """
     if path.is_file() and path.name.lower().endswith(ARCHIVES) and path.suffix.lower() != ".zip":
         raise ValueError(
             f"{path}: a tar file is read from its beginning to its end, so several machines cannot share the work:"

@@ -185,9 +185,11 @@ def listed_paths(
 ) -> dict[str, str]:
     """Read a list of files, one path per line; return path → "FILE: line N" for messages.
 
-    With `last_part`, only the last component of each path is used. For a path outside `base` and for a duplicate, an
-    error is added to `mistakes`. Raise FileNotFoundError if the list is missing, ValueError if it is not UTF-8 text.
-    Also raise ValueError if it lists no file, unless `may_be_empty`.
+    With `last_part`, only the last component of each path is used. For an absolute path, a path with ".." and a
+    duplicate, an error is added to `mistakes`. Errors name `base`, the folder to which the paths are relative.
+
+    Raise FileNotFoundError if the list is missing. Raise ValueError if it is not UTF-8 text or, unless `may_be_empty`,
+    lists no file.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):
@@ -239,7 +241,7 @@ def doubles(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
 
 
 def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
-    """Return the classes "0" to `highest`. Raise ValueError if `highest` is at least 100,000."""
+    """Return the class names "0", "1", … up to `highest`. Raise ValueError if `highest` is at least 100,000."""
     if highest >= MAX_NUMBERED_CLASSES:
         raise ValueError(
             f"{where}: label {highest} would make {highest + 1:,} classes; name them with --classes FILE if so"

@@ -31,10 +31,11 @@ _ANNOTATIONS = {
 def class_folders(
     tree: Tree, base: str, classes: tuple[str, ...] | None, mistakes: Mistakes
 ) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
-    """Return the names, labels and classes of the images in `base`/CLASS/…, and a report on other files.
+    """Return the names, labels and classes of the images in `base`/CLASS/…, and a report.
 
-    Without `classes`, the sorted folder names are the classes, and a class without images is a mistake. With `classes`,
-    a folder that is not among them is a mistake. Mistakes are raised at the end. Raise ValueError if there are no class
+    The report counts files that were left out, and has notices about doubtful class folders. Without `classes`, the
+    sorted folder names are the classes, and a class without images is a mistake. With `classes`, a folder that is not
+    among them is a mistake. All mistakes are raised before the function returns. Raise ValueError if there are no class
     folders, FileNotFoundError for a dangling link next to them.
     """
     where = tree.where(base)
@@ -125,7 +126,7 @@ def _counted(suffixes: Counter[str]) -> str:
 
 
 def _another_layout(tree: Tree) -> str:
-    """Return advice, beginning with "; ", to use a layout with boxes if the tree has such annotations; else ""."""
+    """Return advice, beginning with "; ", to use layout yolo, coco or voc if the tree has its files; else ""."""
     names = list(tree.walk())
     for layout, files in _ANNOTATIONS.items():
         if found := next(filter(files.search, names), None):
@@ -173,7 +174,11 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
 def _are_splits(
     tree: Tree, base: str, folders: list[str], named: list[str], free: bool, split_folders: str
 ) -> tuple[bool, list[str]]:
-    """Return True if the folders `named` are splits rather than classes, and a list with a notice if in doubt."""
+    """Return whether the folders `named` are splits rather than classes, and a list with a notice if in doubt.
+
+    `named` are those of `folders` that are named after a split. `free` is True if one of them has the name of the
+    wanted split, and this is a custom name. `split_base` describes the rule.
+    """
     if split_folders != "auto" or not named:
         return split_folders != "no", []
     others = [name for name in folders if name not in named and _has_images(tree, _join(base, name))]
@@ -194,7 +199,10 @@ def _are_splits(
 
 
 def _unwrapped(tree: Tree, base: str, split: str) -> str:
-    """Return `base`, or its only folder if that is also named `split`: train/train/CLASS, as in Kaggle's archives."""
+    """Return the folder of `split`: `base`, or train/train for train/train/CLASS, as in Kaggle's archives.
+
+    While the only subfolder is named `split` too and contains folders but no images, that subfolder is used.
+    """
     while (
         [name.lower() for name in tree.folders(base)] == [split.lower()]
         and tree.folders(inner := _join(base, tree.folders(base)[0]))

@@ -121,9 +121,10 @@ def _class_text(row: Row) -> str:
 
 
 def _class_number(text: str, where: str, numbered: bool) -> int:
-    """Return the class index in `text`.
+    """Return the class index that the label `text` states.
 
-    Raise ValueError if it is invalid, or if `numbered` is False (most labels are class names, not indices).
+    Raise ValueError for an invalid index. Also raise it if `numbered` is False: most labels of the list are then class
+    names, and a number is a mistake.
     """
     if not numbered:
         raise ValueError(f"{where}: label {text!r:.60} is a number, most are names; correct it, or pass --classes FILE")
@@ -195,9 +196,9 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a list with one notice if numbered classes have no images or boxes; else an empty list.
+    """Return a list with one notice if some of the classes have no images or boxes; else an empty list.
 
-    In that case, labels may start at 1, or may not be indices.
+    Only classes that result from numeric labels can be empty. These labels may start at 1, or may not be class indices.
     """
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]

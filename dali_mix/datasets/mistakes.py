@@ -73,7 +73,10 @@ class Mistakes:
         return len(self._first) < SHOWN
 
     def each(self, read: Callable[..., T], items: Iterable[tuple[object, ...]]) -> list[T]:
-        """Return the result of `read(*item)` for each item, without the items for which it raises a mistake."""
+        """Return the results of `read(*item)` for all `items`.
+
+        A call that raises ValueError or FileNotFoundError is a mistake and has no result.
+        """
         found = []
         for item in items:
             with self:
@@ -111,7 +114,10 @@ def also(count: int, what: str) -> str:
 
 
 def unusable(error: Exception, where: str, place: str | None) -> Exception:
-    """Return the error for the unusable image `where`; `place` is the file and line that list it."""
+    """Return the error to raise for the image `where`, which cannot be used because of `error`.
+
+    `place`, if not None, is the file and line that list the image. The message names both.
+    """
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     listed = "" if place is None else f", listed at {place}"
     return kind(f"{beginning(str(error), where)}{listed} (--skip-bad leaves such images out)")

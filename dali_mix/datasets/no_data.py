@@ -20,7 +20,8 @@ _NAMES = {name.casefold(): name.strip() for name in _LISTED}
 def no_data(name: str) -> str | None:
     """Return the category of a file or folder that is not data, or None if it may be data.
 
-    The category is the listed name that `name` equals, ignoring letter case, or "._*" or ".*" for other hidden names.
+    The category is the name in `_LISTED` that `name` equals, ignoring letter case. For any other hidden name, it is
+    "._*" or ".*".
     """
     listed = _NAMES.get(name.casefold())
     if listed or not name.startswith("."):
@@ -29,7 +30,7 @@ def no_data(name: str) -> str | None:
 
 
 def no_data_in(path: str) -> tuple[str, str] | None:
-    """Return a relative path up to its first component that is not data, and the category of that component.
+    """Return `path` up to its first component that is not data, and the category of that component.
 
     Return None if all components may be data.
     """

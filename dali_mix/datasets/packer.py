@@ -106,7 +106,7 @@ class PackOptions:
 
 @dataclass
 class _Done:
-    """Result of packing a few images."""
+    """Result of a job, or the sum of the results of several jobs."""
 
     blocks: list[Block] = field(default_factory=list)
     images: int = 0
@@ -255,7 +255,11 @@ def _pack_shard(
     partial_file: Path,
     progress: Progress,
 ) -> _Shard:
-    """Write one .rec file of a set; `columns` are the fields of its `Listing` except `tree` and `report`."""
+    """Write one .rec file of a set. Runs on one of several machines.
+
+    `opening` are the arguments of `open_tree`, and `columns` the fields of the shard's `Listing` except `tree` and
+    `report`. The file is written to a path that `new_try(partial_file)` returns.
+    """
     listing = Listing(_open_once(*opening, pack_id), **columns)
     path, count, done = new_try(partial_file), len(listing.names), _Done()
     with RecordWriter(listing.task, listing.classes, count, [path]) as writer:
@@ -271,7 +275,7 @@ def _pack_shard(
 
 @lru_cache(maxsize=1)
 def _open_once(root: Path, follow_links: bool, pack_id: str) -> Tree:
-    """Open a tree once per process, not per shard: reading the directory of a .zip may take long."""
+    """Open a tree, once per process and `pack_id` rather than per shard, since reading a .zip's directory is slow."""
     return open_tree(root, follow_links)
 
 

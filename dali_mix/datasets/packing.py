@@ -216,7 +216,7 @@ def pack(
 
 
 def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return class names as a tuple. Raise ValueError if there are none, or if one is empty, duplicate or no string."""
+    """Return class names as a tuple. Raise ValueError if there are none, or one is not a string, empty or duplicate."""
     if classes is None:
         return None
     names = tuple(classes) if isinstance(classes, Iterable) else ()
@@ -226,7 +226,10 @@ def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _check_layout(layout: str, root: _Path | None, classes: Any, options: dict[str, Any]) -> None:
-    """Raise ValueError for a missing option, or one the layout does not use. Layouts of other packages may use any."""
+    """Raise ValueError if an option is missing, or if the layout does not use it.
+
+    Layouts of other packages need `root`; which other options they use is not checked.
+    """
     if root is None and layout not in _ROOTLESS:
         raise ValueError(f"layout {layout} needs --root")
     if root is not None and layout in _ROOTLESS:

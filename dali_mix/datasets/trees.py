@@ -66,7 +66,7 @@ class Tree(ABC):
         return False
 
     def missing(self, names: Sequence[str]) -> list[int]:
-        """Return the indices of the `names` that no file has, ignoring differences in Unicode normalization."""
+        """Return the indices of the `names` without a file, ignoring differences in Unicode normalization."""
         return []
 
     def folders(self, name: str = "") -> list[str]:
@@ -88,7 +88,7 @@ class Tree(ABC):
     def _alike(self, names: Callable[[], Iterable[str]], wanted: str, key: str = "") -> str | None:
         """Return the item of `names()` that differs from `wanted` only in Unicode normalization, or None.
 
-        `names()` is called once per `key`.
+        Return None if several items do. The items are cached under `key`, so `names()` is called once per `key`.
         """
         if wanted.isascii():
             return None

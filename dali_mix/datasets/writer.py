@@ -121,7 +121,8 @@ class Writer:
             options: keyword arguments of `Writer`.
 
         Raises:
-            ValueError: `dataset` is not such a dataset, or there are no class names. Also the errors of `Writer`.
+            ValueError: `dataset` has no `len()` or no `dataset[index]`, an item is not a pair, or there are no class
+                names. Also the errors of `Writer`.
         """
         if isinstance(dataset, (str, os.PathLike)):
             raise ValueError(
@@ -221,9 +222,9 @@ class Writer:
             self._block = self._set.spare_block()
 
     def _label(self, label: Any, data: bytes) -> Any:
-        """Convert a label to its stored form; `data` is the encoded image, whose size scales boxes.
+        """Convert a label of `write` to its stored form; `data` is the encoded image, whose size scales boxes.
 
-        Raise ValueError for a label of a different kind.
+        Raise ValueError for an unknown class name, or a multi-label or detection label in none of the accepted formats.
         """
         task: Task = self._set.task
         if task.boxes:
@@ -282,7 +283,10 @@ class Writer:
 
 
 def _lists_files(dataset: Any) -> bool:
-    """Return True for a torchvision dataset without transforms that lists files and classes in `samples`."""
+    """Return True for a torchvision `DatasetFolder` whose files can be stored without decoding them.
+
+    It must have no transforms, and use torchvision's own `__getitem__` and loader.
+    """
     changed = any(getattr(dataset, name, None) for name in ("transform", "transforms", "target_transform"))
     by = (type(dataset).__getitem__, getattr(dataset, "loader", None))
     theirs = all(getattr(part, "__module__", "") == "torchvision.datasets.folder" for part in by)

@@ -85,7 +85,10 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
 def _treated(
     box: Box, size: Callable[[], tuple[int, int]], where: str, options: Options, counts: Counter[str]
 ) -> Box | None:
-    """Pass a box to `treat_boxes` if it is bad. Return the box, which may be clipped, or None if it is dropped."""
+    """Return `box`, clipped by `treat_boxes` if it is bad (see `read_boxes`), or None if `treat_boxes` drops it.
+
+    If the image cannot be read, only a negative side counts as bad.
+    """
     boxes = np.array([box])
     turned = box[0] > box[2] or box[1] > box[3]
     height = width = 0

@@ -182,12 +182,15 @@ class _Scan:
         return f"{self._paths[part]}: record {number}"
 
     def label_width(self, task: Task) -> int:
-        """Return the number of floats per label, or 0 for boxes or if the number varies."""
+        """Return the number of floats per label, or 0 for a detection set or labels of different lengths."""
         widths = {label.size for label in self.labels}
         return widths.pop() if len(widths) == 1 and not task.boxes else 0
 
     def report(self, task: Task, classes: Sequence[str], *, guessed: bool) -> dict[str, Any]:
-        """Return the manifest's report, including notices for the user."""
+        """Return the manifest's report: skipped records and, for multi-label, counts of the targets.
+
+        If the task was `guessed` from the labels as multi-label, a notice tells the user.
+        """
         report: dict[str, Any] = {"passed_over": self.bad} if self.bad else {}
         if task.ignores and all(label.size == len(classes) for label in self.labels):
             report |= report_targets(count_targets(np.stack(self.labels)), classes)

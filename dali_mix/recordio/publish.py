@@ -180,7 +180,10 @@ class Publication:
             self._journal.unlink(missing_ok=True)
 
     def _old_names(self) -> set[str]:
-        """Return the names of the old set's files except its manifest. It may have more shards than the new set."""
+        """Return the names of the existing set's files except its manifest; empty if there is no valid manifest.
+
+        The existing set may have more shards than the new one.
+        """
         try:
             info = read_info(manifest_path(self.prefix))
         except (OSError, ValueError):

@@ -184,8 +184,8 @@ class RecordSet:
         - multilabel: (B, K) float32 of 1, 0 and -1 (ignore)
         - detection: a list of B arrays (n, 6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult
 
-        Raise ValueError for a class that is out of range (classification), or a label of a different length or layout.
-        Other values are not checked.
+        Raise ValueError for a class that is out of range (classification), or a label whose length or layout does not
+        fit the task. Other values are not checked.
         """
         return self.task.targets(self, np.asarray(rows, dtype=np.int64))
 

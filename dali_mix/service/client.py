@@ -247,7 +247,7 @@ class RayWorkers:
             return (WorkerDied if died else WorkerLost)(str(error))
 
     def drop(self, ticket: _Ticket) -> None:
-        """Discard a ticket."""
+        """Discard a ticket, so that `wait` does not return its answer."""
         tickets = self._tickets.get(ticket.reference, [])
         if ticket in tickets:
             tickets.remove(ticket)

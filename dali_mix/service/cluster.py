@@ -116,7 +116,7 @@ def _filled(path: Path, advice: str) -> Path:
 
 
 def settings(token: Path, *, loopback: bool) -> dict[str, str]:
-    """Return the environment variables for Ray's processes."""
+    """Return the environment variables for Ray's processes. With `loopback`, Ray uses only the loopback device."""
     values = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -157,7 +157,7 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
 
 
 def _no_messages(*_: object) -> None:
-    """Do nothing. This replaces Ray's thread, which would print 1,200 characters for each worker that died."""
+    """Do nothing, in place of the thread function in which Ray prints 1,200 characters for each worker that died."""
 
 
 def _leave(ray: Any) -> None:
@@ -323,8 +323,7 @@ class Watch:
     """A watch on the raylet, Ray's process on this machine, that reports its death on standard error.
 
     After the raylet's death, Ray ends this process silently, by `_exit`, when Ray is next called or some of its memory
-    is released. To prevent this, the watch keeps objects in such memory (chunks) alive, and callers call `check` before
-    they call Ray.
+    is released. Chunks are in such memory, so the watch keeps them alive. Callers call `check` before they call Ray.
     """
 
     def __init__(self, ray: Any, address: str) -> None:
@@ -369,7 +368,10 @@ class Watch:
 
     @property
     def ended(self) -> bool:
-        """Return True if Ray must not be called: it would wait for its head, then end this process."""
+        """Return True if the raylet has died or the pool's head does not answer.
+
+        Ray must not be called then, since it would wait for the head and then end this process.
+        """
         return self._dead or not reachable(*self._head)
 
     def check(self) -> None:
@@ -423,7 +425,7 @@ def no_worker(address: str) -> str:
 
 
 def other_versions(address: str, differ: str) -> str:
-    """Return the message for a pool with different versions; `differ`: see `spec.differences`."""
+    """Return the message for a pool whose versions differ from those here; `differ`: see `spec.differences`."""
     return f"{address}: the pool has different versions: {differ}: install the same on both, and restart the workers"
 
 
@@ -472,7 +474,7 @@ def _few_tries(constants: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the output of Ray's C++ code on standard error while connecting, one line per second."""
+    """Suppress standard error in the block. Ray's C++ code writes a line per second to it while connecting."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

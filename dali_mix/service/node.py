@@ -189,7 +189,7 @@ class Node:
     def heartbeat(self) -> str:
         """Register this machine's workers with the pool. Return "", or the reason why this node must end.
 
-        The pool removes workers that do not register for `pool.SILENT` seconds, and knows none after a restart.
+        The pool removes workers that do not register for `pool.SILENT` seconds. After a restart, it knows no workers.
         """
         if self._process is not None and self._process.poll() is not None:
             return f"Ray has ended on this machine: {self._output().strip().rpartition(chr(10))[2]}"

@@ -271,7 +271,7 @@ class _Mapping:
     # Tries
 
     def _start(self) -> None:
-        """Start tries on free machines."""
+        """Start tries on free machines: first of waiting shards, then second tries of late shards (see `_late`)."""
         while True:
             busy = Counter(attempt.node for attempt in self.tries)
             now = time.monotonic()
@@ -293,14 +293,18 @@ class _Mapping:
             self._begun = True
 
     def _late(self, now: float) -> int | None:
-        """Return the index of the shard whose only try has run longest, if that is too long; else None."""
+        """Return the index of a shard to try a second time, or None.
+
+        It is the shard with a single try that has run longest, if this try exceeds the limit set by `LATE`,
+        `LATE_AT_LEAST` and `LATE_AT_FIRST`.
+        """
         count = Counter(attempt.index for attempt in self.tries)
         allowed = max(LATE * self._longest, LATE_AT_LEAST) if self._longest else LATE_AT_FIRST
         late = [attempt for attempt in self.tries if now - attempt.begun > allowed and count[attempt.index] == 1]
         return min(late, key=lambda attempt: attempt.begun).index if late else None
 
     def _take(self, attempt: _Try) -> None:
-        """Process what a try has yielded, or the error that ended it."""
+        """Process a heartbeat or the result that a try has yielded, or the error that ended it."""
         errors = self._ray.exceptions
         try:
             done, result = self._ray.get(next(attempt.stream), timeout=FETCH)

@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
-    """Describe the differences as "numba 0.61.0 here, 0.62.0 there; …"; "" if there are none."""
+    """Describe how two results of `versions` differ: "numba 0.61.0 here, 0.62.0 there; …"; "" if they do not."""
     names = sorted({*ours, *theirs})
     differ = [name for name in names if ours.get(name) != theirs.get(name)]
     return "; ".join(f"{name} {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there" for name in differ)

@@ -77,7 +77,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def packages(package: griffe.Module) -> Iterator[tuple[str, list[str]]]:
-    """Yield (module, the names in its `__all__`) for the package and each of its direct submodules that has any."""
+    """Yield (module, public names in its `__all__`) for the package and its direct submodules.
+
+    Modules without such names are omitted.
+    """
     modules = [package, *(module for _, module in sorted(package.modules.items()))]
     for module in modules:
         if names := [str(name) for name in module.exports or [] if not str(name).startswith("_")]:

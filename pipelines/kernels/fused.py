@@ -67,7 +67,7 @@ def ending(
     and the only step before it is a `Crop`, that step is replaced too. An image of unknown size may not contain the
     window drawn for it. DALI's operators detect this, and `resize_flip` does not.
 
-    Subclasses that override `graph` but not `fused` are not replaced.
+    A subclass of `Resize` that overrides `graph` but not `fused` is not replaced.
     """
     step, draws = steps[-1] if steps else (None, {})
     if not (isinstance(step, Resize) and step.fuse and device == "cpu" and available()):

@@ -58,7 +58,7 @@ def _pointer(typing_context: Any, address: Any) -> Any:
 def _sum_rows(
     typing_context: Any, rows: Any, stride: Any, weights: Any, taps: Any, half: Any, shift: Any, out: Any
 ) -> Any:
-    """Compute the weighted sum of `ROW_BLOCK` columns of rows. All arguments are int64, addresses or sizes.
+    """Compute the weighted sum of rows, for `ROW_BLOCK` columns. All arguments are int64: addresses or numbers.
 
     Args:
         rows: `taps` rows of uint8, `stride` bytes apart.
@@ -106,7 +106,7 @@ def _sixteen_pixels(
     out: Any,
     plane: Any,
 ) -> Any:
-    """Resample a row into 16 adjacent pixels of three planes. All arguments are int64, addresses or sizes.
+    """Resample a row into 16 adjacent pixels of three planes. All arguments are int64: addresses or numbers.
 
     Args:
         row: int16 interleaved RGB, readable for 16 bytes from every tap.

@@ -96,7 +96,7 @@ class PhotometricDistort(Color):
         self.active = self.prob > 0
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw the same arrays as `Color`."""
+        """Draw matrix, mean and offset, in the format of `Color.draw`; the offset is 0."""
         u = random.uniform(14)
         acts = (u[:, :1] < self.prob) & (u[:, 1:6] < 0.5)
         brightness, contrast, saturation, hue, swaps = acts.T

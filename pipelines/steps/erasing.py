@@ -15,7 +15,10 @@ from dali_mix.options import number
 
 
 class Erasing(Step):
-    """Fill 2 to 33% of the image with the colour `mean` (0..1 units) with probability `prob` (arXiv 1708.04896)."""
+    """Fill a window with the colour `mean` (0..1 units), with probability `prob` (arXiv 1708.04896).
+
+    The window is drawn as in `RandomResizedCrop`, with 2 to 33% of the image's area.
+    """
 
     moves = False
 

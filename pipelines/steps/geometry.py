@@ -46,7 +46,7 @@ def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | N
 
 
 class Crop(Step):
-    """Crop a window of the image: here the full image, in subclasses a smaller window.
+    """Crop a window of the image. `Crop` itself keeps the full image; subclasses draw a window.
 
     A window is drawn as anchor (B, 2) int32, top and left, and shape (B, 2) int32, height and width, in pixels. It lies
     inside the image and has at least one pixel. If the step is the first one and `decode_window` is True, only the
@@ -152,7 +152,7 @@ class Resize(Step):
         return fn.resize(images, device=device, size=size, antialias=self.antialias, **filters)
 
     def fused(self, draws: Mapping[str, DataNode]) -> dict[str, Any]:
-        """Return the equivalent options of `kernels.fused.resize_flip`."""
+        """Return the options with which `kernels.fused.resize_flip` replaces this step."""
         return {"antialias": self.antialias}
 
     def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:

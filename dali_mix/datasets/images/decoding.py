@@ -134,7 +134,7 @@ def _check_end(data: bytes, end: int) -> None:
 
 
 def _small(data: bytes) -> bytes:
-    """Return the pixels of a JPEG, at 1/8 scale if that includes all scans; empty if it cannot be decoded."""
+    """Return the pixels of a JPEG, at 1/8 scale unless it is progressive; empty if it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(image_segments(data)), formats=("JPEG",)) as image:
             if not image.info.get("progressive"):  # at reduced scale its last scans have no effect

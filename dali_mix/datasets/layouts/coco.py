@@ -205,7 +205,8 @@ def _classes(
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
     """Return the names and ids of the categories, sorted by id, without index `parent`, and a list of notices.
 
-    Raise ValueError if there are no categories, and the mistakes found: invalid or duplicate ids and names.
+    Raise ValueError if there are no categories. Invalid or duplicate ids and names are mistakes, and all mistakes
+    collected so far are raised here.
     """
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"
@@ -242,7 +243,7 @@ def _renumbered(
 
 
 def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str, Any]:
-    """Return a report with a notice that lists classes without annotations."""
+    """Return a report with a notice that lists classes without annotations, or states that all lack them; else {}."""
     unused = [name for name, used in zip(classes, np.bincount(kind, minlength=len(classes)), strict=True) if not used]
     if not unused:
         return {}
@@ -256,7 +257,11 @@ def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str,
 def _rows_of(
     notes: list[Any], key: str, ids: Sequence[int | None], none: str, where: str, mistakes: Mistakes
 ) -> np.ndarray:
-    """Return the index in `ids` of each annotation's field `key`, (N,) int64; -1 for a mistake."""
+    """Return the index in `ids` of each annotation's field `key`, (N,) int64.
+
+    For an invalid or unknown id, an error is added to `mistakes`, and the index is -1. `none` is the subject of the
+    message for an unknown id, such as "no image".
+    """
     wanted = column(notes, key, is_whole, "an integer", where, mistakes)
     row_of: dict[int | None, int] = {value: row for row, value in enumerate(ids)}
     row_of[None] = -1
@@ -280,8 +285,8 @@ def _relative(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return x1, y1, x2, y2 of all boxes (N, 4), in 0..1, and a mask of those that `treat_boxes` keeps.
 
-    A row is NaN if its box, image or size is a mistake. If the stated size of an image differs from its real size, this
-    is reported once, not for each box.
+    A box is NaN if the box itself, its image or the image's size is a mistake. If an image has bad boxes and its stated
+    size differs from its real size, one error names the two sizes, instead of an error for each box.
     """
     limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last row is index -1
     limits[limits == 0] = np.nan

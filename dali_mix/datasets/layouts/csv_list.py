@@ -73,7 +73,8 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 def _head(names: list[str]) -> list[str]:
     """Return the column names without surrounding spaces.
 
-    If no column is called `path`, but exactly one is in another case (PATH), that name and ID are lowercased.
+    If there is no column `path`, but exactly one that differs from it only in case, such as PATH, this column and ID
+    are lowercased.
     """
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:

@@ -97,7 +97,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
 def _checked(
     row: Row, label: Label, name: str, tree: Tree, task: Task, num_classes: int, options: Options, counts: Counter[str]
 ) -> Label:
-    """Check a label and return it. For a task with boxes, `treat_boxes` handles the bad ones first.
+    """Check a label and return it. For detection, `treat_boxes` first clips or drops bad boxes.
 
     Raise ValueError naming the row if the label is invalid.
     """
@@ -150,7 +150,10 @@ def _fitted(
 
 
 def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:
-    """Add each path that is listed with different labels to the mistakes. With equal labels, it becomes two records."""
+    """Add an error to `mistakes` for each path that is listed again with a different label.
+
+    A path that is listed again with the same label is valid, and becomes another record.
+    """
     for index, before in doubles(names):
         one, other = labels[before], labels[index]
         if one is not None and other is not None and not np.array_equal(one, other):
@@ -238,7 +241,7 @@ _SUFFIXES = (*_READERS, ".csv")
 
 
 def _named(row: Row, tree: Tree) -> tuple[Row, str]:
-    """Return the row and its file name. Surrounding spaces are stripped, unless a file whose name has them exists."""
+    """Return `row`, and its path without surrounding spaces, or with them if such a file exists."""
     written = check_name(row.path, tree.root, row.where)
     stripped = check_name(row.path.strip(), tree.root, row.where)
     return row, written if written != stripped and tree.exists(written) else stripped

@@ -84,7 +84,7 @@ def _concepts(tree: Tree, base: str) -> tuple[str, ...]:
 def _truth(tree: Tree, name: str, count: int) -> np.ndarray:
     """Return the labels (count,) bool of one concept.
 
-    Raise FileNotFoundError if the file is missing, ValueError if it is malformed.
+    Raise FileNotFoundError if the file is missing, ValueError if it does not have `count` labels, each 0 or 1.
     """
     tokens = tree.read_needed(name).split()
     where = tree.where(name)

@@ -48,7 +48,10 @@ def _base(tree: Tree) -> str | None:
 def _annotated(
     tree: Tree, folder: str, classes: tuple[str, ...], mistakes: Mistakes
 ) -> tuple[list[str], list[int], list[str]]:
-    """Return the images, their labels, and "FILE: line N" of each. Malformed and duplicate lines are mistakes."""
+    """Return the images in val_annotations.txt, their labels, and the file and line that list each image.
+
+    Malformed and duplicate lines are mistakes.
+    """
     where = tree.where(f"{folder}/val_annotations.txt")
     number_of = {wnid: number for number, wnid in enumerate(classes)}
     found: dict[str, tuple[int, str]] = {}

@@ -152,7 +152,8 @@ def voc(root: Path, split: str, options: Options) -> Listing:
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return (year, folder) of each year to read; ("", folder) if the root is the folder of a single year.
 
-    Raise FileNotFoundError or ValueError if a year is missing, or if one has to be chosen.
+    Raise FileNotFoundError if a year in `asked` is missing or there are none, ValueError if `asked` is empty and there
+    are several years.
     """
     for devkit in ("VOCdevkit/", "") if tree.exists("VOCdevkit") else ("",):
         folders = tree.folders(devkit.rstrip("/"))
@@ -176,7 +177,10 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _exported(tree: Tree) -> list[str]:
-    """Return the splits of a Roboflow export, which are the folders with annotations; empty for a devkit."""
+    """Return the splits of a Roboflow export, which are the top-level folders with annotations.
+
+    Return [] for a devkit, or if the root has a folder Annotations.
+    """
     folders = tree.folders()
     if any(name in ("VOCdevkit", "Annotations") or (name[:3] == "VOC" and name[3:].isdigit()) for name in folders):
         return []
@@ -269,7 +273,10 @@ def _images(tree: Tree, base: str, split: str, mistakes: Mistakes) -> list[_Imag
 
 
 def _mapped_classes(tree: Tree, bases: list[str]) -> tuple[str, ...]:
-    """Return the classes in CVAT's labelmap.txt, lines of `name:color:parts:actions`; empty without that file."""
+    """Return the classes in CVAT's labelmap.txt in the folders `bases`; empty if none of them has this file.
+
+    The file has lines `name:color:parts:actions`. The class "background" is left out.
+    """
     maps = [base + _LABEL_MAP for base in bases if tree.exists(base + _LABEL_MAP)]
     lines = [line for name in maps for _, line in numbered_lines(tree.read(name), tree.where(name))]
     names = [line.partition(":")[0].strip() for line in lines if not line.startswith("#")]
@@ -328,7 +335,10 @@ def _turned_text(item: _Object, first: int) -> str:
 
 
 def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
-    """Return a report with notices about valid but unusual annotations."""
+    """Return a report with notices about valid but unusual annotations; {} if there are none.
+
+    `boxed` is True if the task has boxes, so that these are examined too.
+    """
     notices = []
     others = [image for image in images if image.filename and not _same_name(image)]
     if others:

@@ -100,7 +100,7 @@ def _is_attribute(value: Any) -> bool:
 
 
 def _attributes(content: Any, where: str) -> tuple[str, ...]:
-    """Return the attribute names, by index. Raise ValueError unless there is one for each attribute."""
+    """Return the names of the 14 attributes, by index. Raise ValueError unless `content` names each of them."""
     names = content.get("attribute_id_map") if isinstance(content, dict) else None
     expected = {str(number) for number in range(ATTRIBUTES)}
     if not isinstance(names, dict) or set(names) != expected or not all(is_text(name) for name in names.values()):

@@ -103,9 +103,9 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
 
 
 def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
-    """Return the name and content of the set's config file; "" and {} if there is none and `named` is True.
+    """Return the name and content of the set's config file, such as data.yaml or obj.data.
 
-    Raise FileNotFoundError if there is none and `named` is False.
+    If there is none, return "" and {} if `named` is True (`--classes` names the classes), else raise FileNotFoundError.
     """
     for name in _YAML:
         if tree.exists(name):
@@ -125,8 +125,8 @@ def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
 def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
     """Return the class names in data.yaml or, for darknet, in the file that obj.data refers to.
 
-    Raise FileNotFoundError if that file is missing. Raise ValueError if there are no names, if one is a duplicate, or
-    if their number differs from the stated one.
+    Raise FileNotFoundError if that file is missing. Raise ValueError if there are no names, if one is a duplicate,
+    if their numbers have gaps, or if the file states a different number of classes.
     """
     where = tree.where(file)
     names: Any = config.get("names")
@@ -210,7 +210,10 @@ def _inside(tree: Tree, base: str, path: str, least: int = 2) -> str | None:
 
 
 def _listed(tree: Tree, base: str, path: str) -> str:
-    """Return the name of the image listed as `path`; if it is missing, its expected name in an existing folder."""
+    """Return the name in the tree of the image that a list in folder `base` names as `path`.
+
+    If the image is missing, return the name that it should have, based on the longest part of its folder that exists.
+    """
     if found := _inside(tree, base, path):
         return found
     *folders, name = _parts(path) or [path]

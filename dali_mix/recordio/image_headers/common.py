@@ -100,7 +100,10 @@ def read_exif(tiff: bytes) -> Exif:
 
 
 def merged(blocks: list[Exif]) -> Exif:
-    """Merge several EXIF blocks, using the first orientation. Some decoders use the first block, others the last."""
+    """Merge the EXIF blocks of an image. Several blocks are `odd`, since decoders use either the first or the last.
+
+    The orientation is that of the first block that has one.
+    """
     if len(blocks) < 2:
         return blocks[0] if blocks else Exif()
     stated = next((block.orientation for block in blocks if block.orientation), 0)

@@ -123,7 +123,8 @@ def pixel_chunks(data: bytes) -> bytes:
 def check_pixels(data: bytes) -> None:
     """Raise ValueError unless the pixels can be decompressed and are complete.
 
-    Programs that use libpng differ in the damage that they tolerate. `data` must have passed `read_png`.
+    No decoder is used for this check, since programs based on libpng tolerate different kinds of damage. `data` must
+    have passed `read_png`.
     """
     chunks = list(_chunks(data))
     expected = _raw_size(_header(data, chunks[0]))
