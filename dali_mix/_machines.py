@@ -77,9 +77,10 @@ def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], li
 
 
 def run(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Run one call of `Machines.map`, `work(*arguments, report)`, in `folder`. Raise the errors of `work`.
+    """Change the current folder to `folder` and call `work(*arguments, report)`. Raise the errors of `work`.
 
-    Yield (amount done since the last yield, ()) every `TICK` seconds, and finally (amount, (result,)).
+    Yield (amount done since the last yield, ()) every `TICK` seconds, and at the end (remaining amount, (result,)),
+    where `result` is what `work` returned. `Machines.map` runs each of its calls in this way.
     """
     os.chdir(folder)
     done: list[int] = []  # the worker thread appends to it

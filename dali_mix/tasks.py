@@ -85,7 +85,10 @@ class Task(ABC):
         return False
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        """Return the number of classes implied by stored labels, at least 1. Some labels may not fit the task."""
+        """Return the number of classes implied by stored labels, at least 1.
+
+        The labels have not been checked. Do not raise an error for labels that do not fit the task.
+        """
         return 1
 
 

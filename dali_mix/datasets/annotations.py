@@ -34,7 +34,10 @@ OR_TREAT = " (--bad-boxes clips or drops such boxes)"  # appended to errors abou
 
 
 def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
-    """Return the task named in `options`, by default the first of `allowed`. Raise ValueError for any other task."""
+    """Return the task named in `options`, or the first of `allowed` if none is named.
+
+    Raise ValueError if the named task is not in `allowed`.
+    """
     task = allowed[0] if options.task is None else TASKS.get(options.task)
     if task not in allowed:
         names = " or ".join(other.name for other in allowed)

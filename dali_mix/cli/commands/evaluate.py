@@ -1,4 +1,7 @@
-"""`dali-mix evaluate RECIPE CHECKPOINT`: evaluate each record of `val_set` once, with the run's recipe values."""
+"""`dali-mix evaluate RECIPE CHECKPOINT`: evaluate a checkpoint on `val_set`, using each record once.
+
+The values of the run that wrote the checkpoint take precedence over those of the recipe.
+"""
 
 from __future__ import annotations
 

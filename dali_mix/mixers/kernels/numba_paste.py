@@ -3,7 +3,7 @@
 In place, image i may be the partner of an image that is written later. Images are therefore written along the chain i,
 its partner, the partner's partner, …, so that each is read before it is overwritten:
 
-    i ← partner(i) ← partner(partner(i)) ← …        thread 0 | thread 1 | …
+    i ← partner(i) ← partner(partner(i)) ← …
 
 The chain is cut into one part per thread. If the partner of an image may be overwritten before it is read, the image's
 box is computed first and stored separately, in the stage. There is at most one such box per cut and one per cycle of
