@@ -1,6 +1,7 @@
 """`dali-mix evaluate RECIPE CHECKPOINT`: evaluate a checkpoint on `val_set`, using each record once.
 
-The values of the run that wrote the checkpoint take precedence over those of the recipe.
+If the checkpoint was written by a run of this recipe, values of the run are used instead of the recipe file's (see
+`load_evaluated`).
 """
 
 from __future__ import annotations
