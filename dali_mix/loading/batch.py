@@ -42,8 +42,8 @@ class Batch(NamedTuple):
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
     """Return detection targets with all tensors on `device`; `targets` itself if no tensor has to be moved.
 
-    If every target has the field boxes, the boxes of all targets are moved in one copy, together with labels and
-    difficult if every target has them. Each other tensor is moved separately.
+    Of the fields boxes, labels and difficult, those that every target has are moved together, in one copy for all
+    targets. Every other tensor is moved separately.
     """
     device = torch.device(device)
     tensors = [value for own in targets for value in own.values() if isinstance(value, torch.Tensor)]

@@ -171,7 +171,7 @@ def _local_decoder(
 
     Raise FileNotFoundError if a file of the set `opened.prefix` is missing on this machine. Raise ValueError if that
     set is damaged or has another fingerprint than the set that the pool opened, if `decode` is "gpu" and `device` is
-    the CPU, or if `num_threads` is below 1.
+    the CPU, or if `num_threads` is neither None nor an integer of at least 1.
     """
     records = RecordSet(opened.prefix)
     if records.fingerprint != opened.metainfo["fingerprint"]:

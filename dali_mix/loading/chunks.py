@@ -35,7 +35,7 @@ class Question:
 
     @property
     def key(self) -> bytes:
-        """Return 16 bytes that identify the question among those for one set and pipeline."""
+        """Return 16 bytes that identify the question among all questions for the same `Spec`."""
         return hashlib.blake2b(self.rows.tobytes(), digest_size=16, salt=self.epoch.to_bytes(16, "little")).digest()
 
 

@@ -72,7 +72,7 @@ class RemoteSource(Source):
 
     Args:
         normalizing: normalize to float32 on the CPU while a step is cut from its chunks.
-        window: this limit. A limit below the batch size divided by `POSITIONS`, rounded up, is raised to it.
+        window: number of chunks; raised to the batch size divided by `POSITIONS`, rounded up, if it is lower.
         timeout: seconds without a new chunk after which `fetch` raises RuntimeError.
         local: a decoder that answers questions in this process, one chunk at a time, while no worker answers.
         clock: a function that returns the time in seconds; tests replace it.
@@ -180,9 +180,9 @@ class RemoteSource(Source):
                     self._ask(piece, now)
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
-        """Yield the key (epoch, number) of each chunk that this rank needs from a position on, in order.
+        """Yield the key (epoch, number) of each chunk that this rank needs from `position` of `epoch` on, in order.
 
-        In evaluation, stop at the end of the epoch; in training, continue forever.
+        In evaluation, stop at the end of the epoch. In training, continue with the following epochs, forever.
         """
         while True:
             last = -1
@@ -238,7 +238,7 @@ class RemoteSource(Source):
         """Wait for the chunks of all `pieces` and return them in the same order.
 
         Meanwhile, send late questions again, including those of the window. After `ALONE` seconds without any chunk,
-        decode the missing chunks in this process if there is a local decoder.
+        decode the missing chunks in this process if there is a local decoder, except chunks that are `suspect`.
 
         Raises:
             InterruptedError: `interrupted` returned True.
@@ -319,8 +319,8 @@ class RemoteSource(Source):
 
         This is never before `piece.again`.
 
-        patience: seconds from the latest pending request until the chunk is late. They are doubled for each pending
-            request after the second.
+        patience: seconds from the latest pending request until the chunk is late. Each pending request after the
+            second doubles this time.
         """
         if piece.chunk is not None:
             return math.inf

@@ -70,7 +70,7 @@ class Source(ABC):
 
     @abstractmethod
     def fetch(self, epoch: int, position: int) -> Fetched:
-        """Return this rank's part of the step that begins at `position` of `epoch`; it has no rows if all are bad.
+        """Return this rank's part of the step that begins at `position` of `epoch`, without rows if all are bad.
 
         Raise ValueError for a bad record, unless bad records are skipped, and if no record of the set can be read.
         Raise InterruptedError as described for `interrupted`.

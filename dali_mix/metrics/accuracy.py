@@ -114,15 +114,15 @@ class ClassAccuracy:
 
 
 def _shares(logits: Tensor, classes: Tensor, topk: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-    """Return how far each sample is correct at each k, and which samples count.
+    """Return the probability that each sample is correct at each k, and which samples count.
 
     Args:
         classes: (B,) int64, -1 = ignored.
 
     Returns:
-        a list with a tensor (B,) int64 for each k, and a mask (B,) bool that is False for ignored samples. The tensors
-        contain the probability, over random orders of equal logits, that a sample is correct, in units of 1 / `UNIT`.
-        It is 0 for ignored samples and for rows with a NaN.
+        a list with a tensor (B,) int64 for each k, and a mask (B,) bool that is False for ignored samples. A tensor
+        contains probabilities over random orders of equal logits, in units of 1 / `UNIT`. They are 0 for ignored
+        samples and for rows with a NaN.
     """
     score = logits.gather(1, classes.clamp_min(0)[:, None])
     higher, equal = (logits > score).sum(1), (logits == score).sum(1).clamp_min(1)
