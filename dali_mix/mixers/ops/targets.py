@@ -27,7 +27,7 @@ TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
 def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
     """Return the kind of targets that a mixer makes from targets of `kind`.
 
-    `combine` is the attribute of the mixer, or None if the mixer returns targets unchanged.
+    `combine` is the attribute of the mixer. It is None if there is no mixer, or if the mixer returns targets unchanged.
 
     The union of class indices is multi-hot, with the classes of all visible images. The union of soft labels keeps the
     largest share of each class, so rows no longer sum to 1.
