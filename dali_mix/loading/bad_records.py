@@ -8,7 +8,7 @@ import numpy as np
 
 
 class BadRecords:
-    """The bad records found so far in a set. Depending on `skip`, they are skipped or reported as errors.
+    """The bad records found so far in a set. If `skip` is False, `found` raises an error for the first one.
 
     Attributes:
         prefix: prefix of the set.
@@ -26,9 +26,10 @@ class BadRecords:
         return len(self._decode)
 
     def found(self, row: int, reason: str, *, decode: bool = False) -> None:
-        """Report a bad record. Raise ValueError naming file and record, unless bad records are skipped.
+        """Add record `row` to `skipped`, unless it is there already. If `skip` is False, raise ValueError instead.
 
-        `decode`: True if the error is found only by decoding the record.
+        `reason` begins the error message, so it should name file and record. `decode` is True if the error is found
+        only by decoding the record; the message then recommends `dali-mix verify --decode`.
         """
         if not self.skip:
             option = "--decode " if decode else ""
@@ -49,7 +50,7 @@ class BadRecords:
         return [(row, reasons[row], self._decode[row]) for row in rows.tolist() if row in self._decode]
 
     def without(self, rows: np.ndarray) -> np.ndarray:
-        """Return `rows` without the bad ones."""
+        """Return `rows` without the records known to be bad, in the same order."""
         if not self._decode:
             return rows
         return np.array([row for row in rows.tolist() if row not in self._decode], dtype=np.int64)

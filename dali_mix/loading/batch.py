@@ -27,7 +27,10 @@ class Batch(NamedTuple):
     ids: torch.Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with images and targets on `device`; `ids` stay on the CPU. Boxes are moved in one copy."""
+        """Return a batch with images and targets on `device`; `ids` stay on the CPU.
+
+        Detection targets are moved by `boxes_to`.
+        """
         targets = self.targets
         if isinstance(targets, list):
             targets = boxes_to(targets, device)
@@ -37,9 +40,10 @@ class Batch(NamedTuple):
 
 
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
-    """Return detection targets with their tensors on `device`; `targets` itself if they are already there.
+    """Return detection targets with all tensors on `device`; `targets` itself if no tensor has to be moved.
 
-    Of the fields boxes, labels and difficult, those that every target has are moved together in one copy.
+    Of the fields boxes, labels and difficult, those that every target has are moved together, in one copy for all
+    targets. Every other tensor is moved separately.
     """
     device = torch.device(device)
     tensors = [value for own in targets for value in own.values() if isinstance(value, torch.Tensor)]

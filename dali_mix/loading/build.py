@@ -83,7 +83,9 @@ def build_loader(
             workers' machines, prefetch has no effect, and num_threads applies only to the pool's fallback="local".
 
     Raises:
-        ValueError, FileNotFoundError: invalid options, or a set that cannot be opened.
+        ValueError: an invalid argument, a set that is damaged or that the pool cannot open, or, in training, a set with
+            fewer records than one step needs.
+        FileNotFoundError: a file of the set is missing.
     """
     for name, value in (("train", train), ("drop_last", drop_last), ("verify_crc", verify_crc)):
         flag(name, value)
@@ -167,8 +169,9 @@ def _local_decoder(
 ) -> Decoder:
     """Return the decoder that a loader with a pool uses in this process while no worker answers.
 
-    Raise FileNotFoundError or ValueError if the set on this machine is missing or differs from the pool's, or if
-    `decode` is "gpu" and `device` is the CPU.
+    Raise FileNotFoundError if a file of the set `opened.prefix` is missing on this machine. Raise ValueError if that
+    set is damaged or has another fingerprint than the set that the pool opened, if `decode` is "gpu" and `device` is
+    the CPU, or if `num_threads` is neither None nor an integer of at least 1.
     """
     records = RecordSet(opened.prefix)
     if records.fingerprint != opened.metainfo["fingerprint"]:

@@ -30,9 +30,10 @@ DECODE_BATCH = 256
 class CachedSource(Source):
     """A source that serves batches of a `CachedPipeline` from a cache of all images.
 
-    With a CUDA device, the cache is on the GPU if it takes less than half of the GPU's free memory, else in host
-    memory. The first `fetch` decodes the set, and raises ValueError if it does not fit into host memory. DALI decodes
-    on the CPU for any device, so that pixels do not depend on the device.
+    The first `fetch`, and the first one after `close`, decodes the complete set into the cache. It raises ValueError if
+    the images need more host memory than is available. With a CUDA device, the cache is on the GPU if it takes less
+    than half of the GPU's free memory, else in host memory. DALI decodes on the CPU for any device, so that pixels do
+    not depend on the device.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ def available_memory() -> int | None:
 
 
 class _Decode(Pipeline):
-    """The decoding graph of a cached pipeline, without random draws."""
+    """A pipeline that runs the decoding graph of a cached pipeline, without random draws, to fill the cache."""
 
     name = "decode"
 

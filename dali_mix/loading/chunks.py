@@ -1,11 +1,11 @@
 """Chunks: decoded ranges of an epoch's order, which a worker pool sends to trainers. All functions are pure.
 
-    order      0 ........ 63 | 64 ....... 127 | 128 ...
-    chunks     number 0      | number 1       | number 2
-    steps      0 .... 47 | 48 .... 95 | 96 .... 143 | ...
+    position   0               64              128             192
+    chunks     |   number 0    |   number 1    |   number 2    |
+    steps      |  step 0   |  step 1   |  step 2   |  step 3   |
 
-Every trainer cuts its steps, of any size and for any rank, from the same chunks. A chunk that is decoded once therefore
-serves all trainers with the same order.
+The example shows the steps of one rank with a batch size of 48. Every trainer cuts its steps, of any size and for any
+rank, from the same chunks. A chunk that is decoded once therefore serves all trainers with the same order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Question:
 
     @property
     def key(self) -> bytes:
-        """Return 16 bytes that identify the question among those for one set and pipeline."""
+        """Return 16 bytes that identify the question among all questions for the same `Spec`."""
         return hashlib.blake2b(self.rows.tobytes(), digest_size=16, salt=self.epoch.to_bytes(16, "little")).digest()
 
 
@@ -60,14 +60,14 @@ class Chunk:
 
 
 def numbers_of(step: Step) -> range:
-    """Return the indices of the chunks that contain a step's records."""
+    """Return the numbers of the chunks that cover a step's records; an empty range if the step has no records."""
     if not len(step.rows):
         return range(0)
     return range(step.first // POSITIONS, (step.first + len(step.rows) - 1) // POSITIONS + 1)
 
 
 def question(order: np.ndarray, epoch: int, number: int) -> Question:
-    """Return the question for chunk `number` of an epoch, whose records have this `order` (count,)."""
+    """Return the question for chunk `number` of `epoch`. `order` (count,) contains the epoch's record numbers."""
     return Question(epoch, np.ascontiguousarray(order[POSITIONS * number : POSITIONS * (number + 1)], np.int64))
 
 
@@ -94,12 +94,13 @@ class Cut:
 
 
 def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None = None) -> Cut:
-    """Return the records of a step, copied from its `chunks`, which must be consecutive.
+    """Return the records `rows` (B,) of a step, copied from `chunks`, in the order of the chunks.
 
-    `rows` (B,) are the step's records. Bad ones are in no chunk and are left out. The order is that of the chunks.
+    `chunks` must be all chunks that cover the step, in order. Records that are in no chunk are bad and are left out. If
+    no record remains, the other fields of the result are None.
 
     Images keep the dtype of the chunks, and images of several sizes are padded to a batch. With `normalizer`, uint8
-    images of one size are normalized to float32 with the mean and std of this pipeline, in the same pass.
+    images of one size are normalized to float32, with the mean and std of this pipeline, while they are copied.
     """
     shares = [(chunk, np.flatnonzero(np.isin(chunk.rows, rows, assume_unique=True))) for chunk in chunks]
     shares = [(chunk, at) for chunk, at in shares if len(at)]

@@ -92,9 +92,14 @@ class Decoder:
         return cls(records, pipeline, seed, device=device, num_threads=num_threads, verify_crc=verify_crc, **own)
 
     def fetch(self, epoch: int, position: int, steps: Callable[[int, int], Iterator[Step]]) -> Fetched:
-        """Decode and return the first of `steps(epoch, position)`; the following steps are prefetched.
+        """Decode and return the first of `steps(epoch, position)`, and prefetch the next ones.
 
-        Raise ValueError naming file and record of a bad record, unless bad records are skipped.
+        The first step must start at `position` of `epoch`. `steps` is called again if a bad record has stopped DALI.
+
+        Raises:
+            ValueError: a bad record, unless bad records are skipped; or no record of the set can be read.
+            StopIteration: `steps` ended without a record to decode.
+            RuntimeError: DALI failed, and no record is the cause.
         """
         # Batches prefetched for another position are dropped.
         under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
@@ -142,7 +147,10 @@ class Decoder:
         self._feed.close()
 
     def abandon(self) -> None:
-        """Drop the parent's DALI pipeline in a forked child, without destroying it."""
+        """Drop the parent's DALI pipeline in a forked child, without destroying it.
+
+        On a CPU, the decoder is also closed, and the next fetch restarts it. On a GPU, it must not be used again.
+        """
         if self._dali is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._dali._pipe))
             self._dali._pipe = None  # or DALI's exit handler would destroy it
@@ -211,10 +219,10 @@ class Decoder:
         return dali
 
     def _recover(self, error: RuntimeError) -> None:
-        """Close the pipeline, which is unusable after an error, and note the bad records that caused the error.
+        """Close the decoder after DALI raised `error`, and pass the bad records that caused it to `BadRecords.found`.
 
-        These are the bad records of the first pending step that has any. If no step has any, the error has another
-        cause and is raised again.
+        These are the bad records of the first pending step that has any. `BadRecords.found` raises ValueError unless
+        bad records are skipped. If no pending step has a bad record, raise `error` again.
         """
         under_way = list(self._feed.under_way)
         self.close()
@@ -229,7 +237,7 @@ class Decoder:
             self._bad.found(row, f"{self._records.where(row)}: {reason}", decode=True)
 
     def _probe(self, fed: Fed) -> list[tuple[int, str]]:
-        """Decode each record of a step separately to find the bad ones; return (record, reason) of each.
+        """Decode each record of a step separately; return (record number, reason) for each bad record.
 
         A record is bad if decoding fails, or if the image does not have the size in the set's table.
         """
@@ -248,10 +256,10 @@ class Decoder:
         return bad
 
     def _probe_graph(self, fed: Fed) -> list[tuple[int, str]]:
-        """Run the pipeline for each record of a step separately; return (record, reason) of those that fail.
+        """Run the pipeline for each record of a step separately; return (record number, reason) for each failure.
 
-        This finds failures that occur only in the decoded window of an image. If a step has several records and all of
-        them fail, the pipeline is at fault, and no record is reported.
+        Unlike `_probe`, this finds failures that occur only in the decoded window of an image. If a step has several
+        records and all of them fail, the pipeline is at fault, and the returned list is empty.
         """
         bad: list[tuple[int, str]] = []
         for at, row in enumerate(fed.rows.tolist()):

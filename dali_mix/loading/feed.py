@@ -33,13 +33,19 @@ class Fed:
 
 
 class Feed:
-    """The source of DALI's `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
+    """The source of DALI's `fn.external_source`: each call adds the next step to `under_way` and returns its inputs.
 
-    Labels do not pass through DALI. They are read for the steps in `under_way`, which has the order of DALI's outputs.
+    `under_way` has the order of DALI's outputs. For each output, the decoder removes the first step and reads its
+    labels, since labels do not pass through DALI.
 
-    If a step has only bad records, it is added to `under_way` without rows and not fed to DALI, and the call continues
-    with the next step. A call raises ValueError if consecutive steps of this kind have at least as many records as the
-    set, and StopIteration if there is no further step.
+    If a step has only bad records, the call adds it to `under_way` without rows and continues with the next step. DALI
+    has no output for a step without rows, so the decoder removes it without one. A call raises ValueError if it has
+    passed consecutive steps of this kind with at least as many records as the set has, and StopIteration if there is no
+    further step.
+
+    Attributes:
+        under_way: pending steps.
+        names: names of the pipeline's random values, in the order of DALI's inputs.
     """
 
     def __init__(
@@ -81,10 +87,11 @@ class Feed:
             empty += len(step.rows)
 
     def prepare(self, step: Step) -> Fed:
-        """Read the records of a step and draw their random values.
+        """Read the records of a step, draw their random values, and return the pending step.
 
-        The inputs for DALI are a list of images, encoded or decoded, followed by the draws. The images are views of the
-        file where possible.
+        Its `inputs` are a list of images, followed by the draws in the order of `names`. Images are pixels if the
+        pipeline takes pixels, else encoded, and views of the mapped file where possible. Records that cannot be read
+        are left out and passed to `BadRecords.found`, which raises ValueError unless bad records are skipped.
         """
         images: list[np.ndarray] = []
         rows = self._bad.without(step.rows)

@@ -191,7 +191,7 @@ class Loader:
             )
 
     def _note_restart(self) -> None:
-        """Warn once if a training epoch restarts after more than one batch, since it repeats the same records."""
+        """Log a warning the first time that a training epoch restarts after more than one global batch of samples."""
         if self.train and self.samples_seen > self.global_batch_size and not self._restarted:
             self._restarted = True
             logging.getLogger(__name__).warning(
@@ -246,10 +246,11 @@ class Loader:
         self.epoch, self.samples_seen, self._running = epoch, samples_seen, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position as plain values, equal on all ranks.
+        """Return the position as a dict of plain values, equal on all ranks.
 
-        The keys epoch and samples_seen give the position. `load_state_dict` compares seed, fingerprint (of the set),
-        global_batch_size and train. group_step is the size of blocks of one orientation, if there are such blocks.
+        The keys epoch and samples_seen give the position. The keys seed, fingerprint (of the set), global_batch_size
+        and train are compared by `load_state_dict`. If batches have one orientation, the key group_step is the number
+        of records per block of one orientation (see `grouped_order`); otherwise this key is missing.
         """
         grouped = self._source.group_step
         return {
@@ -263,14 +264,18 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Restore the position of `state`. The number of ranks may differ.
+        """Restore the position of `state`, and end the active iterator. The next `iter()` starts at this position.
+
+        A position after the last step of an epoch (in evaluation, after the last record) becomes the start of the next
+        epoch.
 
         Args:
-            strict: False to restore the position even if seed, dataset, global batch size, `train` or grouping by
-                orientation differ. The remaining records may then differ too.
+            state: a result of `state_dict`, on any number of ranks.
+            strict: False to restore the position even if `state` and this loader differ in seed, dataset, global batch
+                size, `train`, or whether records are grouped by orientation. The remaining records may then differ too.
 
         Raises:
-            ValueError: missing keys, a position outside the set, or, if `strict`, one of the differences above.
+            ValueError: missing keys, a position outside the set, or, if `strict`, a difference listed under `strict`.
         """
         mine = self.state_dict()
         missing = [key for key in mine if key not in state and key != "group_step"]
@@ -303,7 +308,10 @@ class Loader:
         self._resuming = True
 
     def stats(self, reset: bool = False) -> Stats:
-        """Return how time was spent since the loader was built, or since the last call with `reset=True`."""
+        """Return how time was spent since the loader was built, or since the last call with `reset=True`.
+
+        With `reset`, all counts are set to zero after they are read.
+        """
         stats = Stats.of(self._clock, self._source.threads)
         if reset:
             self._clock.reset()

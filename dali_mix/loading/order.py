@@ -23,13 +23,16 @@ def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
 
 
 def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[int, int]) -> np.ndarray:
-    """Rearrange `order` (count,) so that each block of `step` records, except at the end, has records of one group.
+    """Return the records of `order` (count,), rearranged into blocks of `step` records of one group.
 
-    `groups` (count,) int64 is the group of each record. The records of each group are cut into blocks, in order, and
-    the blocks are shuffled by `key`. Leftover records follow, in order.
+    The last count % step records of `order` stay at the end. They may be dropped as an incomplete step, so they must
+    not always be the leftovers of a small group. The other records of each group are cut into blocks in the sequence of
+    `order`. The result begins with the blocks of all groups, shuffled. The records that fill no block come next, in the
+    sequence of `order`.
 
-    The incomplete step at the end of `order` stays at the end. It may be dropped, so it must not always contain the
-    leftovers of a small group.
+    Args:
+        groups: (count,) int64, the group of each record, indexed by record number.
+        key: key of the shuffle; `Schedule` uses (seed, epoch).
     """
     blocks, rest = [], []
     order, end = np.split(order, [len(order) // step * step])
@@ -100,7 +103,7 @@ def share(size: int, rank: int, world_size: int) -> slice:
 
 
 def steps_of_rank(plan: Plan, rank: int) -> int:
-    """Return the number of steps of `rank`: all, unless the last step of an evaluation has no record for it."""
+    """Return the number of steps of `plan` in which `rank` has a record."""
     return sum(1 for size in plan.tail if rank < size) + plan.steps
 
 
@@ -125,7 +128,8 @@ class Step:
 class Schedule:
     """The steps of one rank over all epochs.
 
-    Its fields are the arguments of `plan`, `share`, `epoch_order` and `grouped_order`.
+    Its fields are the arguments of `plan`, `share`, `epoch_order` and `grouped_order`. `group_step` is the `step` of
+    `grouped_order`. If `groups` is None, records are not grouped.
     """
 
     count: int
@@ -153,9 +157,10 @@ class Schedule:
         return steps_of_rank(self.plan(position), self.rank)
 
     def step(self, order: np.ndarray, epoch: int, position: int) -> Step:
-        """Return this rank's step at global `position` of an epoch with `order` (count,); `rows` may be empty.
+        """Return this rank's part of the step that begins at global `position` of `epoch`.
 
-        Each step begins at the end of the previous one, so its position determines all following steps.
+        `order` (count,) contains the epoch's record numbers. The plan from `position` on must have a step. `rows` is
+        empty if the step has no record for this rank.
         """
         size = self.plan(position).size(0)
         own = share(size, self.rank, self.world_size)

@@ -61,7 +61,7 @@ class _Piece:
 
     @property
     def suspect(self) -> bool:
-        """Return True if one of the chunk's records may crash any process that decodes it."""
+        """Return True if at least `DEATHS` // 2 workers died with the question. A record may crash any process."""
         return self.deaths >= DEATHS // 2
 
 
@@ -72,7 +72,7 @@ class RemoteSource(Source):
 
     Args:
         normalizing: normalize to float32 on the CPU while a step is cut from its chunks.
-        window: see above; raised to the number of chunks that a step needs.
+        window: number of chunks; raised to the batch size divided by `POSITIONS`, rounded up, if it is lower.
         timeout: seconds without a new chunk after which `fetch` raises RuntimeError.
         local: a decoder that answers questions in this process, one chunk at a time, while no worker answers.
         clock: a function that returns the time in seconds; tests replace it.
@@ -158,9 +158,10 @@ class RemoteSource(Source):
     # Pending chunks
 
     def _plan(self, step: Step, due: list[tuple[int, int]], moved: bool) -> None:
-        """Request the chunks of the current step and of the window after it, and drop all others.
+        """Request the chunks of `step` and of the window after it that are not yet requested, and drop all others.
 
-        `due` are the keys of the step's chunks. `moved` is True if the step does not follow the previous one.
+        `due` are the keys of the step's chunks. `moved` is True if the step does not follow the previous one. While
+        this process decodes because no worker answers, new chunks are listed in `_pieces` but not requested.
         """
         if moved:
             self._wanted.clear()
@@ -179,9 +180,9 @@ class RemoteSource(Source):
                     self._ask(piece, now)
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
-        """Yield the key (epoch, number) of each chunk that this rank needs from a position on, in order.
+        """Yield the key (epoch, number) of each chunk that this rank needs from `position` of `epoch` on, in order.
 
-        In evaluation, stop at the end of the epoch; in training, continue forever.
+        In evaluation, stop at the end of the epoch. In training, continue with the following epochs, forever.
         """
         while True:
             last = -1
@@ -210,14 +211,14 @@ class RemoteSource(Source):
     # Asking and waiting
 
     def _ask(self, piece: _Piece, now: float) -> bool:
-        """Send a question to a worker that was not asked yet, else to one that lost it.
+        """Send the question of `piece` to a worker that was not asked yet, else to one that lost the question.
 
         A worker that still has the question is not asked again, since a single slow worker would have to decode
         everything twice. Pieces that are `suspect` are sent one at a time, because a crash also loses the worker's
-        other questions.
+        other questions. If the question cannot be sent, `piece.again` is set to try again after a pause.
 
-        Return False if no worker has the question. Return True if one has it, or if `piece` is a suspect and has to
-        wait.
+        Return False if no worker has the question. Return True if a worker has it, or if `piece` is a suspect and has
+        to wait for another suspect.
         """
         if piece.suspect and any(own.suspect and own.tickets for own in self._pieces.values() if own is not piece):
             piece.again = now + PAUSES[0]
@@ -234,9 +235,15 @@ class RemoteSource(Source):
         return bool(piece.tickets)
 
     def _await(self, pieces: list[_Piece]) -> list[Chunk]:
-        """Wait for all chunks of `pieces` and return them.
+        """Wait for the chunks of all `pieces` and return them in the same order.
 
-        Raise InterruptedError if `interrupted` returns True, or RuntimeError if no chunk arrives for `timeout` seconds.
+        Meanwhile, send late questions again, including those of the window. After `ALONE` seconds without any chunk,
+        decode the missing chunks in this process if there is a local decoder, except chunks that are `suspect`.
+
+        Raises:
+            InterruptedError: `interrupted` returned True.
+            RuntimeError: no chunk arrived for `timeout` seconds, or `DEATHS` workers died with the same question.
+            Exception: any other exception that a worker answered with.
         """
         begun = heard = self._clock()
         reached, warned = True, False
@@ -279,10 +286,11 @@ class RemoteSource(Source):
     # Without workers
 
     def _look_for_workers(self) -> None:
-        """Ask one worker a question while this process decodes because no worker answers; collect answers received.
+        """Find out whether a worker answers again, while this process decodes; then collect the answers received.
 
-        The question is that of the window's last chunk. After `PROBE` seconds without an answer, another worker is
-        asked. With more questions, work would pile up at workers that are slower than this process.
+        One worker at a time is asked for the last chunk of the window. After `PROBE` seconds without an answer, the
+        question is dropped and sent to another worker. With more questions, work would pile up at workers that are
+        slower than this process.
         """
         now = self._clock()
         if self._probe is None or now - self._probe[1] > PROBE:
@@ -309,7 +317,10 @@ class RemoteSource(Source):
     def _when(piece: _Piece, patience: float) -> float:
         """Return the time at which to send the question of `piece` again, or infinity if its chunk has arrived.
 
-        patience: seconds after which a chunk is late.
+        This is never before `piece.again`.
+
+        patience: seconds from the latest pending request until the chunk is late. Each pending request after the
+            second doubles this time.
         """
         if piece.chunk is not None:
             return math.inf

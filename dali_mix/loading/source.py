@@ -63,16 +63,17 @@ class Source(ABC):
         return None if self._schedule.groups is None else self._schedule.group_step
 
     def regroup(self, step: int) -> None:
-        """Switch to the order that is grouped into blocks of `step` records."""
+        """Switch to the order that is grouped into blocks of `step` records. Close the source if `step` changes."""
         if step != self._schedule.group_step:
             self.close()  # pending steps have another order
             self._schedule = dataclasses.replace(self._schedule, group_step=step)
 
     @abstractmethod
     def fetch(self, epoch: int, position: int) -> Fetched:
-        """Return the step that begins at `position` of `epoch`.
+        """Return this rank's part of the step that begins at `position` of `epoch`, without rows if all are bad.
 
-        Raise ValueError naming file and record of a bad record, unless bad records are skipped.
+        Raise ValueError for a bad record, unless bad records are skipped, and if no record of the set can be read.
+        Raise InterruptedError as described for `interrupted`.
         """
 
     def steps_left(self, position: int) -> int:
@@ -92,7 +93,10 @@ class Source(ABC):
             )
 
     def abandon(self) -> None:
-        """Drop the parent's threads and pipelines in a forked child."""
+        """Drop the parent's threads and pipelines; called in the child after a fork.
+
+        Overrides must call this method. It resets `clock`, and makes `check_process` raise if the device is a GPU.
+        """
         self.clock.stop()
         self._forked = self._device.type == "cuda"
 

@@ -19,6 +19,12 @@ class Clock:
     """A clock that accumulates the seconds spent in each part of loading, and counts CPU seconds and page faults.
 
     At most one part runs at a time: a nested part pauses the outer one.
+
+    Attributes:
+        seconds: seconds of each part so far, by name.
+        batches, images: numbers of batches and images yielded, counted by the loader.
+        cpu: CPU seconds of the process while any part except `STARTING` ran.
+        page_reads: number of page faults that read from disk in the same time.
     """
 
     def __init__(self) -> None:
@@ -33,16 +39,19 @@ class Clock:
         self._since, self._used = time.perf_counter(), _usage()
 
     def stop(self) -> None:
-        """Reset all counts and stop the running part, in a copy made by fork or pickle."""
+        """Stop the running part and reset all counts to zero; called in a copy made by fork or pickle."""
         self._running = None
         self.reset()
 
     def flush(self) -> None:
-        """Add the time of the running part up to now."""
+        """Add the running part's time, CPU seconds and page faults up to now to the counts. The part continues."""
         self.switch(self._running)
 
     def switch(self, part: str | None) -> str | None:
-        """Start `part` (None: no part) and return the previous one."""
+        """Stop the running part, add its time to the counts, and start `part`. Return the stopped part.
+
+        None stands for no part, as argument and as result.
+        """
         now, used, before = time.perf_counter(), _usage(), self._running
         if before is not None:
             self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
@@ -105,7 +114,7 @@ class Stats:
 
     @classmethod
     def of(cls, clock: Clock, threads: int) -> Stats:
-        """Return the statistics counted by `clock`."""
+        """Return the statistics that `clock` has counted up to now, for a source with `threads` DALI threads."""
         clock.flush()
         seconds = {name: clock.seconds.get(name, 0.0) for name in (*LOADING, "outside")}
         total = max(sum(seconds.values()), 1e-9)

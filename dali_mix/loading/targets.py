@@ -14,8 +14,9 @@ from dali_mix.recordio import RecordSet
 def targets_of(records: RecordSet, pipeline: Pipeline, rows: np.ndarray, draws: Mapping[str, np.ndarray]) -> Any:
     """Return the targets of records `rows` (B,): an array (see `RecordSet.labels`), or for boxes a list of B dicts.
 
-    A dict has the fields of a `Batch` target. Its boxes are transformed by `pipeline` with these `draws` and clipped to
-    the image. The field `dropped` is the number of boxes that were dropped because no area remained.
+    A dict has the fields of a detection target in `Batch`, with arrays instead of tensors. Its boxes are transformed by
+    `pipeline` with `draws`, the random values drawn for `rows`, and clipped to the image. The additional field
+    `dropped` is the number of boxes that were dropped because no area remained.
     """
     labels = records.labels(rows)
     if not records.task.boxes:

@@ -13,11 +13,11 @@ from dali_mix.loading.chunks import Chunk, Question
 
 
 class WorkerLost(Exception):
-    """A worker was lost before it answered. Another worker can answer instead."""
+    """The answer to a question whose worker was lost before it answered. Another worker can be asked."""
 
 
 class WorkerDied(WorkerLost):
-    """A worker's process died before it answered. The question may be the cause."""
+    """The answer to a question whose worker's process died before it answered. The question may be the cause."""
 
 
 class NoWorkers(Exception):
@@ -38,15 +38,16 @@ class Workers(Protocol):
     def ask(self, question: Question, avoid: Collection[Hashable]) -> Ticket:
         """Send a question to a worker that is not in `avoid`, without waiting. Raise NoWorkers if there is none.
 
-        `avoid`: workers that were late with this question or lost it. For a while, the pool should prefer other workers
-        for other questions too.
+        `avoid` contains `Ticket.worker` of workers that were late with this question or lost it. For a while, the pool
+        should prefer workers outside `avoid` for other questions too.
         """
 
     def wait(self, timeout: float) -> list[tuple[Any, Chunk | Exception]]:
-        """Return (ticket, answer) pairs since the last call; wait up to `timeout` seconds for the first one.
+        """Return (ticket, answer) for each answer received since the last call.
 
-        Each ticket is returned once. An answer is a chunk, WorkerLost, WorkerDied, or another exception that every
-        worker would raise. Without pending tickets, the call waits for the full `timeout`.
+        Wait up to `timeout` seconds for the first answer; the list is empty if none arrives. Without pending tickets,
+        wait for the full `timeout`. Each ticket is returned once. An answer is a chunk, an instance of WorkerLost or
+        WorkerDied, or another exception that every worker would raise.
         """
 
     def drop(self, ticket: Any) -> None:
@@ -84,7 +85,7 @@ class Opened:
         count: number of records.
         metainfo, taller: as in `RecordSet`.
         local: where this process decodes while no worker answers, "cpu" or "gpu"; None if it must not decode. If a
-            worker opened the set, the same as there.
+            worker opened the set, this is where that worker decodes.
     """
 
     prefix: Path
@@ -102,7 +103,8 @@ class Pool(Protocol):
     """A pool of workers that is not yet bound to a set."""
 
     def open(self, spec: Spec) -> Opened:
-        """Open a set. The `workers` of the result serve only this caller.
+        """Open the set of `spec`. The `workers` of the result serve only this caller.
 
-        Raise ValueError or FileNotFoundError if the pool cannot decode it.
+        Raise FileNotFoundError if a file of the set is missing on the workers' machines, and ValueError if the pool
+        cannot decode the set as `spec` says.
         """

@@ -2,10 +2,10 @@
 
 The attribute `accepts` of a loss is the set of target kinds it accepts (`dali_mix.mixers.ops.targets.TargetKind`).
 
-Multi-label losses exclude ignored entries. For those that are means, `counted(targets)` returns the number of rows
-averaged over, as a scalar tensor. If the losses of parts of a batch are averaged with these numbers as weights, the
-result is the loss of the complete batch. In `SpliceMixConsistencyLoss`, this holds only approximately for the
-consistency term.
+Multi-label losses exclude ignored entries. If a multi-label loss is a mean, its method `counted(targets)` returns the
+number of rows averaged over, as a scalar tensor. To get the loss of a batch from the losses of its parts, average them
+with the numbers of the parts as weights. In `SpliceMixConsistencyLoss`, this is only approximate for the consistency
+term.
 """
 
 from dali_mix.losses.asymmetric import AsymmetricLoss, SGRELoss

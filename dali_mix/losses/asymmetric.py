@@ -72,7 +72,7 @@ class AsymmetricLoss(MultiLabelLoss):
 
 
 class SGRELoss(MultiLabelLoss):
-    """Loss of SGRE: ASL of the logits + lam · ASL of the auxiliary logits, with SGRE's settings of ASL.
+    """Loss of SGRE: ASL(logits) + lam · ASL(auxiliary logits), each a mean over the known entries times 1000.
 
     Args:
         lam: weight of the auxiliary logits, ≥ 0; 0.1 for VOC, 0.4 for COCO, 0.05 for NUS-WIDE.

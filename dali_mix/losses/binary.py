@@ -45,7 +45,7 @@ class MultiLabelSoftMargin(MultiLabelLoss):
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Return the number of rows that the mean covers, a scalar tensor: the rows with a known class."""
+        """Return the number of rows with a known class, a scalar tensor: the rows that the loss averages over."""
         return (targets >= 0).any(1).sum()
 
 

@@ -15,7 +15,7 @@ class MaskedSupervisionLoss(MultiLabelLoss):
     """Loss of masked supervision (arXiv 2310.18517).
 
     The loss is whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), where z are the logits of the
-    original images and z' those of the masked images.
+    original images, z' the logits of the masked images, and y the targets.
 
     The terms are means over the known entries, in float32 even under autocast. No term is detached: z and z' receive
     gradients from every term they appear in. A batch without known entries has loss 0 and gradients of 0.

@@ -8,13 +8,16 @@ from dali_mix._factories import parameters
 
 
 class MultiLabelLoss(nn.Module):
-    """Base class of losses for multi-label targets (B,K), 0 … 1, or -1 for an ignored entry."""
+    """Base class of losses for multi-label targets (B,K), 0 … 1, or -1 for an ignored entry.
+
+    A subclass whose loss is a mean over something other than the known entries overrides `counted`.
+    """
 
     # Labels weighted by area are fractions: "soft multi-hot" (see `dali_mix.mixers.ops.targets.TargetKind`).
     accepts = frozenset({"multi-hot", "soft multi-hot"})
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Return the number of rows that the mean covers, a scalar tensor: the number of known entries divided by K."""
+        """Return the number of known entries divided by K, a scalar tensor: the rows that a mean loss averages over."""
         return (targets >= 0).sum() / max(targets.shape[1], 1)
 
     def extra_repr(self) -> str:

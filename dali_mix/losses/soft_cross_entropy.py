@@ -36,7 +36,7 @@ class SoftCrossEntropy(nn.Module):
 
         Args:
             logits: (B,K) of any float dtype.
-            targets: (B,) int64 class indices, or (B,K) float whose rows sum to 1.
+            targets: (B,) int64 class indices, -1 = ignored; or (B,K) float whose rows sum to 1.
         """
         if logits.ndim != 2 or targets.shape not in (logits.shape, logits.shape[:1]):
             raise ValueError(

@@ -16,8 +16,8 @@ class SpliceMixConsistencyLoss(MultiLabelLoss):
     """Loss of SpliceMix-CL: BCE(all logits, targets) + BCE(cell logits, σ(logits of the regular image in the cell)).
 
     Both terms are means. The first is over the known entries. The second is over all cells and classes, except for
-    classes ignored in the cell's regular image; dropped cells count with a value of 0. The loss is computed in float32
-    even under autocast.
+    classes ignored in the cell's regular image. A dropped cell has the value 0 and is included in this mean. The loss
+    is computed in float32 even under autocast.
 
     Args:
         detach: True to stop gradients through the predictions for regular images that serve as targets. The published

@@ -60,7 +60,8 @@ class Accuracy:
     def state(self) -> Tensor:
         """Return the counters themselves, not a copy, (len(topk) + 1,) int64.
 
-        They are the number of correct predictions for each k, in units of 1 / `UNIT`, and the number of samples.
+        There is one counter for each k, the number of correct predictions in units of 1 / `UNIT`. The last counter is
+        the number of samples that are not ignored.
         """
         return self._counts
 
@@ -100,7 +101,8 @@ class ClassAccuracy:
     def state(self) -> Tensor:
         """Return the counters themselves, not a copy, (2,K) int64.
 
-        They are the number of correct predictions of each class, in units of 1 / `UNIT`, and the number of samples.
+        The first row has the number of correct predictions of each class, in units of 1 / `UNIT`. The second row has
+        the number of samples of each class.
         """
         return self._counts
 
@@ -112,9 +114,15 @@ class ClassAccuracy:
 
 
 def _shares(logits: Tensor, classes: Tensor, topk: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-    """Return the probability that each sample is correct at each k, and the mask of samples that count, (B,) bool.
+    """Return the probability that each sample is correct at each k, and which samples count.
 
-    The probabilities are over random orders of equal logits: for each k, a tensor (B,) int64 in units of 1 / `UNIT`.
+    Args:
+        classes: (B,) int64, -1 = ignored.
+
+    Returns:
+        a list with a tensor (B,) int64 for each k, and a mask (B,) bool that is False for ignored samples. A tensor
+        contains probabilities over random orders of equal logits, in units of 1 / `UNIT`. They are 0 for ignored
+        samples and for rows with a NaN.
     """
     score = logits.gather(1, classes.clamp_min(0)[:, None])
     higher, equal = (logits > score).sum(1), (logits == score).sum(1).clamp_min(1)

@@ -91,13 +91,14 @@ class DetectionMetrics:
             self._true = [true for _, _, true in parts]
 
     def compute(self) -> dict[str, Any]:
-        """Return the metrics, each 0 to 1, or NaN if there are no objects.
+        """Return the metrics as a dict. Values are between 0 and 1, or NaN if there are no objects.
 
-        With protocol "voc", these are "AP50" by the area under the curve (VOC 2010 to 2012), "AP50_11" by eleven points
-        (VOC 2007), and "AP50 by class", a list of the AP50 of each class, NaN for classes without objects.
+        With protocol "voc", the keys are "AP50", the mean over classes of the area under the curve (VOC 2010 to 2012);
+        "AP50_11", the same mean with eleven points (VOC 2007); and "AP50 by class", a list of the areas of all classes.
+        A class without an object that is not difficult has NaN in the list and is excluded from the means.
 
-        With protocol "coco", these are "AP" (the mean over IoU 0.5 to 0.95), "AP50", "AP75", "AR1", "AR10", "AR100",
-        and "AP by class".
+        With protocol "coco", the keys are "AP" (the mean over IoU 0.5 to 0.95), "AP50", "AP75", the average recalls
+        "AR1", "AR10" and "AR100" with at most 1, 10 and 100 predictions per image, and "AP by class", a list.
 
         Raises:
             ValueError: an image that was added twice, or a NaN in a box or score.
@@ -235,7 +236,7 @@ class _Ranked:
         return hits / max(self.positives, 1), hits / np.maximum(np.cumsum(self.counted), 1)
 
     def average(self, rule: Callable[[np.ndarray, np.ndarray], float]) -> float:
-        """Return the average precision by `rule`, NaN without objects."""
+        """Return the average precision by `rule`, `area_under` or `eleven_points`; NaN if `positives` is 0."""
         return rule(*self.curve()) if self.positives else float("nan")
 
 
@@ -247,8 +248,8 @@ def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
         true: (m, 5) x1, y1, x2, y2, difficult.
 
     Returns:
-        RIGHT, WRONG or IGNORED for each prediction, (n,), and the indices of the matched true boxes that are not
-        difficult.
+        a tuple of states and indices. States are (n,), RIGHT, WRONG or IGNORED for each prediction. The indices are
+        those of the true boxes that are not difficult and were matched, in the order of matching.
     """
     states = np.full(len(found), WRONG)
     if not len(true):
@@ -293,9 +294,10 @@ def _rows(number: int, boxes: Tensor, extra: Tensor, labels: Tensor) -> Tensor:
 
 
 def _by_image_and_class(table: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (key, indices) for each pair of image and class in a table of predictions or of true boxes.
+    """Yield (key, indices) for each pair of image and class that occurs in `table`, (n, 7), in order of the keys.
 
-    The key is image · num_classes + class. The indices are those of the pair's rows, in their original order.
+    Column 0 of `table` is the image id and column 6 the class. The key is image · num_classes + class. The indices are
+    those of the pair's rows, ascending.
     """
     keys = table[:, 0].astype(np.int64) * num_classes + table[:, 6].astype(np.int64)
     order = np.argsort(keys, kind="stable")

@@ -184,9 +184,9 @@ class MultiLabelMetrics:
         return np.where(np.isnan(scores), -np.inf, scores), targets
 
     def _ordered(self, rows: _Floats) -> _Floats:
-        """Return `rows` in order of their ids, or unchanged if they have none.
+        """Return `rows`, in the format of `state`, in ascending order of their ids, or unchanged if no row has an id.
 
-        Raise ValueError for no rows, a duplicate id, or ids for some rows only.
+        Raise ValueError if there are no rows, if an id occurs twice, or if only some rows have an id.
         """
         if not len(rows):
             raise ValueError("no samples were counted: the evaluation set is empty")
@@ -249,10 +249,11 @@ def average_precision(precision: _Floats, interpolated: bool) -> float:
 
 
 def _top(scores: _Floats, count: int, ties: str) -> _Floats:
-    """Return (n,K), 1 for the `count` highest scores of each row and 0 for the others.
+    """Return (n,K), 1 for the `count` highest scores of each row (n,K) and 0 for the others.
 
-    If a tie spans that limit and `ties` is "order", the classes with the lowest indices get 1. With other `ties`, each
-    tied class gets the probability, over random orders, of being among the highest.
+    Several classes may have the score of rank `count`. If `ties` is "order", those with the lowest indices get 1 until
+    the row has `count` ones. Otherwise, each of them gets its probability, over random orders, of being among the
+    `count` highest.
     """
     if scores.shape[1] <= count:
         return np.ones(scores.shape)
@@ -264,7 +265,7 @@ def _top(scores: _Floats, count: int, ties: str) -> _Floats:
 
 
 def _rates(predicted: _Flags | _Floats, positive: _Flags) -> dict[str, float]:
-    """Return precision, recall and F1 over classes (C…) and over all entries (O…), 0 if the divisor is 0.
+    """Return "CP", "CR", "CF1", "OP", "OR" and "OF1" as defined in `MultiLabelMetrics`, each 0 if its divisor is 0.
 
     Args:
         predicted: (n,K) bool, or the probability 0 … 1 that an entry is predicted.

@@ -30,10 +30,11 @@ class ClassReport:
 
 
 def per_class(metrics: MultiLabelMetrics) -> list[ClassReport]:
-    """Return a report for each class from `metrics`; with several ranks, call `metrics.gather` first.
+    """Return a report for each class, in order, from the samples of `metrics`.
 
-    Protocol and threshold are those of `metrics`. The means of `ap` (without NaN), `precision` and `recall` over the
-    classes equal mAP, CP and CR of `metrics.compute()`.
+    With several ranks, call `metrics.gather` first, or the reports cover only the samples of this rank. Protocol, ties
+    and threshold are those of `metrics`. The means of `ap` (without NaN), `precision` and `recall` over the classes
+    equal mAP, CP and CR of `metrics.compute()`.
 
     Raises:
         ValueError: as for `MultiLabelMetrics.samples`.

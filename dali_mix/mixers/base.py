@@ -60,7 +60,11 @@ class Unmixed:
 
 
 class Sampler(ABC, Generic[Params]):
-    """Base class for objects that draw random params for a batch. A subclass overrides `draw`, or `sample` itself."""
+    """Base class for objects that draw random params for a batch. A subclass overrides `draw`, or `sample` itself.
+
+    Attributes:
+        takes_boxes: True to keep params on the CPU, where boxes always are.
+    """
 
     takes_boxes: bool = False
 
@@ -91,7 +95,7 @@ class Sampler(ABC, Generic[Params]):
         return on_device(self.draw(batch_size, height, width, generator), "cpu" if self.takes_boxes else device)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
-        """Draw the params that `sample` returns, on the generator's device."""
+        """Draw and return params on the generator's device; `sample` checks the arguments and moves the params."""
         raise NotImplementedError(f"{type(self).__name__} has neither a method sample nor draw")
 
 
@@ -257,8 +261,11 @@ def unmixed(
 ) -> tuple[Tensor, Tensor]:
     """Return a batch that `mixer` leaves unmixed: `images` itself, and targets in the mixer's output format.
 
-    Targets become (B,K) if the mixer's `num_classes` is known; boxes are returned unchanged. Raise ValueError for wrong
-    shapes or dtypes (boxes are not checked), or for `inplace` with images that cannot be modified.
+    Targets become (B,K) if the mixer's `num_classes` is known; boxes are returned unchanged. `batch_size` is the B that
+    the params were drawn for.
+
+    Raise ValueError for `inplace` with images that fail `check_inplace`, and for images and targets that fail
+    `check_batch` or, if `num_classes` is known, `to_soft`. If the mixer takes boxes, only `inplace` is checked.
     """
     if not mixer.takes_boxes:
         check_batch(images, targets, batch_size)
@@ -277,13 +284,13 @@ def _unpacked(images: Any, targets: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_size(batch_size: int, height: int, width: int) -> None:
-    """Raise ValueError for an invalid batch or image size."""
+    """Raise ValueError if `batch_size` is negative, or if `height` or `width` is below 1."""
     if batch_size < 0 or height < 1 or width < 1:
         raise ValueError(f"cannot mix {batch_size} images of {height}×{width} pixels")
 
 
 def check_images(images: Tensor) -> None:
-    """Raise ValueError unless `images` is a (B,C,H,W) batch of pixels."""
+    """Raise ValueError unless `images` is a tensor (B,C,H,W) of a dtype that is neither bool nor complex."""
     if not isinstance(images, Tensor):
         raise ValueError(f"images are a {type(images).__name__}: a mixer takes a tensor (B,C,H,W)")
     if images.ndim != 4:
@@ -293,9 +300,9 @@ def check_images(images: Tensor) -> None:
 
 
 def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
-    """Raise ValueError unless `images` is a (B,C,H,W) batch, and targets and params are for the same B.
+    """Raise ValueError unless `images` passes `check_images` and images and targets have `drawn_for` samples each.
 
-    `drawn_for` is the B of the params.
+    `drawn_for` is the B that the params were drawn for. `targets` must be a tensor of at least one dimension.
     """
     check_images(images)
     if not isinstance(targets, Tensor) or not targets.ndim:

@@ -105,7 +105,10 @@ class BoxResizeMix(BoxMixer):
         return [MixedImage(own, partner) for own, partner in enumerate(params.permutation.tolist())]
 
     def _patches(self, targets: list[Target], params: BoxPasteParams) -> list[tuple[int, tuple[int, int, int, int]]]:
-        """Return the partner of each image, and the top, left, height and width of its patch."""
+        """Return (partner, box) for each image: the partner's index, and where to paste the partner.
+
+        The box is (top, left, height, width), in pixels of the image that receives it.
+        """
         found = []
         drawn = zip(params.permutation.tolist(), params.tau.tolist(), params.position.tolist(), strict=True)
         for own, (partner, tau, (u, v)) in zip(targets, drawn, strict=True):
@@ -181,7 +184,7 @@ def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
     """Return boxes (n,4) cut to the parts that a patch (4,) leaves visible, and their visible shares (n,).
 
     Coordinates are x1, y1, x2, y2. A box is cut to its visible part if that is a rectangle and less than `KEPT_AS_IS`
-    of the box; otherwise the box is returned unchanged.
+    of the box. A fully covered box gets meaningless coordinates and share 0. All other boxes are returned unchanged.
     """
     low, high = torch.maximum(boxes[:, :2], patch[:2]), torch.minimum(boxes[:, 2:], patch[2:])
     shared = (high - low).clamp_min(0)
@@ -202,10 +205,10 @@ def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
-    """Return the boxes of `target` that stay visible under a patch, as a dict with their labels and difficult flags.
+    """Return a dict of the boxes that stay visible under a patch, with their labels and difficult flags from `target`.
 
-    `boxes` (n,4) and `share` (n,) are the results of `uncovered`. A box is dropped if its share is below `DROPPED`, or
-    if it was cut to a side shorter than `SHORTEST`.
+    `boxes` (n,4) and `share` (n,) are the results of `uncovered` for the boxes of `target`. A box is dropped if its
+    share is below `DROPPED`, or if it was cut to a side shorter than `SHORTEST`.
     """
     small = (boxes[:, 2:] - boxes[:, :2]).amin(1) < SHORTEST
     return _chosen(target, boxes, (share >= DROPPED) & ~(small & (boxes != target["boxes"]).any(1)))
@@ -255,7 +258,10 @@ def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 
 def _centred(cell: tuple[int, int, int, int], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of an image of `size` after it is scaled to fit a cell and centred in it."""
+    """Return where an image of `size` (height, width) lies in `cell`, scaled proportionally to fit and centred.
+
+    `cell` and the result are (top, left, height, width). The result has sides of at least one pixel.
+    """
     top, left, height, width = cell
     factor = min(height / size[0], width / size[1])
     h, w = min(height, max(1, round(size[0] * factor))), min(width, max(1, round(size[1] * factor)))

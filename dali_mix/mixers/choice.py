@@ -22,7 +22,7 @@ class ChoiceParams:
 
     Attributes:
         index: index of the chosen mixer, -1 for none.
-        params: that mixer's params, or None.
+        params: params of the chosen mixer, None if `index` is -1.
         batch_size: B.
     """
 
@@ -43,7 +43,7 @@ class MixChoice(Mixer[ChoiceParams]):
     such as the default one, it does not.
 
     Args:
-        mixers: at least one; all with the same `combine`.
+        mixers: at least one. All must have the same `combine` and `takes_boxes`, and the same `num_classes` or None.
         probs: one probability per mixer, ≥ 0, summing to at most 1.
         prob: probability that a batch is mixed; see `Mixer`.
 

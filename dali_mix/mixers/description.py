@@ -34,13 +34,13 @@ class MixedImage:
 def pasted(
     permutation: Tensor, lam: Tensor, boxes: Tensor | None = None, peaks: Sequence[tuple[int, int]] | None = None
 ) -> list[MixedImage]:
-    """Describe images that were each mixed with a partner.
+    """Return a description of each image of a batch whose images were each mixed with a partner.
 
     Args:
         permutation: (B,) int64, the partner of each image.
         lam: (B,), the share of each image's own targets.
-        boxes: (B,4) int64, top, left, height, width of the pasted boxes; empty ones are omitted.
-        peaks: row and column of the pixel each box is centred on.
+        boxes: (B,4) int64, top, left, height, width of the box pasted into each image. Empty boxes are omitted.
+        peaks: for each image, row and column of the pixel that its box is centred on.
     """
     described = []
     for own, (partner, share) in enumerate(zip(permutation.tolist(), lam.tolist(), strict=True)):

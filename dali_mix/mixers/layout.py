@@ -49,16 +49,21 @@ def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
 
 
 def image_shape(images: Tensor) -> tuple[int, int, int, int]:
-    """Return (planes, height, width, pixel), where `pixel` is the number of adjacent values per pixel.
+    """Return (planes, height, width, pixel), the shape of an image of a contiguous or channels_last batch in memory.
 
-    In memory, an image is `planes · height` rows of `width · pixel` values.
+    An image is `planes · height` rows of `width · pixel` values. A contiguous batch has C planes and 1 value per pixel,
+    and a channels_last batch has 1 plane and C values per pixel.
     """
     _, channels, height, width = images.shape
     return (channels, height, width, 1) if images.is_contiguous() else (1, height, width, channels)
 
 
 def flat(images: Tensor, dtype: torch.dtype) -> Any:
-    """Return a 1-D numpy array of `dtype` that shares the batch's memory, in memory order."""
+    """Return the values of a batch in memory order, as a 1-D numpy array that shares the batch's memory.
+
+    The batch must be on a CPU and contiguous or channels_last. Its values are reinterpreted as `dtype`, which must have
+    the same size.
+    """
     values = images.detach().view(dtype).numpy()
     return (values if images.is_contiguous() else values.transpose(0, 2, 3, 1)).reshape(-1)
 

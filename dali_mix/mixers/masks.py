@@ -48,7 +48,10 @@ class Masks(Sampler[Params]):
         """Return (B,1,H,W) bool on the device of the params, True where a pixel is removed."""
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Call `sample`, then `masks`, for `images` (B,C,H,W); return (B,1,H,W) bool."""
+        """Draw a mask for each of `images` (B,C,H,W). Return (B,1,H,W) bool on their device, True for removed pixels.
+
+        Call `mask_out` to remove the pixels. Raise ValueError for images that fail `check_images`.
+        """
         check_images(images)
         batch_size, _, height, width = images.shape
         return self.masks(self.sample(batch_size, height, width, generator, images.device))
@@ -136,7 +139,7 @@ class FreeFormMasks(Masks[FreeFormParams]):
 
 
 def _lines(params: FreeFormParams) -> Tensor:
-    """Return (B,n,6) float32, the segments of all strokes in the format of `draw_masks`."""
+    """Return (B, S · (V - 1), 6) float32, the segments of all strokes, in the format of `lines` of `draw_masks`."""
     start = params.strokes[:, :, :-1]
     step = params.strokes[:, :, 1:] - start
     heading = torch.atan2(step[..., 0], step[..., 1])  # for length 0 any direction will do; atan2(0, 0) is 0
@@ -195,10 +198,10 @@ class FolderMasks(Masks[FolderMaskParams]):
         return FolderMaskParams(height, width, draws.pixels(batch_size, len(self), generator))
 
     def masks(self, params: FolderMaskParams) -> Tensor:
-        """Return (B,1,H,W) bool, True where a pixel is removed.
+        """Return (B,1,H,W) bool, True where a pixel is removed, on the device of the params.
 
-        If the image size or the device differs from the previous call, all masks are resized and copied to the device
-        again.
+        The masks of all files, resized and on this device, are cached in the object. They are resized and copied again
+        if the image size or the device differs from the previous call.
         """
         key = (params.height, params.width, params.index.device)
         if self._resized is None or self._resized[0] != key:

@@ -38,10 +38,11 @@ MIXERS: dict[str, type[Mixer[Any]]] = {
 
 
 def find(name: str) -> Callable[..., Mixer[Any]]:
-    """Return the class that `MIXERS` lists as `name` (case-insensitive), or the class or function "module:name".
+    """Return the mixer class `name` of `MIXERS` (case-insensitive), or import the class or function "module:name".
 
     Raises:
-        ValueError: an unknown name (similar ones are suggested), or a module:name that cannot be imported.
+        ValueError: a name that is not a string or is unknown (similar names are suggested), or a module:name that
+            cannot be imported.
     """
     by_name = {known.lower(): known for known in MIXERS}
     if not isinstance(name, str):

@@ -100,7 +100,8 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> ResizeMixPlusParams:
         """Draw the paste and the views; see `Mixer.draw`.
 
-        kornia draws on the host, from seeds drawn with `generator`. If `generator` is on a GPU, this synchronizes once.
+        kornia draws on the host from torch's default generator, which is seeded with numbers drawn from `generator` and
+        then restored. If `generator` is on a GPU, this synchronizes once.
         """
         paste = self._resizemix.draw(batch_size, height, width, generator)
         seeds = torch.randint(_SEEDS, (self.views,), generator=generator, device=draws.device_of(generator)).tolist()

@@ -96,7 +96,7 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return self._locate(images, params)[0]
 
     def _locate(self, images: Tensor, params: SaliencyMixParams) -> tuple[PasteParams, tuple[Tensor, Tensor]]:
-        """Return the params of `locate`, and the row and column that each box is centred on, (B,) int64 each."""
+        """Return (params, (rows, columns)): the result of `locate`, and the centres of the boxes, (B,) int64 each."""
         height, width = images.shape[2:]
         if self.per_batch:
             found = peaks(self.saliency(of_partners(images, params.permutation[:1])))

@@ -127,7 +127,11 @@ class SpliceMix(Mixer[SpliceMixParams]):
         return replace(grids[0], more=tuple(grids[1:]))
 
     def _draw_layouts(self, batch_size: int, generator: torch.Generator | None) -> list[tuple[int, int, int, int]]:
-        """Return (rows, cols, cells dropped, images) of each grid."""
+        """Return (rows, cols, drops, count) for each grid.
+
+        A grid has `count` images of rows × cols cells, with `drops` dropped cells in each image. Unless the grids are
+        "mini", random values are drawn, and the host waits for them.
+        """
         if self.grids == "mini":
             return [(2, 2, 0, batch_size // 4)]
         if self.grids != "default":
@@ -176,9 +180,9 @@ class SpliceMix(Mixer[SpliceMixParams]):
 
 
 def _parse(grid: str) -> tuple[int, int, int]:
-    """Parse a grid such as "2x3" or "2x3-2" into (rows, cols, cells dropped).
+    """Parse a grid such as "2x3" or "2x3-2" into (rows, cols, number of dropped cells).
 
-    Raise ValueError for any other text, or if no cell remains.
+    Raise ValueError if `grid` is not of this form with 1 to 99 rows and columns, or if no cell remains.
     """
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
     if found is None:

@@ -26,7 +26,7 @@ class Backend(NamedTuple):
 
     Attributes:
         device: "cpu" or "cuda".
-        module: its module in this package.
+        module: name of the backend's module in this package.
         dtypes: dtypes accepted for the first tensor; None for any dtype of 1, 2, 4 or 8 bytes.
     """
 
@@ -74,14 +74,15 @@ OPERATIONS = {
 
 
 def pick(operation: str, images: Tensor, *others: Tensor) -> Callable[..., Any]:
-    """Return the fastest version of an operation for these tensors.
+    """Return the function that computes `operation` for these tensors: a compiled one if possible, else torch code.
 
-    A compiled version accesses memory directly. It is returned only if the first tensor is plain and is contiguous or
-    channels_last, and if autograd does not record the operation. It is never returned under torch.compile.
+    Compiled functions access memory directly. They are used only if `images` is a Tensor or Parameter, not an instance
+    of another subclass, and is contiguous or channels_last; if a `Backend` supports its device, dtype and, for Triton,
+    size; and if autograd does not record the operation. They are never used under torch.compile.
 
     Args:
         operation: a key of `OPERATIONS`.
-        images: the operation's first tensor, whose device, dtype and layout a compiled version must support.
+        images: the operation's first tensor.
         others: the operation's other tensors that may require gradients.
     """
     candidates = OPERATIONS[operation]
@@ -107,10 +108,10 @@ def _readable(images: Tensor, dtypes: tuple[torch.dtype, ...] | None, others: tu
 
 @functools.cache
 def _load(name: str) -> ModuleType | None:
-    """Import and return a compiled backend.
+    """Import and return the module `name` of this package, which contains a compiled backend.
 
-    Return None for numba if NUMBA_DISABLE_JIT is set, and for Triton if it is not installed or torch was built for
-    ROCm.
+    Return None for a numba module if NUMBA_DISABLE_JIT is set, and for a Triton module if Triton cannot be imported or
+    torch was built for ROCm. For Triton, first set up its cache folder.
     """
     if name.startswith("numba"):
         from dali_mix import compiled  # importing numba takes 0.4 s, and mixing on a GPU does not need it

@@ -56,9 +56,9 @@ def _draw(shapes, removed):
 
 @jit
 def _reach(low, high, size):
-    """Return the index range (start, stop) of the pixels from low to high, clipped to the image.
+    """Return (start, stop), the index range of the pixels from `low` to `high`, clipped to 0 … size.
 
-    If an end is NaN or far outside the image, return (0, size).
+    Return (0, size) if `low` or `high` is NaN, or if `low` ≤ -1e9 or `high` ≥ 1e9.
     """
     if not (low > -1e9 and high < 1e9):
         return 0, size

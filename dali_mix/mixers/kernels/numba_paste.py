@@ -57,7 +57,7 @@ paste_bilinear = functools.partial(_paste, mode=loops.BILINEAR)
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Tensor:
-    """Return lam · image + (1 - lam) · partner, computed in float32 in one pass."""
+    """See `ops.blend.blend`. Computed in float32, in one pass over the batch."""
     out = images if inplace else empty_on_huge_pages(images, len(images))
     partners, share = int64(permutation), lam.detach().float().contiguous().numpy()
     size = images[:1].numel()

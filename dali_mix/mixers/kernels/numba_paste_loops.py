@@ -110,7 +110,8 @@ def _fetch(source, start, count):
 def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
     """Write the image at offset `partner` of `images` to `out`, resized to a box at offset `to` (nearest neighbour).
 
-    Pixel d of n comes from source pixel ⌊d · (N / n)⌋ of N, computed in float32 like torch's `interpolate`.
+    The box has box_h × box_w pixels. Its rows are `out_row` values apart, and its planes `out_plane` values. Pixel d of
+    n comes from source pixel ⌊d · (N / n)⌋ of N, computed in float32 like torch's `interpolate`.
     """
     planes, height, width, pixel = shape
     down = np.float32(height) / np.float32(max(box_h, 1))
@@ -188,7 +189,8 @@ def _weights(size, full):
 def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape, rounded):
     """Write the image at offset `partner` of `images` to `out`, resized to a box at offset `to` (antialiased bilinear).
 
-    The weighted source rows are summed first, then the weighted columns of that sum, in float32.
+    The weighted source rows are summed first, then the weighted columns of that sum, in float32. `rounded` is True to
+    round to the nearest integer. The other arguments are those of `_nearest`.
     """
     planes, height, width, pixel = shape
     top, tall, down = _weights(box_h, height)
@@ -272,10 +274,11 @@ def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape,
 
 @jit
 def blend(images, stage, out, partners, lam, order, staged_at, size, task):
-    """Write lam · image + (1 - lam) · partner for the images in `order`, in float32.
+    """Write lam · image + (1 - lam) · partner to `out` for the images in `order`, in float32.
 
-    lam: (B,) float32. size: number of values per image. The other arguments are those of `paste`; the stage contains
-    complete partners.
+    With task STAGE, copy the complete partners of the images in `order` to the stage instead. With task BOX, a staged
+    partner is read from the stage. lam: (B,) float32. size: number of values per image. The other arguments are those
+    of `paste`.
     """
     for i in order:
         if task == STAGE:

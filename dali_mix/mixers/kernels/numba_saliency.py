@@ -82,10 +82,11 @@ def _blur(source, out):
 
 @jit
 def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
-    """Add ⌊on⌋ - ⌊off⌋ of one radius to one image row of `difference`, and ⌊on⌋ + ⌊off⌋ to that row of `magnitude`.
+    """Add ⌊on⌋ - ⌊off⌋ of one radius to `difference` and ⌊on⌋ + ⌊off⌋ to `magnitude`, in one row of an image.
 
-    above, below: rows of the padded integral image at the ends of the surround. grey: the row's grey levels. rows:
-    height of the surround. columns: its width at each pixel.
+    difference, magnitude: (W,) int32, sums over the radii, changed in place. grey: (W,) the row's grey levels. above,
+    below: the rows of the padded integral image (see the module docstring) at the first row of the surround and at the
+    row after its last. rows: height of the surround. columns: (W,) its width at each pixel.
     """
     width = len(grey)
     top_left, bottom_left = above[REACH - radius + 1 :], below[REACH - radius + 1 :]

@@ -95,7 +95,10 @@ def _tile(images, out, first, sources, dropped, copied, rows, cols, shape, round
 
 @jit
 def _fill(source, start, shape, dropped, out, to, out_row, out_height, box_h, box_w, rounded):
-    """Write the image at offset `start` to offset `to` of `out`, resized to `box_h` × `box_w`; zeros if `dropped`.
+    """Write the image at offset `start` of `source` to `out`, resized to `box_h` × `box_w`; zeros if `dropped`.
+
+    `shape` is the shape of the source image. The resized image begins at offset `to` of `out`, whose rows have
+    `out_row` values and whose planes have `out_height` rows. `rounded` is True to round to the nearest integer.
 
     Bilinear with aligned corners, like torch's `interpolate`: pixel d of n is at source coordinate
     d · ((N - 1) / (n - 1)) of N, in float32.

@@ -37,9 +37,9 @@ class _Call:
     """State of one call of `together`, shared with its threads.
 
     Attributes:
-        errors: exceptions raised by jobs.
-        ended: one entry for each finished job of another thread.
-        bell: receives an item after each of these jobs, to wake the caller.
+        errors: exceptions raised by jobs, and by Ctrl-C on the caller's thread.
+        ended: one entry for each finished job that did not run on the caller's thread.
+        bell: receives an item after each entry of `ended`, to wake the caller.
     """
 
     errors: list[BaseException] = field(default_factory=list)
@@ -56,7 +56,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _serve(inbox: _Inbox) -> None:
-    """Run the jobs put into `inbox`, one after another, forever."""
+    """Run the jobs put into `inbox`, one after another, forever.
+
+    After each job, add its error, if any, to the job's call, put `inbox` into `_idle`, and report the end to the call.
+    """
     while True:
         job, call = inbox.get()
         try:
@@ -71,7 +74,11 @@ def _serve(inbox: _Inbox) -> None:
 
 
 def _threads(count: int) -> list[_Inbox]:
-    """Return the inboxes of `count` threads that no other call uses, starting new ones if needed."""
+    """Remove `count` threads from `_idle`, starting new ones if needed, and return their inboxes.
+
+    A thread puts its inbox back into `_idle` after each job, so the caller must put only one job into each inbox. If
+    this function fails, it puts all inboxes back.
+    """
     inboxes: list[_Inbox] = []
     try:
         while len(inboxes) < count:

@@ -34,9 +34,10 @@ def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: b
 
 
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
-    """Return the index of the source pixel for `pixel` when `full` pixels are resized to `size` (nearest neighbour).
+    """Return the source pixel of each pixel, (B,n) int64, when `full` pixels are resized to `size` (nearest neighbour).
 
-    The result is int64. It is valid for `pixel` in 0 … size - 1.
+    pixel: (B,n) integers, indices along one side of each box. For indices outside 0 … size - 1, results are not valid.
+    size: (B,1) integers, the number of pixels along this side.
     """
     # In float32, like torch's interpolate; the result is sometimes one below the integer quotient pixel * full // size.
     # The ratio is computed in float64 and rounds to the float32 quotient; a float32 division under torch.compile could
@@ -89,7 +90,7 @@ def erase(images: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool = False) -> Tensor:
-    """Return lam · image + (1 - lam) · partner, computed in float32 (float64 for float64 images)."""
+    """See `ops.blend.blend`. The gathered partners are overwritten with the result, to save memory."""
     wide = torch.float64 if images.dtype == torch.float64 else torch.float32
     partners = images[permutation].to(wide)
     # Reuse the memory of the gathered partners instead of allocating a third batch.

@@ -20,9 +20,9 @@ def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 
 
 def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes as `clipped_boxes` does, but shifted into the image instead of clipped.
+    """Return boxes of ⌊side · height⌋ × ⌊side · width⌋ pixels, each side at least 1, and their `kept_share`.
 
-    Sides are at least one pixel.
+    They are centred on (centre_y, centre_x), then shifted to lie inside the image. side: (B,) float64, at most 1.
     """
     box_h, box_w = (side * height).long().clamp_min(1), (side * width).long().clamp_min(1)
     top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
@@ -55,7 +55,7 @@ def kept_share(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Return (B, height, width) bool, True inside the box."""
+    """Return (B, height, width) bool, True for the pixels of image i inside box i of `boxes` (B,4)."""
     rows = torch.arange(height, device=boxes.device)
     cols = torch.arange(width, device=boxes.device)
     top, left, box_h, box_w = boxes[:, :, None].unbind(1)

@@ -63,7 +63,7 @@ def _blurred(grey: Tensor) -> Tensor:
 
 
 def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ(on - off) and Σ(on + off) over all radii, for grey levels (B,H,W) int32.
+    """Return Σ_r (⌊on⌋ - ⌊off⌋) and Σ_r (⌊on⌋ + ⌊off⌋) of blurred grey levels (B,H,W) int32.
 
     Both are (B,H,W) float32 with integer values.
     """
@@ -91,7 +91,10 @@ def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reach(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the first row (or column) of every pixel's surround, and the one after its last, (size,) int64 each."""
+    """Return (first, end), (size,) int64 each: the rows of the surround of row y are first[y] … end[y] - 1.
+
+    This holds for columns too. `size` is the number of rows or columns of the image.
+    """
     index = torch.arange(size, device=device)
     return (index - radius + 1).clamp_min(0), (index + radius + 1).clamp_max(size)
 

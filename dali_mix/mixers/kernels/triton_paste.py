@@ -67,7 +67,10 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Te
 
 
 def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor, mode: int, boxes_only: bool) -> Tensor:
-    """Launch `paste_kernel` and return `out`. partners: None if every image is its own partner."""
+    """Launch `paste_kernel`, which writes the result for `images` to `out`, and return `out`.
+
+    partners: (B,), or None if every image is its own partner. mode, boxes_only: MODE and BOXES_ONLY of the kernel.
+    """
     if not images.numel():
         return out
     planes, height, width, pixel = image_shape(images)
@@ -98,7 +101,7 @@ def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def in_order(images: Tensor) -> Tensor:
-    """Return a contiguous view of the batch in memory order."""
+    """Return a contiguous, detached view of a contiguous batch, (B,C,H,W), or of a channels_last one, (B,H,W,C)."""
     return images.detach() if images.is_contiguous() else images.detach().permute(0, 2, 3, 1)
 
 
@@ -161,7 +164,11 @@ def paste_kernel(
 
 @triton.jit
 def blend_kernel(images, out, partners, lam, size, ROUND: tl.constexpr, BLOCK: tl.constexpr):
-    """Write lam · image + (1 - lam) · partner for BLOCK of an image's `size` values; float32, exact for lam 0 and 1."""
+    """Write lam · image + (1 - lam) · partner to `out` for BLOCK of an image's `size` values.
+
+    Computed in float32, exact for lam 0 and 1, then rounded half to even with ROUND. images, out: batches in memory
+    order. partners: (B,) int64. lam: (B,) float32.
+    """
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size

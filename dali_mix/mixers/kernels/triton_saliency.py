@@ -152,11 +152,13 @@ def _mirrored(index, size):
 
 @triton.jit
 def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Compute the integral image from column sums within strips, adding the strips above and the columns to the left.
+    """Write the integral image of the blurred images to `table`, and set `most` to zero for `on_and_off`.
 
-    A program computes ROWS rows of one image. ROWS must divide STRIP, and COLS must be at least W. table:
-    (B, H+1, W+1) int32, with a first row and column of zeros. most: (B,2) int32, set to zero for
-    `on_and_off`.
+    A program computes ROWS rows of one image. It adds the last sums of all strips above to the column sums of its rows,
+    then sums along each row. ROWS must divide STRIP, and COLS must be at least W.
+
+    columns: column sums within strips, from `blur`. table: (B, H+1, W+1) int32, with a first row and column of zeros.
+    most: (B,2) int32.
     """
     i = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * ROWS
@@ -184,9 +186,10 @@ def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.
 def on_and_off(
     blurred, table, sums, most, height, width, RADII: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
 ):  # fmt: skip
-    """Compute Σ_r ⌊on⌋ + 2^16 · Σ_r ⌊off⌋ for a tile of one image, and update the image's maxima of both sums.
+    """Write Σ_r ⌊on⌋ + 2^16 · Σ_r ⌊off⌋ to `sums` for a tile of one image, and raise `most` to the tile's maxima.
 
-    sums: (B,H,W) int32. most: (B,2) int32, the maxima. Images must have at least two pixels.
+    blurred: (B,H,W) uint8. table: the integral image of `blurred`. sums: (B,H,W) int32. most: (B,2) int32, the largest
+    Σ_r ⌊on⌋ and Σ_r ⌊off⌋ of each image, initially 0. Images must have at least two pixels.
     """
     i = tl.program_id(2).to(tl.int64)
     tile_y = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -216,7 +219,7 @@ def on_and_off(
 def to_bytes(sums, most, maps, size, BLOCK: tl.constexpr):
     """Scale both sums of BLOCK of an image's `size` pixels by their maxima, ⌊255 · sum / maximum⌋, and add them.
 
-    maps: (B,H,W) uint8, the result, clipped to 255.
+    sums, most: from `on_and_off`. maps: (B,H,W) uint8, the result, clipped to 255.
     """
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -9,13 +9,13 @@ from dali_mix.mixers.ops.paste import check_batch
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, *, inplace: bool = False) -> Tensor:
-    """Return lam · image + (1 - lam) · partner; integer pixels are rounded.
+    """Return lam · images + (1 - lam) · images[permutation]; integer pixels are rounded.
 
     Computed in float32 (float64 for float64 images).
 
     Args:
         images: (B,C,H,W), any real dtype.
-        permutation: (B,) int64.
+        permutation: (B,) int64, the partner of each image.
         lam: (B,) float32 in [0,1].
         inplace: modify `images` itself; partners are read with their original values.
 

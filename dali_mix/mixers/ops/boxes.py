@@ -12,11 +12,11 @@ __all__ = ["clipped", "cut", "kept_share", "shrunk"]
 
 
 def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes with the image's aspect ratio, clipped at its border, and the share of the image outside each box.
+    """Return boxes centred on (centre_y, centre_x) and clipped at the image's border, and their `kept_share`.
 
     Args:
-        kept: (B,) float64 in [0,1], the share of the image outside a box before clipping. The sides of the box are
-            ⌊√(1 - kept) · height⌋ and ⌊√(1 - kept) · width⌋.
+        kept: (B,) float64 in [0,1]. Before clipping, the sides of a box are ⌊√(1 - kept) · height⌋ and
+            ⌊√(1 - kept) · width⌋, so about this share of the image is outside the box.
         centre_y, centre_x: (B,) int64, inside the image.
 
     Returns:
@@ -27,7 +27,7 @@ def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: in
 
 
 def shrunk(scale: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes for shrunk partners, shifted to lie inside the image, and the share of the image outside each box.
+    """Return boxes centred on (centre_y, centre_x), then shifted into the image, and their `kept_share`.
 
     Args:
         scale: (B,) float64 in (0,1]. The sides are ⌊scale · height⌋ and ⌊scale · width⌋, at least 1.

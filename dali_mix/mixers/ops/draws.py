@@ -39,7 +39,7 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
 
 
 def square_root(draws: Tensor) -> Tensor:
-    """Return √draws, computed by numpy on a CPU.
+    """Return √draws. For a CPU tensor, numpy computes the square root, except under torch.compile.
 
     On a CPU, torch (through MKL's vector math) would start all its threads even for a few numbers. They spin for
     milliseconds on cores that the mixing loops need.

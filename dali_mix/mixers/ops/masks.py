@@ -17,6 +17,6 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
         discs: (B,m,3) float32: y and x of the centre, radius.
 
     Returns:
-        (B,height,width) bool, True for these pixels, on the device of `lines`. Does not synchronize.
+        (B,height,width) bool, True for the pixels of a mask, on the device of `lines`. Does not synchronize.
     """
     return kernels.pick("draw_masks", lines)(lines, discs, height, width)

@@ -15,12 +15,9 @@ def of_partners(values: Tensor, permutation: Tensor) -> Tensor:
 
 
 def check_partners(permutation: Tensor, count: int) -> None:
-    """Raise ValueError for partners outside a batch of `count` images, or of a wrong dtype.
+    """Raise ValueError unless `permutation` (n,) is int64 or int32 and its values are in 0 … count - 1.
 
-    The range is checked on a CPU only, and not under torch.compile.
-
-    Args:
-        permutation: (n,) int64 or int32.
+    The values are checked on a CPU only, and not under torch.compile. They may repeat.
     """
     integers = permutation.dtype in (torch.int64, torch.int32)  # torch treats uint8 and bool as masks
     if not integers or not kernels.pick("in_range", permutation)(permutation, count):

@@ -59,7 +59,10 @@ def paste_resized(
 
 
 def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tensor:
-    """Set box i of image i to zero. See `paste_boxes` for arguments, result and errors."""
+    """Return `images` with all pixels inside box i of image i set to zero.
+
+    `boxes`, `inplace`, result and errors are those of `paste_boxes`.
+    """
     if inplace:
         check_inplace(images)
     _check_boxes(images, boxes)
@@ -67,9 +70,9 @@ def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tens
 
 
 def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
-    """Raise ValueError unless `permutation` has shape (B,) and passes `check_partners`.
+    """Raise ValueError unless `permutation` has one entry per image and passes `check_partners`.
 
-    With `inplace`, `images` must pass `check_inplace`.
+    With `inplace`, also raise ValueError unless `images` passes `check_inplace`.
     """
     if inplace:
         check_inplace(images)

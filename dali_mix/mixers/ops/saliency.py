@@ -67,9 +67,9 @@ def fine_grained_saliency(
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the row and column of the largest value of each map (B,H,W), (B,) int64 each.
+    """Return (rows, columns), (B,) int64 each: the position of the largest value of each map in `maps` (B,H,W).
 
-    On ties, this is the first one in row-major order.
+    If a map has several largest values, this is the position of the first one in row-major order.
     """
     index = maps.flatten(1).argmax(1)  # torch returns the first maximum
     width = maps.shape[2]

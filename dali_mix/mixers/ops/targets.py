@@ -1,10 +1,12 @@
 """Mix targets, by area or by union.
 
-| in | meaning | out |
-|---|---|---|
-| (B,) integers | class | (B,K) float32, rows sum to 1 |
-| (B,K) float, rows sum to 1 | soft label | (B,K) float32 |
-| (B,K) of {1, 0, -1} | multi-hot, -1 = ignore | (B,K) float32, -1 where the mixture is unknown |
+A mixed target is a row of K float32 values.
+
+| targets | meaning | mixed by area | mixed by union |
+|---|---|---|---|
+| (B,) integers | class | rows sum to 1 | 1 for each class shown |
+| (B,K) float, rows sum to 1 | soft label | rows sum to 1 | largest share of each class |
+| (B,K) of {1, 0, -1} | multi-hot, -1 = ignore | shares, -1 where unknown | 1 for each class shown, -1 where unknown |
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
 
 
 def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
-    """Return the kind of targets that a mixer with this `combine` (None: targets are unchanged) makes from `kind`.
+    """Return the kind of targets that a mixer makes from targets of `kind`.
+
+    `combine` is the attribute of the mixer. It is None if there is no mixer, or if the mixer returns targets unchanged.
 
     The union of class indices is multi-hot, with the classes of all visible images. The union of soft labels keeps the
     largest share of each class, so rows no longer sum to 1.
