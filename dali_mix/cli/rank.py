@@ -50,14 +50,14 @@ def main() -> int:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have Linux kill this process when its `parent` process ends for any reason."""
+    """Have Linux kill this process when its parent, of process id `parent`, ends. Kill it now if that has happened."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def read(folder: Path) -> dict[int, Ended]:
-    """Return rank → `Ended`, for every rank that wrote its result."""
+    """Return rank → `Ended` for the ranks that wrote how they ended to the launcher's `folder` (see `main`)."""
     return {int(path.stem): Ended(*json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")}
 
 

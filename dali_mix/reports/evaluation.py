@@ -28,7 +28,9 @@ POINTS = 200  # maximum number of points of a curve
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write a per-class report to the folder `out` and return the paths of its files. Only rank 0 writes files.
+    """Write a per-class report to the folder `out` and return the paths of its files.
+
+    Ranks other than 0 write nothing and return [].
 
     - `per_class.csv`: a table of rates in percent and counts;
     - `per_class.png`: a bar chart in percent;
@@ -55,7 +57,7 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
 
 
 def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as CSV text. NaN is an empty field; other floats have four decimal places."""
+    """Return the header `head` and `rows` as CSV text. NaN is an empty field; other floats have four decimal places."""
 
     def field(value: object) -> object:
         if isinstance(value, float):
@@ -108,7 +110,12 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
 
 
 def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport]) -> Figure:
-    """Draw precision (y) over recall (x), both 0 … 1, in one small panel per class, in class order."""
+    """Draw precision (y) over recall (x), both 0 … 1, in one small panel per class, in class order.
+
+    The panel of a class without positives says "no sample". That of a class without a correct prediction is empty.
+
+    reports: one per class.
+    """
     columns = min(len(classes), max(5, math.ceil(math.sqrt(1.2 * len(classes)))))
     rows = math.ceil(len(classes) / columns)
     across, down = ACROSS + CELL_GAP, UP + CAPTION + CELL_GAP
