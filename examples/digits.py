@@ -31,6 +31,6 @@ def small_cnn() -> nn.Sequential:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the percentage of images whose largest logit is that of their label. `model` is left in evaluation mode."""
+    """Switch `model` to evaluation mode, and return the percentage of images whose largest logit is their label's."""
     model.eval()
     return 100 * (model(images).argmax(1) == labels).float().mean().item()
