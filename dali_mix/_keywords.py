@@ -28,7 +28,7 @@ _known: ContextVar[Mapping[str, inspect.Parameter] | None] = ContextVar("_known"
 
 
 def keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Return a wrapper of `function` for calls from Python, whose messages name keywords instead of options.
+    """Return a wrapper of `function` whose messages name keywords instead of options if it is called from Python.
 
     For example, `--skip-bad` becomes skip_bad=True (see `naming_keywords`). An unknown keyword raises a TypeError that
     suggests similar keywords, unless `function` has **kwargs.

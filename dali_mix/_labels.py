@@ -26,9 +26,9 @@ def check_class(label: Any) -> None:
 def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     """Return the boxes (n, 6) float32 of a detection label in mxnet's layout.
 
-    The layout is header width A, object width B (5 to 64), A - 2 floats, then n × B floats: class, x1, y1, x2, y2,
-    difficult, …. If `difficult` is missing, it is 0. Raise ValueError for any other layout, with a message that begins
-    with `where`.
+    The layout is header width A (2 or more), object width B (5 to 64), A - 2 floats, then n × B floats: class, x1, y1,
+    x2, y2, difficult, …. Values after `difficult` are dropped. If `difficult` is missing, it is 0. Raise ValueError if
+    `label` does not have this layout, with a message that begins with `where`.
     """
     wrong = f"{where}: not a detection label"
     if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):

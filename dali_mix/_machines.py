@@ -33,15 +33,15 @@ class Machines(Protocol):
         sees: Mapping[Path, str],
         progress: Progress | None = None,
     ) -> Generator[Any]:
-        """Yield `work(*arguments(n), report)` for n from 0 to `count` - 1, in order.
+        """Yield the result of `work(*arguments(n), report)` for each n from 0 to `count` - 1, in order.
 
         If a process or machine is lost, its calls are repeated. `work` must therefore allow a call to run twice, even
         concurrently. It may use relative paths only if `sees` contains one. Every machine then resolves them against
         this process's current folder.
 
-        Raise the error of the lowest n that fails. Before any work has started, raise ValueError if a machine cannot
-        access a path in `sees`, or differs from this machine in `pixel_versions`. A machine that joins later and fails
-        this check is not used.
+        If a call fails, raise its error in place of its result. Before any work has started, raise ValueError if a
+        machine cannot access a path in `sees`, or differs from this machine in `pixel_versions`. A machine that joins
+        later and fails this check is not used.
 
         Args:
             work: a function that calls `report` with the amount done since the last call.

@@ -5,6 +5,7 @@ Blocks nest: each restores the previous handlers on exit, so the innermost handl
     cli.main        SIGINT    KeyboardInterrupt; ends at once while torch or DALI are imported
     commands.train  SIGTERM   outside engine.run's block: ends with status 75, nothing to save
     engine.run      both      the trainer's StopSignal: finish the step, save, end; a second SIGINT ends at once
+    rendezvous      SIGTERM   ignored while this rank waits for other ranks to read its store
     commands.serve  both      ends this machine's part of the pool
     cli.launch      both      forwarded to the ranks
 """

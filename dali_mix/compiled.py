@@ -22,7 +22,7 @@ def available() -> bool:
 
 
 def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that compiles with `decorator(*signature, **options)`, where `decorator` is `njit` or `cfunc`.
+    """Return a decorator that compiles with `decorator(*signature, **options)`; `decorator` is numba's njit or cfunc.
 
     Compiled functions are cached on disk if a cache folder is writable, else compiled again in every process.
     """

@@ -38,7 +38,7 @@ def pack(data: Path, scenes: int) -> None:
 
 
 def train(recipe: str, sets: Path, work_dir: Path, options: dict[str, Any], max_steps: int | None) -> Evaluation:
-    """Train `recipe` on the set SETS_train, and evaluate the last checkpoint on SETS_val, where SETS is `sets`.
+    """Train `recipe` on the set SETS_train, and return an evaluation of the last checkpoint on SETS_val (SETS: `sets`).
 
     If training is stopped by SIGTERM or Ctrl-C, exit with status 75 or 130 instead of evaluating.
     """

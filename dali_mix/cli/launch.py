@@ -73,8 +73,8 @@ def main(argv: list[str]) -> int:
 def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
     """Return (environment variables common to this machine's ranks, global number of this machine's first rank).
 
-    The variables are those of this process, and what torch.distributed needs. Raise ValueError if NNODES, NODE_RANK or
-    MASTER_ADDR is missing or invalid.
+    The variables are those of this process, and those that torch.distributed needs. Raise ValueError if NNODES or
+    NODE_RANK is invalid, or if NODE_RANK or MASTER_ADDR is missing although NNODES is more than 1.
     """
     nodes, node = integer(os.environ, "NNODES", 1, 1), 0
     address, port = "127.0.0.1", ""

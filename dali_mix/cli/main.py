@@ -112,7 +112,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _spin_briefly() -> None:
-    """Make torch's CPU threads spin for microseconds, not milliseconds, before they sleep.
+    """Set GOMP_SPINCOUNT, which makes torch's CPU threads spin for microseconds, not milliseconds, before they sleep.
 
     Longer spinning occupies cores that other threads need (figures: docs/decisions.md). libgomp reads GOMP_SPINCOUNT
     when torch is loaded. Do nothing if GOMP_SPINCOUNT or OMP_WAIT_POLICY is set in the environment.

@@ -49,7 +49,7 @@ def attention(
         each: called with the path of every sheet as soon as it is written.
 
     Returns:
-        the paths of the sheets in order, and the images that could not be read.
+        the paths of the sheets, in the order of the images, and (path, reason) for each image that could not be read.
 
     Raises:
         ValueError: an unknown class, top_k below 1, no images, or a model without maps.
@@ -126,8 +126,8 @@ def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
 def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
     """Return, for each image, the aspect ratio (width / height) of the part of the original that the pipeline uses.
 
-    For a pipeline that does not map boxes, this is the aspect ratio of its output, since it takes only images of one
-    size.
+    For a pipeline that does not map boxes, this is the aspect ratio of its output, since such a pipeline takes only
+    images of one size.
 
     rows: (B,) of RECORD_DTYPE, with the sizes of the original images.
     """

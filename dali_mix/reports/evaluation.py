@@ -28,16 +28,15 @@ POINTS = 200  # maximum number of points of a curve
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write a per-class report to the folder `out` and return the paths of its files.
-
-    Ranks other than 0 write nothing and return [].
+    """Write a per-class report to the folder `out` and return the paths of its files:
 
     - `per_class.csv`: a table of rates in percent and counts;
     - `per_class.png`: a bar chart in percent;
     - `pr_curves.png`: precision-recall curves, if the evaluation has them;
     - `boxes.png`, for a detector that was evaluated on a packed set: images with hits and misses.
 
-    The folder is created if missing, and existing files of these names are replaced.
+    The folder is created if missing, and existing files of these names are replaced. Ranks other than 0 write nothing
+    and return [].
     """
     if not evaluation.main:
         return []

@@ -144,7 +144,7 @@ def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = Non
 
 
 def _name_and_options(text: str) -> tuple[str, list[str]]:
-    """Return (mixer, ["option=value", …]) of `text`. The mixer is "name", or "module:name" for one that is not ours."""
+    """Return (mixer, ["option=value", …]) of `text`. The mixer is "name", or "module:name" if it is not built in."""
     name, *pairs = text.strip().split(":")
     own = pairs and "=" not in pairs[0] and name.lower() not in map(str.lower, mixer_room.MIXERS)
     return (f"{name}:{pairs[0]}", pairs[1:]) if own else (name, pairs)

@@ -174,7 +174,7 @@ def relink(link: re.Match[str], source: str, page: str) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Let long code in tables break after slashes, double colons and underscores, so that other columns fit."""
+    """Return `html` with optional line breaks after "/", "::" and "_" in long code in tables, so that columns fit."""
     return CELL.sub(lambda cell: LONG.sub(lambda code: re.sub(r"(/|::|_)(?=\w)", r"\1<wbr>", code[0]), cell[0]), html)
 
 

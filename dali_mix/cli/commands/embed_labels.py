@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the embeddings to --out, and print the class names that BERT or GloVe got in another spelling. Return 0.
+    """Write the embeddings to --out, and print the class names whose spelling was changed for BERT or GloVe. Return 0.
 
     Raise ValueError for options that do not fit together, or an --out that does not end in .npy. Raise FileExistsError
     if --out exists and --force is not set.

@@ -164,7 +164,7 @@ def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print lines to stderr."""
+    """Print each of `notes` as a line on stderr."""
     for note in notes:
         print(note, file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""`dali-mix profile`: show where a loader, or a run trained with `profile`, spends its time."""
+"""`dali-mix profile`: show where a loader, or a run whose recipe sets `profile`, spends its time."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, option: str, *others: str) -> None:
-    """Raise ValueError if one of the options `others` is set together with `option`."""
+    """Raise ValueError if one of `others`, the options that `option` excludes, is set. Call it if `option` is set."""
     if others_set := [f"--{name}" for name in others if getattr(args, name) is not None]:
         raise ValueError(f"{option} cannot be combined with {others_set[0]}: leave one of them out")
 
