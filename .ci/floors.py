@@ -8,7 +8,7 @@ SETUP = Path(__file__).resolve().parents[1] / "setup.py"
 
 
 def requirements(source: str) -> list[str]:
-    """Return every requirement of `install_requires` and `extras_require` in the text of a setup.py."""
+    """Return the distinct requirements of `install_requires` and `extras_require` in `source`, a setup.py's text."""
     found: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.keyword) and node.arg == "install_requires":

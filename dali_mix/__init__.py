@@ -1,7 +1,7 @@
-"""dali_mix: pack images once, feed them through NVIDIA DALI, mix them, train and transfer.
+"""dali_mix: pack image sets into RecordIO, load them with NVIDIA DALI, mix images, and train models.
 
-The names in `__all__` and the subpackages (`dali_mix.mixers`, …) are imported on first use, since most of them import
-torch and DALI.
+The public functions, classes and subpackages (`dali_mix.mixers`, …) are imported on first use, since most of them
+import torch and DALI.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Compute a digest of source files, which distinguishes commits with the same version number."""
+"""Compute a digest of source files, to tell apart commits with the same version number."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 def code_digest(*names: str) -> str:
     """Return a digest of the source files of the packages and modules `names`.
 
-    The digest is "sha256 " and the first 16 hex digits of the SHA-256. It is cached, so files are read only once for
-    the same names. It does not depend on the installation path, on line endings, or on files that cannot be imported,
-    such as editors' lock files.
+    The digest is "sha256 " and the first 16 hex digits of the SHA-256. It does not depend on the installation path, on
+    line endings, or on files that cannot be imported, such as editors' lock files. It is cached for the same `names`,
+    so changes to the files during the process are not noticed.
     """
     digest = hashlib.sha256()
     for module in names:

@@ -41,12 +41,12 @@ def resolve(kind: str, what: str) -> Any:
 
 
 def installed(group: str, what: str, name: str, ours: Iterable[str], *others: str) -> tuple[Any, str]:
-    """Return (object, origin) of the entry point `name` in `group`, which an installed package registers.
+    """Load the entry point `name` of `group` and return (loaded object, origin).
 
     The origin is a text for messages: `what`, the name, and the module and attribute that define the object.
 
-    Raise ValueError if the object cannot be imported, or if no package registers `name`. The message for an unknown
-    name lists the valid names: those that packages register, dali_mix's own (`ours`), and the texts `others`.
+    Raise ValueError if no installed package registers `name`, or if loading it raises ImportError or AttributeError.
+    The message for an unregistered name lists the registered names, the built-in names `ours`, and the texts `others`.
     """
     offered = {point.name: point for point in entry_points(group=group)}
     if name not in offered:
@@ -62,7 +62,8 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
     """Return the parameters of a class or function by name, without *args and **kwargs.
 
-    For a class with **kwargs, include the parameters of its base classes.
+    If a class's `__init__` has **kwargs, add the parameters of the next base class that defines `__init__`, and so on.
+    A parameter of a derived class takes precedence over one of the same name in a base class.
     """
     found: dict[str, inspect.Parameter] = {}
     for part in factory.__mro__[:-1] if isinstance(factory, type) else (factory,):
@@ -76,10 +77,10 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 
 
 def import_from(folder: Path, kinds: list[str]) -> None:
-    """Append `folder` to `sys.path`, so that the "module:attribute" strings `kinds` can name modules in it.
+    """Append `folder` to `sys.path` if it is missing there, so that modules in it can be imported.
 
-    Raise ValueError if a module named in `kinds` is in `folder`, but Python finds, or has loaded, another module of
-    that name.
+    Raise ValueError if a top-level module named in `kinds`, "module:attribute" strings, is in `folder`, but Python
+    finds, or has loaded, another module of that name.
     """
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

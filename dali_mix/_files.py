@@ -1,4 +1,4 @@
-"""Write files under a temporary name, then rename them."""
+"""Replace files atomically, and create files without following symbolic links."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import IO, Any
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a new, empty file next to `path`, and rename that file to `path` when the block ends.
 
-    If the block fails, the new file is removed and an existing `path` is left unchanged. An OSError is raised
-    again with a message that names `path`.
+    If the block fails, the new file is removed and an existing `path` is left unchanged. An OSError, also one raised in
+    the block, is replaced by an error of the same type whose message names `path`.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -46,6 +46,9 @@ def open_new(path: str | os.PathLike[str], mode: str = "wb", encoding: str | Non
 
 
 def new_descriptor(path: str | os.PathLike[str]) -> int:
-    """Create a new file as `open_new` does, and return a descriptor for reading and writing it."""
+    """Create a file and return a descriptor for reading and writing it, which the caller must close.
+
+    Existing files, symbolic links and errors are treated as in `open_new`.
+    """
     Path(path).unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

@@ -28,9 +28,10 @@ _known: ContextVar[Mapping[str, inspect.Parameter] | None] = ContextVar("_known"
 
 
 def keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Wrap `function` so that its messages name keywords instead of options (skip_bad=True for `--skip-bad`).
+    """Return a wrapper of `function` whose messages name keywords instead of options if it is called from Python.
 
-    An unknown keyword raises a TypeError that suggests similar ones.
+    For example, `--skip-bad` becomes skip_bad=True (see `naming_keywords`). An unknown keyword raises a TypeError that
+    suggests similar keywords, unless `function` has **kwargs.
     """
     known = inspect.signature(function).parameters
 
@@ -44,10 +45,10 @@ def keywords(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def suggesting(**instead: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Return a decorator that adds a hint to the TypeError for an unknown keyword.
+    """Return a decorator whose functions raise a TypeError with a hint for an unknown keyword.
 
-    The hint for keyword `name` is `instead[name]` if that exists, else similar keywords, if any. Functions with
-    **kwargs are unchanged.
+    The hint for keyword `name` is `instead[name]` if that exists, else similar keywords, if any. A function with
+    **kwargs accepts every keyword as before.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -70,9 +71,10 @@ def suggesting(**instead: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 @contextmanager
 def naming_keywords(known: Mapping[str, inspect.Parameter]) -> Iterator[None]:
-    """Replace options with the keywords `known` in messages of ValueErrors and OSErrors raised in the block.
+    """Make messages name the keywords `known` (name → parameter) instead of options in the block.
 
-    While a command is running (see `naming_options`), messages are unchanged.
+    In ValueErrors and OSErrors that leave the block with one string as their argument, this string is changed in place.
+    Log messages must be passed through `in_keywords`. While a command is running (see `naming_options`), do nothing.
     """
     if _known.get() is None:
         yield

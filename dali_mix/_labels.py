@@ -26,9 +26,9 @@ def check_class(label: Any) -> None:
 def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     """Return the boxes (n, 6) float32 of a detection label in mxnet's layout.
 
-    The layout is header width A, object width B (5 to 64), A - 2 floats, then n × B floats: class, x1, y1, x2, y2,
-    difficult, …. If `difficult` is missing, it is 0. Raise ValueError for any other layout, with a message that begins
-    with `where`.
+    The layout is header width A (2 or more), object width B (5 to 64), A - 2 floats, then n × B floats: class, x1, y1,
+    x2, y2, difficult, …. Values after `difficult` are dropped. If `difficult` is missing, it is 0. Raise ValueError if
+    `label` does not have this layout, with a message that begins with `where`.
     """
     wrong = f"{where}: not a detection label"
     if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
@@ -44,7 +44,10 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
 
 
 def objects_of(label: np.ndarray) -> np.ndarray:
-    """Return a view of the objects (n, 6) in a detection label (2 + 6n,). Raise ValueError for any other layout."""
+    """Return the objects in a detection label (2 + 6n,), as a view (n, 6) of `label`.
+
+    Raise ValueError unless `label` is one-dimensional and consists of 2, 6 and six numbers per object.
+    """
     widths = [HEADER_WIDTH, OBJECT_WIDTH]
     if label.ndim != 1 or list(label[:2]) != widths or (label.size - HEADER_WIDTH) % OBJECT_WIDTH:
         found = f"this one has {label.size} and begins with {label[:2].tolist()}"
@@ -81,7 +84,11 @@ def count_targets(labels: np.ndarray) -> np.ndarray:
 
 
 def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Return a report on target counts (3, K): their totals as "targets", and "notices" if a class has -1 but no 0."""
+    """Return entries for a set's report from the `counts` (3, K) of `count_targets`.
+
+    "targets" has the total number of 1, 0 and -1 entries. If a class has -1 but no 0, "notices" is a list with one
+    text, which names up to six of these classes. Otherwise, it is missing.
+    """
     positive, negative, ignored = counts.sum(axis=1).tolist()
     targets = {"1 (positive)": positive, "0 (negative)": negative, "-1 (ignored)": ignored}
     report: dict[str, Any] = {"targets": targets}
@@ -96,7 +103,9 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
 
 
 def leaving(boxes: np.ndarray, height: Any, width: Any) -> np.ndarray:
-    """Return a mask (n,) bool of boxes (n, 4) that exceed their image by more than one pixel and more than 1%.
+    """Return a mask (n,) bool of the boxes (n, 4) that exceed their image too far.
+
+    Too far is more than one pixel and more than 1% of the image's width (for x1, x2) or height (for y1, y2).
 
     Boxes are x1, y1, x2, y2, divided by the width and height of their image. `height` and `width` are in pixels: two
     numbers if all boxes belong to one image, else arrays (n,). If they are NaN (unknown), a box is never marked.
@@ -106,7 +115,7 @@ def leaving(boxes: np.ndarray, height: Any, width: Any) -> np.ndarray:
 
 
 def bad_box_text(box: np.ndarray, height: int, width: int) -> str:
-    """Return a message that says why `bad_boxes` marks the box (4,)."""
+    """Return a message on a `box` (4,) that `bad_boxes` marks: it leaves its image, or has no area in it."""
     corners = np.round(box * np.array([width, height, width, height], dtype=np.float64), 2).tolist()
     text = f"the box {corners} (x1, y1, x2, y2 in pixels)"
     if leaving(box, height, width):
@@ -126,10 +135,9 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
 
 
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
-    """Return a copy of a detection label (2 + 6n,) float32 with boxes clipped to 0..1, and how many were clipped.
+    """Return (copy of `label` with boxes clipped to 0..1, number of boxes that exceeded 0..1 by more than `ROUNDING`).
 
-    Boxes that exceed the image by at most `ROUNDING` are not counted. Raise ValueError if a box exceeds the image by
-    more than one pixel and more than 1% (see `leaving`).
+    Raise ValueError if `label` is not a detection label (2 + 6n,), or if `leaving` marks one of its boxes.
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]

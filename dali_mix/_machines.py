@@ -1,4 +1,7 @@
-"""Interface for packing and verifying on several machines. `service.packing` implements it."""
+"""Interface for packing and verifying on several machines, and functions that run on each of these machines.
+
+`service.packing` implements the interface.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,15 @@ class Machines(Protocol):
         sees: Mapping[Path, str],
         progress: Progress | None = None,
     ) -> Generator[Any]:
-        """Yield `work(*arguments(n), report)` for n from 0 to `count` - 1, in order.
+        """Yield the result of `work(*arguments(n), report)` for each n from 0 to `count` - 1, in order.
 
-        If a process or machine is lost, its work is repeated. The same work may therefore run twice, even
-        concurrently. On every machine, relative paths are resolved against this process's current folder.
+        If a process or machine is lost, its calls are repeated. `work` must therefore allow a call to run twice, even
+        concurrently. It may use relative paths only if `sees` contains one. Every machine then resolves them against
+        this process's current folder.
 
-        Raise the error of the lowest n that fails. Before any work has started, raise ValueError if a machine cannot
-        access a path in `sees`, or differs from this machine in `pixel_versions`. A machine that joins later and fails
-        this check is not used.
+        If a call fails, raise its error in place of its result. Before any work has started, raise ValueError if a
+        machine cannot access a path in `sees`, or differs from this machine in `pixel_versions`. A machine that joins
+        later and fails this check is not used.
 
         Args:
             work: a function that calls `report` with the amount done since the last call.

@@ -1,10 +1,12 @@
 """Signal handlers that are active for the duration of a `with` block.
 
-Handlers nest: each level restores the previous one on exit, so the innermost handler is always active.
+Blocks nest: each restores the previous handlers on exit, so the innermost handler of a signal is always active.
 
     cli.main        SIGINT    KeyboardInterrupt; ends at once while torch or DALI are imported
-    commands.train  SIGTERM   before the first step: ends with status 75, nothing to save
+    commands.train  SIGTERM   outside engine.run's block: ends with status 75, nothing to save
     engine.run      both      the trainer's StopSignal: finish the step, save, end; a second SIGINT ends at once
+    rendezvous      SIGTERM   ignored while this rank waits for other ranks to read its store
+    commands.serve  both      ends this machine's part of the pool
     cli.launch      both      forwarded to the ranks
 """
 
@@ -22,7 +24,10 @@ from typing import Any
 def handled(
     handler: Callable[[int, FrameType | None], Any] | signal.Handlers, *numbers: signal.Signals
 ) -> Iterator[None]:
-    """Handle signals with `handler` in the block. Do nothing outside the main thread, where Python forbids it."""
+    """Install `handler` for the signals `numbers`, and restore their previous handlers at the end of the block.
+
+    Outside the main thread, do nothing, since Python does not allow handlers to be installed there.
+    """
     main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers if main_thread}
     try:

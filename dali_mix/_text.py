@@ -1,4 +1,4 @@
-"""Format text for messages, tables and logs; control characters and invalid text become escapes."""
+"""Format text for messages, tables and logs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def worded(error: Exception) -> str:
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Return a table as CSV."""
+    """Return `rows` as CSV text with one line per row, each ended by a newline character."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

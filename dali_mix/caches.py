@@ -43,16 +43,16 @@ def writable(folder: str | Path) -> bool:
 
 
 def for_matplotlib() -> None:
-    """Move matplotlib's settings and font list to `fallback()` if one of its usual folders cannot be written.
+    """Set MPLCONFIGDIR to a folder in `fallback()` if one of matplotlib's usual folders is not writable.
 
-    Call it before matplotlib is imported, which otherwise warns and lists the fonts again in every process.
+    Call it before matplotlib is imported. Otherwise, matplotlib warns and lists the fonts again in every process.
     """
     bases = (("XDG_CONFIG_HOME", "~/.config"), ("XDG_CACHE_HOME", "~/.cache"))
     _divert("MPLCONFIGDIR", [Path(os.environ.get(variable) or base, "matplotlib") for variable, base in bases])
 
 
 def for_triton() -> None:
-    """Move Triton's compiled kernels to `fallback()` if its usual folder cannot be written.
+    """Set TRITON_CACHE_DIR to a folder in `fallback()` if Triton's usual folder is not writable.
 
     Call it before a kernel is launched.
     """
@@ -62,7 +62,8 @@ def for_triton() -> None:
 def _divert(variable: str, usual: Iterable[Path]) -> None:
     """Set the environment variable `variable` to a folder in `fallback()`.
 
-    Do nothing if it is already set, if all `usual` folders are writable, or if there is no fallback.
+    Do nothing if the variable is already set, if all `usual` folders are writable, or if there is no fallback. Missing
+    `usual` folders are created.
     """
     if variable not in os.environ and not all(map(writable, usual)) and (folder := fallback()) is not None:
         os.environ[variable] = str(folder / variable.lower())

@@ -1,7 +1,7 @@
-"""Functions compiled by numba and cached on disk.
+"""Compile functions with numba and cache them on disk.
 
 The cache is next to the source file, in the user's cache folder, or in `caches.fallback()`. It detects changes only in
-the file that defines a function, so a compiled function may only call functions of its own file.
+the file that defines a function. A compiled function must therefore not call compiled functions of other files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ def available() -> bool:
 
 
 def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return the decorator `decorator(*signature, **options)` (numba's `njit` or `cfunc`), with a cache if possible."""
+    """Return a decorator that compiles with `decorator(*signature, **options)`; `decorator` is numba's njit or cfunc.
+
+    Compiled functions are cached on disk if a cache folder is writable, else compiled again in every process.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
         with contextlib.suppress(RuntimeError):  # "cannot cache function": no writable folder

@@ -16,8 +16,8 @@ _LONGEST = (1 << 63) - 1
 def did_you_mean(word: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:
     """Return " (did you mean A or B?)" with the names in `known` closest to `word`, or "" if none is close.
 
-    Case, outer dashes and the difference between "-" and "_" are ignored. At most `most` names are returned, the
-    closest first; `cutoff` (0 to 1) is the minimum similarity in `difflib`.
+    Case, outer dashes and the difference between "-" and "_" are ignored. The text has at most `most` names, the
+    closest first. `cutoff` (0 to 1) is the minimum similarity in `difflib`.
     """
     by_spelling: dict[str, str] = {}
     for name in known:
@@ -31,7 +31,7 @@ def _plain(name: str) -> str:
 
 
 def is_finite(value: Any) -> bool:
-    """Return True for a finite number that fits in a float64 (10**400 does not)."""
+    """Return True if `value` is a finite real number, not a bool, that fits in a float64 (10**400 does not)."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
@@ -41,7 +41,7 @@ def is_finite(value: Any) -> bool:
 
 
 def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
-    """Return `value` as a float. Raise ValueError unless it is a number.
+    """Return `value` as a float. Raise ValueError unless it is a real number other than a bool.
 
     With `low`, also raise ValueError unless the number is finite and in [low, high].
     """
@@ -56,7 +56,7 @@ def number(name: str, value: Any, low: float | None = None, high: float = math.i
 
 
 def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
-    """Return `value` as an int. Raise ValueError unless it is an integer from `low` to `high`."""
+    """Return `value` as an int. Raise ValueError if it is a bool, or not an integer from `low` to `high`."""
     integer: Any = value
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= integer <= high:
         wanted = f"from {low} to {high}" if high != _LONGEST else f"of at least {low}"
@@ -66,7 +66,10 @@ def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
 
 
 def set_whole(options: Any, name: str, low: int, high: int = _LONGEST, *, optional: bool = False) -> None:
-    """Check field `name` of a frozen dataclass with `whole`, and store it as an int. If `optional`, it may be None."""
+    """Check field `name` of `options` with `whole` and store the result in place, even in a frozen dataclass.
+
+    If `optional`, None is left unchanged.
+    """
     value = getattr(options, name)
     if not (optional and value is None):
         object.__setattr__(options, name, whole(name, value, low, high))

@@ -62,7 +62,11 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, records: Any, rows: np.ndarray) -> Any:
-        """Return the targets of `rows` (B,) of a `RecordSet`. Raise ValueError for an invalid label."""
+        """Return the targets of the records with indices `rows` (B,) in a `RecordSet`.
+
+        Classes are (B,) int64, multi-label rows (B, K) float32, and boxes a list of B arrays (n, 6) float32. Raise
+        ValueError for a label that cannot be a target; `check_stored` checks labels completely.
+        """
 
     def figures(self, records: Any) -> dict[str, Any]:
         """Return task-specific statistics of a `RecordSet`, for `dali-mix inspect` and the summary after packing."""
@@ -73,7 +77,10 @@ class Task(ABC):
         return str(target)
 
     def count(self, targets: Any) -> str:
-        """Return the number of labels in a batch's targets as text, such as "12 boxes", or "" if each image has one."""
+        """Return the number of labels in the targets of a loader's batch as text, such as "12 boxes".
+
+        Return "" if every image has exactly one label.
+        """
         return ""
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:
@@ -81,7 +88,10 @@ class Task(ABC):
         return list(range(len(labels)))
 
     def fits(self, labels: Sequence[np.ndarray]) -> bool:
-        """Return True if stored labels can only be of this task; at most one task may return True."""
+        """Return True if `labels`, at least one label as stored in records, are of this task.
+
+        `guess` uses the first task that returns True, so at most one task may do so for the same labels.
+        """
         return False
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
@@ -152,7 +162,7 @@ class Classification(Task):
 
 
 class MultiLabel(Task):
-    """One value per class: 1, 0 or -1 (ignore)."""
+    """One value per class and image: 1 (positive), 0 (negative) or -1 (ignored)."""
 
     name = "multilabel"
     ignores = True
@@ -310,7 +320,7 @@ def guess(labels: Sequence[np.ndarray], where: Callable[[int], str]) -> Task:
 
 
 def _kind(label: np.ndarray) -> tuple[str, int] | None:
-    """Return the name of the task that a stored label fits, and the label's size (0 for boxes), or None."""
+    """Return (name of the task that a stored label fits, its number of floats or 0 for boxes), or None if none fits."""
     task = next((task for task in TASKS.values() if task.fits([label])), None)
     return None if task is None else (task.name, 0 if task.boxes else label.size)
 

@@ -33,7 +33,10 @@ def photographs() -> list[np.ndarray]:
 
 
 def pack(prefix: Path, task: str = "classification", first: int = 0) -> Path:
-    """Pack the photographs from index `first` on into a set, and return its prefix."""
+    """Pack the photographs from index `first` on into the set `prefix` for "classification" or "detection".
+
+    Return `prefix`.
+    """
     samples = []
     for label, photo in list(enumerate(photographs()))[first:]:
         buffer = io.BytesIO()

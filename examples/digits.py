@@ -21,7 +21,7 @@ def scans() -> tuple[Tensor, Tensor]:
 
 
 def small_cnn() -> nn.Sequential:
-    """Return a network (B,1,16,16) → logits (B,10), with the same initial weights at every call."""
+    """Return a network (B,1,16,16) → logits (B,10). Set torch's seed to 0, so that all calls return equal weights."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, after in ((1, 16), (16, 32)):
@@ -31,6 +31,6 @@ def small_cnn() -> nn.Sequential:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the percentage of images whose largest logit is that of their label."""
+    """Switch `model` to evaluation mode, and return the percentage of images whose largest logit is their label's."""
     model.eval()
     return 100 * (model(images).argmax(1) == labels).float().mean().item()

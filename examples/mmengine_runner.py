@@ -29,7 +29,7 @@ EPOCHS, BATCH_SIZE, SEED = 6, 64, 0
 
 
 class MixPreprocessor(BaseDataPreprocessor):
-    """Moves a batch to the model's device and, in training, mixes it there."""
+    """Moves a batch to the model's device, mixes it there in training, and returns it as the model's arguments."""
 
     def __init__(self, mixer: Mixer[Any], seed: int) -> None:
         super().__init__()

@@ -31,7 +31,10 @@ class PrintEpochs(Callback):
 
 
 def pack(folder: Path) -> None:
-    """Write the scans as two sets. For a torchvision dataset, use `dali_mix.Writer.from_dataset(dataset, prefix)`."""
+    """Write the scans to `folder` as two sets, train and val. Existing sets of these names are replaced.
+
+    For a torchvision dataset, use `dali_mix.Writer.from_dataset(dataset, prefix)`.
+    """
     images, labels = scans()
     pixels = (images * 255).round().to(torch.uint8)
     for name, rows in (("train", range(HELD_OUT, len(images))), ("val", range(HELD_OUT))):

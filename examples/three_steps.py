@@ -38,7 +38,10 @@ def pack(data: Path, scenes: int) -> None:
 
 
 def train(recipe: str, sets: Path, work_dir: Path, options: dict[str, Any], max_steps: int | None) -> Evaluation:
-    """Train a recipe on two packed sets and evaluate its last checkpoint. If the training is stopped, exit instead."""
+    """Train `recipe` on the set SETS_train, and return an evaluation of the last checkpoint on SETS_val (SETS: `sets`).
+
+    If training is stopped by SIGTERM or Ctrl-C, exit with status 75 or 130 instead of evaluating.
+    """
     options = {**options, "train_set": f"{sets}_train", "val_set": f"{sets}_val", "max_steps": max_steps}
     how = dali_mix.train(recipe, work_dir, options=options)
     if how in ("preempted", "interrupted"):
@@ -47,7 +50,10 @@ def train(recipe: str, sets: Path, work_dir: Path, options: dict[str, Any], max_
 
 
 def show(out: Path, data: Path, labels: Evaluation, boxes: Evaluation) -> None:
-    """Draw the curves of all runs, write reports of the last two, and draw a scene with its detected boxes."""
+    """Draw the curves of all three runs, report the evaluations `labels` and `boxes`, and draw boxes found in a scene.
+
+    All files are written to `out`, the folder that contains the runs. `data` contains the sets.
+    """
     (out / "curves").mkdir(exist_ok=True)
     for name in ("pretrained", "labels", "boxes"):
         curves(out / name, out / "curves" / f"{name}.png")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run `pip install` with the given arguments and show progress.
+"""Run `pip install` with the arguments of this script and show progress.
 
 Print large downloads with their sizes and, after ten seconds without output, the time and disk space used so far.
 The exit status is pip's.
@@ -33,9 +33,12 @@ def progress(line: str) -> str:
 
 
 def show(lines: Iterable[str], used: int) -> None:
-    """Print `progress` of each line, full lines after an error, and a heartbeat after `QUIET_FOR` silent seconds.
+    """Print the progress of pip until its output `lines` ends.
 
-    `used`: bytes in use on the file system of the environment at the start.
+    Print `progress(line)` of each line, if not empty, but full lines from the first line on that begins with "ERROR".
+    After `QUIET_FOR` seconds without a print, print the elapsed time and the growth of disk use.
+
+    used: bytes in use at the start, on the file system of the environment.
     """
     waiting: queue.Queue[str | None] = queue.Queue()
 

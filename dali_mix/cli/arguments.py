@@ -15,10 +15,11 @@ from dali_mix.options import did_you_mean
 class Parser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` with suggestions and without abbreviated options.
 
-    A subcommand reports unknown arguments itself instead of leaving them to the parent parser.
+    The parser of a subcommand reports unknown arguments itself instead of leaving them to the parent parser.
 
     Attributes:
-        instead_of_word: the option to suggest for an unexpected positional argument.
+        instead_of_word: the option to suggest for an unexpected positional argument, and for an invalid choice that is
+            an existing path; None for no suggestion.
     """
 
     instead_of_word: str | None = None
@@ -52,7 +53,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{value!r} is unknown{hint}; choose from {', '.join(names)}")
 
     def error(self, message: str) -> NoReturn:
-        """Print the message with suggestions for unknown options, in one line, and exit with status 2."""
+        """Print `message` and suggestions for unknown options to stderr, in one line, and exit with status 2."""
         for name in self._unknown:
             if hint := did_you_mean(name, self._option_string_actions):
                 message += f"; {name} is unknown{hint}"

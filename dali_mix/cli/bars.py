@@ -10,7 +10,7 @@ from tqdm import tqdm
 class Bar(tqdm):
     """A progress bar over `total` items (None if not known yet).
 
-    It is hidden unless `shown`, and stays on screen after it is closed if `leave`.
+    It is hidden if `shown` is False or stderr is not a terminal. If `leave` is True, it stays on screen after `close`.
     """
 
     def __init__(
@@ -20,7 +20,7 @@ class Bar(tqdm):
         super().__init__(total=total, desc=what, unit=unit, dynamic_ncols=True, leave=leave, disable=off)
 
     def reach(self, done: int, total: int) -> None:
-        """Update the bar to `done` of `total`."""
+        """Set the progress to `done` of `total` items."""
         self.total = total
         self.update(done - self.n)
 

@@ -18,9 +18,10 @@ def add_cluster(add: Callable[..., object], what: str) -> None:
 
 
 def with_cluster(command: str, args: argparse.Namespace, work: Callable[[Machines | None], int]) -> int:
-    """Call `work` with the machines of --cluster, or None without the option, and return its exit status.
+    """Call `work` with the machines of --cluster, or with None without the option, and return its exit status.
 
-    Return 1 if the pool ends while `work` runs. Raise the errors of `service.connect`.
+    Return 1 if `work` fails because the pool has ended. Other errors of `work`, and those of `service.connect`, are
+    raised. `command` is the name of the subcommand, for messages.
     """
     if args.cluster is None:
         return work(None)

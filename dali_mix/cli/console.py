@@ -11,10 +11,10 @@ from typing import TextIO
 
 
 class _Sink(io.FileIO):
-    """A stream on a file descriptor that is redirected to /dev/null at the first failed write.
+    """A stream on the file descriptor `number`, which is redirected to /dev/null at the first failed write.
 
     The descriptor itself is replaced, so later writes by C libraries, child processes and Python's flush at exit
-    succeed as well.
+    succeed as well. The error is printed to stderr, unless a closed pipe caused it, or the stream is stderr itself.
     """
 
     def __init__(self, number: int, name: str) -> None:

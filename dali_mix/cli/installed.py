@@ -47,7 +47,7 @@ class Findings:
         self.broken += 1
 
     def guard(self, what: str, check: Callable[[Findings], None]) -> None:
-        """Run a check. An exception counts as a failed check, and the remaining checks still run."""
+        """Call `check` with these findings. If it raises an exception, report `what` as broken and do not raise."""
         try:
             check(self)
         except Exception as error:  # a broken installation can raise any error
@@ -60,7 +60,7 @@ def switch_dali(cuda: str) -> str:
 
 
 def dali_floor() -> SpecifierSet:
-    """Return the DALI versions that dali_mix supports."""
+    """Return the versions of DALI that dali_mix's requirements allow, as a specifier such as ">=2.4.0"."""
     return next(need.specifier for need in requirements() if need.name.startswith(DALI))
 
 
@@ -92,7 +92,8 @@ def version_of(name: str) -> str | None:
 def check_packages(findings: Findings) -> None:
     """Check that the packages that setup.py names are installed in supported versions and can be imported.
 
-    DALI (see `check_dali`) and the extras for development are not checked.
+    If a package of an extra is missing, print only a note. DALI (see `check_dali`) and the extras `dev` and `docs` are
+    not checked.
     """
     findings.ok("python", f"{platform.python_version()} on {platform.platform()}")
     findings.ok("dali_mix", metadata.version("dali_mix"))
@@ -164,9 +165,10 @@ def check_dali(findings: Findings) -> None:
 
 
 def codecs(cuda: str) -> list[str]:
-    """Return the problems with the libraries that DALI's build for `cuda` loads.
+    """Return one text for each problem with the codec libraries of DALI's build for `cuda`, such as "120".
 
-    A library may be missing, outdated, or for another CUDA version.
+    A problem is a required library that is missing or of an unsupported version, or an installed library for another
+    CUDA version.
     """
     wrong = []
     for need in (need for need in requirements(f"{DALI}{cuda}") if need.name.startswith("nvidia-")):

@@ -4,8 +4,9 @@ Usage: `python -m dali_mix.cli.launch --nproc N -- train RECIPE …`. NNODES, NO
 read from the environment.
 
     launcher  starts the ranks, each in a separate session, so that Ctrl-C reaches only the launcher;
-              forwards SIGTERM and SIGINT; after the first failure sends SIGTERM, then SIGKILL after a grace period
-    rank      runs `cli.main`; writes (status, message) to FOLDER/RANK.json; is killed by Linux if the launcher ends
+              forwards SIGTERM and SIGINT; after the first failure stops the other ranks (see `_Ranks.wait`)
+    rank      runs `cli.main`; writes (status, message) to RANK.json in a temporary folder; is killed by Linux if the
+              launcher ends
     outcome   derives one message and one exit status from these files and the ranks' exit statuses. In order of
               precedence: a rank killed by the system, an error of a rank, "saved" (75), "asked to stop". An error that
               only reports the loss of another rank never hides these.
@@ -70,9 +71,10 @@ def main(argv: list[str]) -> int:
 
 
 def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
-    """Return the environment variables that this machine's ranks have in common, and the number of its first rank.
+    """Return (environment variables common to this machine's ranks, global number of this machine's first rank).
 
-    Raise ValueError for missing or invalid variables.
+    The variables are those of this process, and those that torch.distributed needs. Raise ValueError if NNODES or
+    NODE_RANK is invalid, or if NODE_RANK or MASTER_ADDR is missing although NNODES is more than 1.
     """
     nodes, node = integer(os.environ, "NNODES", 1, 1), 0
     address, port = "127.0.0.1", ""
@@ -109,7 +111,8 @@ class _Ranks:
     def start(self, number: int, command: list[str], environment: dict[str, str]) -> None:
         """Start a rank in a separate session, so that it receives Ctrl-C only once, from this process.
 
-        It starts with SIGINT blocked, since Ctrl-C during its imports would print a traceback; `rank.main` unblocks it.
+        SIGINT is blocked in the rank until `rank.main` unblocks it, since Ctrl-C during its imports would print a
+        traceback. If `asked` is not None, this signal is also sent to the new rank.
         """
         arguments = [sys.executable, "-m", rank.__name__, *command]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -121,11 +124,11 @@ class _Ranks:
             self._processes[number].send_signal(self.asked)
 
     def wait(self) -> dict[int, int]:
-        """Wait until all ranks have ended. Return rank → exit status of the ranks that failed first.
+        """Wait until all ranks have ended. Return rank → exit status of the ranks that failed first, or {}.
 
-        A nonzero status is a failure. After the first failure, the other ranks get SIGTERM, then SIGKILL after a grace
-        period. If all ranks that failed first have saved (status 75), the others get only SIGKILL, after a longer grace
-        period.
+        A rank with a nonzero status has failed. After the first failure, the other ranks get SIGTERM, then SIGKILL
+        after a grace period. If all ranks that failed first have saved (status 75), the other ranks get only SIGKILL,
+        after a longer grace period.
         """
         first: dict[int, int] = {}
         deadline = None
@@ -156,7 +159,7 @@ class _Ranks:
 def outcome(
     reports: dict[int, rank.Ended], ended: dict[int, int], asked: signal.Signals | None = None, command: str = "train"
 ) -> tuple[int, str]:
-    """Return (exit status, message) of a run.
+    """Return (exit status, message) of a run. The message is "" if there is nothing to print.
 
     Args:
         reports: rank → how it ended, for the ranks that were able to write it.

@@ -66,7 +66,11 @@ def _to_stderr(message: str, *, lost: bool = False) -> None:
 def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
     """Run `dali-mix` with `argv` (default: the process's arguments) and return the exit status.
 
-    `tell` is called with each error message (default: print it to stderr).
+    Wrong usage exits with status 2, and bugs raise. The process's console streams are replaced (see `console.install`).
+    Without `argv`, SIGTERM is ignored once the exit status is known.
+
+    `tell(message, lost=…)` is called for each error (default: print the message to stderr). `lost` is True if the only
+    error is that another rank has ended.
     """
     console.install()
     _spin_briefly()
@@ -91,7 +95,7 @@ def _decided(ends: bool) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the arguments; exit with status 2 on wrong usage."""
+    """Parse the arguments of `dali-mix`. Exit with status 2 for wrong usage, and with 0 for --help and --version."""
     parser = Parser(
         prog="dali-mix", description="Pack images, train, evaluate and predict. See dali-mix COMMAND --help."
     )
@@ -108,10 +112,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _spin_briefly() -> None:
-    """Make torch's CPU threads spin for microseconds, not milliseconds, before they sleep.
+    """Set GOMP_SPINCOUNT, which makes torch's CPU threads spin for microseconds, not milliseconds, before they sleep.
 
     Longer spinning occupies cores that other threads need (figures: docs/decisions.md). libgomp reads GOMP_SPINCOUNT
-    when torch is loaded. A value in the environment is kept.
+    when torch is loaded. Do nothing if GOMP_SPINCOUNT or OMP_WAIT_POLICY is set in the environment.
     """
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         os.environ["GOMP_SPINCOUNT"] = "1000"
@@ -156,9 +160,11 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
 
 
 def _own_line(error: Exception) -> tuple[str, bool]:
-    """Return " (FILE, line N)" of the innermost user code in the traceback, or "" if there is none.
+    """Return (" (FILE, line N)", raised there) for the innermost frame of user code in the traceback of `error`.
 
-    Also return True if the error was raised in that code, or in other packages that it called, but not in dali_mix.
+    User code is outside dali_mix, the standard library and installed packages. "Raised there" is True if no frame of
+    dali_mix is further in, so the user code or a package that it called raised the error. Without user code, return
+    ("", False).
     """
     root = Path(__file__).parents[2]
     ours, others = (f"{root}/dali_mix/", f"{root}/pipelines/"), sysconfig.get_path("stdlib")

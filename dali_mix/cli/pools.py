@@ -22,10 +22,10 @@ def set_service(args: argparse.Namespace) -> None:
 
 
 def guarded(command: str, work: Callable[[], T]) -> T | None:
-    """Return the result of `work`, or None if `work` raised an error after its worker pool had ended.
+    """Call `work` and return its result, or None if it raised an error after this process's worker pool had ended.
 
-    The pool's watcher has then already printed the message. It prints at once, since Ray may end this process at any
-    time after its raylet has ended.
+    In that case, `service.cluster.Watch` has already printed a message with the name of the subcommand, `command`. It
+    prints at once, since Ray may end this process at any time after its raylet has ended. Other errors are raised.
     """
     from dali_mix.service import cluster
 

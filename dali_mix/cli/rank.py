@@ -28,7 +28,7 @@ class Ended(NamedTuple):
 
 
 def main() -> int:
-    """Run `dali-mix`, write its status and error messages to the launcher's folder, and return the status."""
+    """Run `dali-mix`, write its `Ended` to RANK.json in the folder that `FOLDER` names, and return the exit status."""
     end_with_parent(int(os.environ[LAUNCHER]))
     messages: list[str] = []
 
@@ -50,14 +50,14 @@ def main() -> int:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have Linux kill this process when its `parent` process ends for any reason."""
+    """Have Linux kill this process as soon as the process `parent`, its parent, ends or if it has already ended."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def read(folder: Path) -> dict[int, Ended]:
-    """Return rank → `Ended`, for every rank that wrote its result."""
+    """Return rank → `Ended` for the ranks that wrote RANK.json to the launcher's `folder` (see `main`)."""
     return {int(path.stem): Ended(*json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")}
 
 

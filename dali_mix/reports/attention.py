@@ -49,7 +49,7 @@ def attention(
         each: called with the path of every sheet as soon as it is written.
 
     Returns:
-        the paths of the sheets in order, and the images that could not be read.
+        the paths of the sheets, in the order of the images, and (path, reason) for each image that could not be read.
 
     Raises:
         ValueError: an unknown class, top_k below 1, no images, or a model without maps.
@@ -94,9 +94,9 @@ def _columns(
 
 
 def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
-    """Return a greyscale version of a picture (3,H,W) uint8 with a heat map (h,w) on top, as (3,H,W) uint8.
+    """Return `picture` (3,H,W) uint8 in greyscale with the heat map `heat` (h,w) on top, as (3,H,W) uint8.
 
-    The values of the map are scaled to 0 … 1, and the map is resized to the picture.
+    The map's values are scaled linearly so that its minimum is 0 and its maximum 1. The map is resized to (H,W).
     """
     low, high = heat.min(), heat.max()
     scaled = (heat - low) / (high - low).clamp_min(1e-12)
@@ -126,7 +126,10 @@ def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
 def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
     """Return, for each image, the aspect ratio (width / height) of the part of the original that the pipeline uses.
 
-    rows: (B,) of RECORD_DTYPE, the records of the images.
+    For a pipeline that does not map boxes, this is the aspect ratio of its output, since such a pipeline takes only
+    images of one size.
+
+    rows: (B,) of RECORD_DTYPE, with the sizes of the original images.
     """
     height, width = pipeline.fixed_size
     draws = pipeline.draw(rows, pipelines.SampleRandom(0, 0, np.arange(len(rows))))

@@ -26,7 +26,14 @@ SHOWN, COLUMNS, SIDE = 20, 5, 480  # maximum number of images and of columns, an
 
 
 class Drawings:
-    """A folder of images with boxes drawn on them: `NAME.png`, or `NAME-2.png` for a second image of that name."""
+    """A folder of images with boxes drawn on them: `NAME.png`, or `NAME-2.png` for a second image of that name.
+
+    The folder is created if it is missing. Existing files in it are replaced.
+
+    Args:
+        folder: the folder.
+        classes: class names, for the captions.
+    """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
@@ -125,7 +132,11 @@ def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
 def boxed_batch(
     images: Sequence[Image.Image], labels: Sequence[np.ndarray], size: int
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Resize images. Return a padded batch (B, 3, H, W) uint8, and the targets in the format of `mixers.boxes`.
+    """Return (batch, targets) for the mixers in `mixers.boxes`.
+
+    The batch is (B, 3, H, W) uint8: the resized images, padded with zeros at the right and bottom. The targets are a
+    dict per image: "boxes" (n, 4) in pixels, "labels" (n,), "difficult" (n,) bool, and "size", the height and width
+    without padding.
 
     Args:
         images: the images.

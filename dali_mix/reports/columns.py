@@ -35,9 +35,9 @@ class Batch:
 
 
 def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
-    """Return a column with the original images and, if `maps` is True, a column with their saliency.
+    """Return a column with the first `batch.rows` images and, if `maps` is True, a second column with their saliency.
 
-    peaks: mark the most salient pixel of each image.
+    peaks: mark the most salient pixel of each image in both columns.
     """
     rows = range(batch.rows)
     maps_u8 = fine_grained_saliency(batch.images[: batch.rows])
@@ -53,6 +53,9 @@ def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
 
 def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, options: str = "") -> list[Column]:
     """Return a column with the output of `mixer`, or one column per view if it returns several views of the batch.
+
+    If `mixer` appends images, the column shows only these (see `_appended`). If the draw with `seed` mixes nothing, the
+    column shows the original images, and its heading ends in ": none".
 
     Args:
         mixer: the mixer.
@@ -88,9 +91,10 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
 
 
 def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
-    """Return a column with images that `mixer` appends to the batch.
+    """Return a column with one image per row that `mixer` appends to the batch.
 
-    Each row uses a separate draw, since a draw may contain only one grid.
+    Row r uses a separate draw with `seed` + r, since all images of a draw may have the same grid. If this draw mixes
+    nothing, the row shows original image r with the caption "not mixed".
     """
     pictures = []
     for row in range(batch.rows):
@@ -113,7 +117,10 @@ def _sample(mixer: Mixer[Any], batch: Batch, seed: int) -> Any:
 
 
 def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor]:
-    """Return the mixed images as uint8, and their targets."""
+    """Return (images (N,3,S,S) uint8, targets) that `mixer` makes of `batch`, which is left unchanged.
+
+    N is larger than B if `mixer` appends images or returns several views.
+    """
     images, targets = mixer.apply(_inputs(mixer, batch).clone(), batch.targets.clone(), params)
     if (scale := _scale(mixer, batch)) is not None:
         images = (255 * (images * scale[1] + scale[0])).round().clamp(0, 255).byte()
@@ -121,10 +128,10 @@ def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor
 
 
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Return the mean and std, (3,1,1) each, with which to normalize images before mixing.
+    """Return (mean, std), (3,1,1) each, with which to normalize images for `mixer`, or None to leave them as uint8.
 
-    These are the mixer's attributes `mean` and `std`. If one of them is None, return None: the mixer gets uint8 images.
-    A mixer without these attributes gets images normalized with the batch's mean and a std of 1.
+    These are the mixer's attributes `mean` and `std`. A missing attribute is replaced by the mean of `batch`, or by a
+    std of 1. Return None if one of the two is None.
     """
     mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
     if mean is None or std is None:

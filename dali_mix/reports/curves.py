@@ -57,10 +57,11 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
 
 
 def read_metrics(path: Path) -> tuple[Records, Records]:
-    """Return the train and the val records of a metrics.jsonl, both ordered by step, with one record per step.
+    """Return (train records, val records) of a metrics.jsonl, both ordered by step.
 
-    An incomplete last line, left by a killed run, is skipped. Raise FileNotFoundError if there is no such file, and
-    ValueError if it has an invalid line or no records.
+    If a step has several records of a kind, only the last one is returned. An incomplete last line, left by a killed
+    run, is skipped. Raise FileNotFoundError if `path` is not a file, and ValueError if it has an invalid line, or
+    neither train nor val records.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no metrics at {path}: pass the work directory of a run, or its metrics.jsonl")
@@ -150,9 +151,9 @@ def _marker(steps: list[int], most: int = 40) -> str:
 
 
 def _watched(val: Records) -> tuple[str, dict[str, str]]:
-    """Return the `chart` of the task whose scores were logged: title of the panel, and score → display name.
+    """Return the `chart` of the task whose main score is in `val`: (title of the panel, score → display name).
 
-    If no scores were logged, return the chart of the first task in `trainable()`.
+    The main score is the first in the dict. If none is in `val`, return the chart of the first task in `trainable()`.
     """
     charts = [task.chart for task in trainable().values()]
     return next((chart for chart in charts if _series(val, next(iter(chart[1])))[0]), charts[0])

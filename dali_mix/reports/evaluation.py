@@ -28,14 +28,15 @@ POINTS = 200  # maximum number of points of a curve
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write a per-class report to the folder `out` and return the paths of its files. Only rank 0 writes files.
+    """Write a per-class report to the folder `out` and return the paths of its files:
 
     - `per_class.csv`: a table of rates in percent and counts;
     - `per_class.png`: a bar chart in percent;
     - `pr_curves.png`: precision-recall curves, if the evaluation has them;
     - `boxes.png`, for a detector that was evaluated on a packed set: images with hits and misses.
 
-    The folder is created if missing, and existing files of these names are replaced.
+    The folder is created if missing, and existing files of these names are replaced. Ranks other than 0 write nothing
+    and return [].
     """
     if not evaluation.main:
         return []
@@ -55,7 +56,7 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
 
 
 def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as CSV text. NaN is an empty field; other floats have four decimal places."""
+    """Return the header `head` and `rows` as CSV text. NaN is an empty field; other floats have four decimal places."""
 
     def field(value: object) -> object:
         if isinstance(value, float):
@@ -108,7 +109,12 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
 
 
 def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport]) -> Figure:
-    """Draw precision (y) over recall (x), both 0 … 1, in one small panel per class, in class order."""
+    """Draw precision (y) over recall (x), both 0 … 1, in one small panel per class, in class order.
+
+    The panel of a class without positives says "no sample". That of a class without a correct prediction is empty.
+
+    reports: one per class.
+    """
     columns = min(len(classes), max(5, math.ceil(math.sqrt(1.2 * len(classes)))))
     rows = math.ceil(len(classes) / columns)
     across, down = ACROSS + CELL_GAP, UP + CAPTION + CELL_GAP

@@ -144,14 +144,17 @@ def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = Non
 
 
 def _name_and_options(text: str) -> tuple[str, list[str]]:
-    """Split `name:option=value` or `module:name:option=value` into the mixer's name and its options."""
+    """Return (mixer, ["option=value", …]) of `text`. The mixer is "name", or "module:name" if it is not built in."""
     name, *pairs = text.strip().split(":")
     own = pairs and "=" not in pairs[0] and name.lower() not in map(str.lower, mixer_room.MIXERS)
     return (f"{name}:{pairs[0]}", pairs[1:]) if own else (name, pairs)
 
 
 def _in_words(text: str) -> str:
-    """Return the options in `text` for a column heading. `per_batch=True` becomes "per_batch", `grids=mini` "mini"."""
+    """Return the options in `text`, separated by spaces, for a column heading.
+
+    `per_batch=True` becomes "per_batch", and `grids=mini` becomes "mini". Other options, such as `alpha=1.0`, are kept.
+    """
     words = []
     for key, _, value in (pair.partition("=") for pair in _name_and_options(text)[1]):
         words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")

@@ -14,8 +14,9 @@ def profile(found: Mapping[str, Any], out: str | Path) -> Path:
     """Draw a bar chart of the time that each part takes per batch as the PNG `out`, and return its path.
 
     Args:
-        found: dict as written by `dali-mix profile --json`. "what" describes what was measured, "milliseconds" has the
-            time per batch of each part, "images_per_second" the speed, and "limit" the text after "Limited by".
+        found: the measurements, as written by `dali-mix profile --json`: "what", a text that says what was measured;
+            "milliseconds", part → time per batch; "images_per_second"; and "limit", the text to show after "Limited
+            by". Parts that take no time are not drawn.
         out: path of the PNG.
 
     Raises:

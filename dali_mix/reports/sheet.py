@@ -54,10 +54,10 @@ class Column:
 
 
 def draw(columns: Sequence[Column], title: str) -> Figure:
-    """Draw a sheet of pictures at most `CELL` wide and high, with captions below them, and `title` at the top.
+    """Return a sheet with `title` at the top and the pictures of `columns`, each with its caption below.
 
-    Text that is too wide is truncated. All rows have the same height, with room for the tallest picture and the longest
-    caption.
+    A picture is at most `CELL` inches wide and high. Text that is too wide is truncated. All rows have the same height,
+    with room for the tallest picture and the caption with the most lines.
     """
     pictures = [picture for column in columns for picture in column.pictures]
     rows = max(len(column.pictures) for column in columns)
@@ -126,8 +126,9 @@ def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal")
 def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> list[str]:
     """Join names with commas into lines at most as wide as a picture. The first line begins with `first`.
 
-    A name that is too long for one line is truncated. If the names need more than `most` lines, the last line contains
-    the number of names that are not shown.
+    If `first` is not empty, the other lines are indented. A name that is too long for one line is truncated. If the
+    names need more than `most` lines, the last line says only how many names are not shown. Without names, return
+    [`first`].
     """
     lines: list[str] = []
     indent = INDENT if first else ""

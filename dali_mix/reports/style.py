@@ -44,7 +44,11 @@ def unused(stem: str, used: set[str]) -> str:
 
 
 def check_out(out: str | Path) -> Path:
-    """Return `out` as a path. Raise ValueError or OSError if no PNG can be written there."""
+    """Return `out` as a path.
+
+    Raise ValueError if it does not end in .png. Raise OSError if its folder is missing or read-only, or if `out` is a
+    folder.
+    """
     out = Path(out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"cannot write {out}: pictures are PNGs, choose a name that ends in .png")

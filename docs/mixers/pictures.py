@@ -40,7 +40,7 @@ GALLERIES = {
 
 
 def choices(batch: Batch, out: Path) -> None:
-    """Draw the three results of a MixChoice for one batch: mixed by CutMix, mixed by MixUp, and unmixed."""
+    """Draw the three possible outputs of a MixChoice for `batch` as the PNG `out`: CutMix's, MixUp's, and unmixed."""
     choice = MixChoice([CutMix(len(batch.classes)), MixUp(len(batch.classes), alpha=1.0)], probs=[0.4, 0.4])
     found: dict[str, Column] = {}
     for seed in range(100):
@@ -50,7 +50,7 @@ def choices(batch: Batch, out: Path) -> None:
 
 
 def masks(batch: Batch, out: Path) -> None:
-    """Draw free-form masks and the masked images."""
+    """Draw the images of `batch`, their free-form masks, and the masked images, as the PNG `out`."""
     removed = FreeFormMasks()(batch.images, torch.Generator().manual_seed(SEED))
     left = mask_out(batch.images, removed)
     black = (~removed).byte().mul(255).expand(-1, 3, -1, -1)

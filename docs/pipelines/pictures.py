@@ -58,7 +58,10 @@ SHEETS: dict[str, list[tuple[str, bool, dict[str, Any]]]] = {
 
 
 def column(name: str, prefix: Path, heading: str, train: bool, options: dict[str, Any]) -> Column:
-    """Return a column that shows the pipeline's output for the two photographs, denormalized to uint8."""
+    """Return a column with the output of pipeline `name` for the images of the set `prefix`, denormalized to uint8.
+
+    For the pipeline `detection`, boxes are outlined, and padding is cut off.
+    """
     size = {"shorter": SIDE, "longest": 2 * SIDE} if name == "detection" else {"image_size": SIDE}
     loader = dali_mix.build_loader(
         name,

@@ -55,7 +55,10 @@ def on_startup(**_: Any) -> None:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Read the package, check its docstrings, and add the API pages to the navigation."""
+    """Read the copied package, fill `_packages` and `_summaries`, and add the API pages to the navigation.
+
+    Raise PluginError if a public name has no docstring, or if `FRONT_DOOR` does not list the public names of dali_mix.
+    """
     package = griffe.load("dali_mix", search_paths=[COPY], try_relative_path=False, resolve_aliases=True)
     assert isinstance(package, griffe.Module)
     _packages.clear()
@@ -150,7 +153,11 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def relink(link: re.Match[str], source: str, page: str) -> str:
-    """Return a link in the file `source`, rewritten for `page`; only its text if the target is not on the site."""
+    """Return `link`, a match of `LINK` in the file `source`, as Markdown for the site's `page`.
+
+    A link to a file that is not on the site becomes its text. Links to other hosts, anchors of the same page and broken
+    links are unchanged.
+    """
     mark, text, address = link.groups()
     if re.match(r"[a-z]+:|#", address):
         return link.group()
@@ -167,12 +174,12 @@ def relink(link: re.Match[str], source: str, page: str) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Let long code in tables break after slashes, double colons and underscores, so that other columns fit."""
+    """Return `html` with optional line breaks after "/", "::" and "_" in long code in tables, so that columns fit."""
     return CELL.sub(lambda cell: LONG.sub(lambda code: re.sub(r"(/|::|_)(?=\w)", r"\1<wbr>", code[0]), cell[0]), html)
 
 
 class _Fetched(HTMLParser):
-    """Parser that collects the addresses on other hosts that a page would load."""
+    """Parser that collects in `found` the addresses on other hosts that a page would load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +212,7 @@ def of_style(text: str) -> list[str]:
 
 
 def on_post_build(config: MkDocsConfig, **_: Any) -> None:
-    """Fail if a page, style sheet or SVG file loads anything from the network."""
+    """Raise PluginError if a page, style sheet or SVG file of the site would load anything from another host."""
     for file in sorted(Path(config.site_dir).rglob("*")):
         found: list[str] = []
         if file.suffix in (".html", ".svg"):

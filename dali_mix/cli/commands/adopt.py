@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Adopt the files and print a summary of the set."""
+    """Write the manifest and a missing index of the set, print notices and, unless --quiet, a summary. Return 0."""
     classes = read_names(args.classes) if args.classes else None
     options = {name: getattr(args, name) for name in ("task", "reindex", "renumber", "skip_bad", "force")}
     with tqdm(unit="record", desc="adopt", disable=args.quiet or None) as bar:

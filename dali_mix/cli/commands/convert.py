@@ -1,4 +1,4 @@
-"""`dali-mix convert --from NAME IN OUT` or `--to NAME IN OUT`: convert published checkpoints to ours, or back."""
+"""`dali-mix convert --from NAME IN OUT` or `--to NAME IN OUT`: convert published checkpoints to our format, or back."""
 
 from __future__ import annotations
 
@@ -86,9 +86,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
-    """Return the state dict of IN, and whether IN is a checkpoint of a dali_mix run.
+    """Return (state dict of IN, True if it was read as a checkpoint of a dali_mix run). Print a summary of IN.
 
-    Raise FileNotFoundError if IN does not exist. Raise ValueError if --ema is set and IN is not such a checkpoint.
+    With --from and the name of another code, IN is never read as such a checkpoint. Raise FileNotFoundError if IN does
+    not exist. Raise ValueError if IN cannot be read, or if --ema is set and IN is not read as a checkpoint of a run
+    with averaged weights.
     """
     from dali_mix.engine.checkpoint.files import is_checkpoint
     from dali_mix.engine.checkpoint.trained import open_trained
@@ -113,8 +115,8 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
     """Return the model that `state` belongs to, recognized from its shapes and `model`, a name or "".
 
-    Raise ValueError if no model is recognized, or if its keys or shapes are not those of `state`. If `state` is from a
-    dali_mix run (`sure`) and `model` is "", return None instead of raising this error.
+    Raise ValueError if no model is recognized, or if the keys or shapes of the recognized model differ from those of
+    `state`. In both cases, return None instead if `state` is from a dali_mix run (`sure`) and `model` is "".
     """
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters

@@ -79,7 +79,7 @@ def driver_cuda() -> str | None:
 
 
 def check_disk(findings: Findings) -> None:
-    """Report the free disk space in the current folder."""
+    """Report the free space on the disk of the current folder, as a note if it is less than `LOW_DISK` bytes."""
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / 2**30:.1f} GiB free in {Path.cwd()}"
     if free < LOW_DISK:
@@ -89,7 +89,10 @@ def check_disk(findings: Findings) -> None:
 
 
 def check_shared_memory(findings: Findings) -> None:
-    """If Ray is installed, report whether /dev/shm is small for a worker pool (Docker's default is 64 MB)."""
+    """Print a note if Ray is installed and less than `LOW_SHARED` bytes are free in /dev/shm.
+
+    Worker pools keep images there. Docker's default size is 64 MB.
+    """
     if importlib.util.find_spec("ray") is not None and (free := shutil.disk_usage("/dev/shm").free) < LOW_SHARED:
         text = (
             f"{free >> 20} MB free in /dev/shm: little for `dali-mix serve`; in a container, docker run --shm-size=4g"
@@ -98,7 +101,7 @@ def check_shared_memory(findings: Findings) -> None:
 
 
 def check_batch(findings: Findings) -> None:
-    """Pack generated images, load a batch, and check its shape, labels, ids and brightness."""
+    """Pack generated images in a temporary folder, load a batch, and check its shape, labels, ids and brightness."""
     import numpy as np
     from PIL import Image
 
@@ -127,7 +130,7 @@ def check_batch(findings: Findings) -> None:
 
 
 def check_set(findings: Findings, prefix: str) -> None:
-    """Open a packed set, load one batch of it, and report the sizes of both."""
+    """Open the set at `prefix`, load a batch, and report the numbers of records and classes, and the batch's shape."""
     from dali_mix.loading import build_loader
     from dali_mix.recordio import RecordSet
 

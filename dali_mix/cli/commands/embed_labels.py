@@ -27,10 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file and print the class names that were spelled differently for BERT or GloVe.
+    """Write the embeddings to --out, and print the class names whose spelling was changed for BERT or GloVe. Return 0.
 
     Raise ValueError for options that do not fit together, or an --out that does not end in .npy. Raise FileExistsError
-    if the file exists and --force is not set.
+    if --out exists and --force is not set.
     """
     import numpy as np
 

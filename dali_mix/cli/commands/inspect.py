@@ -22,9 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a summary of the set, or one record. With --save, also write the record's encoded image to a file.
+    """Print a summary of the set or, with --record, one record. Return 0.
 
-    Raise ValueError for --save without --record, or a record that does not exist.
+    With --save, also write the record's encoded image to a file, whose folder is created if it is missing. Raise
+    ValueError for --save without --record, or a record that does not exist.
     """
     records = RecordSet(args.prefix)
     if args.record is None:

@@ -114,7 +114,10 @@ def _years(text: str) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pack the dataset and print a summary of the set. Raise the errors of `datasets.pack`."""
+    """Pack the dataset, print a summary of the set, and return the exit status: 0, or 1 if the pool of --cluster ends.
+
+    Raise ValueError for --shuffle with --no-shuffle, and the errors of `datasets.pack` and `service.connect`.
+    """
     if args.no_shuffle and args.shuffle is not None:
         raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
     return with_cluster("pack", args, partial(_pack, args))

@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that choose the recipe, changes to its values, the checkpoint and its weights."""
+    """Add RECIPE, --cfg-options, CHECKPOINT and --ema, which determine a model and its weights."""
     add_recipe(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a weight file")
     parser.add_argument("--ema", action="store_true", help="use the averaged weights")
@@ -138,7 +138,7 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
 
 
 def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
-    """Return a `Predictor` for the model named by the arguments, and the image files."""
+    """Return (`Predictor` for RECIPE and CHECKPOINT, image files found in IMAGE…). Print the predictor's notes."""
     from dali_mix.engine.inference.image_files import find_images
 
     config, files = load_values(args), find_images(args.images)
@@ -151,9 +151,10 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
 
 
 def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
-    """Return the config from `load_evaluated`.
+    """Return the config with which to evaluate CHECKPOINT (see `load_evaluated`).
 
-    If `shown` is True and values of the run are used, print the name of the file that they were read from.
+    If values of the run that wrote CHECKPOINT are used, print to stderr the file that contains them, unless `shown` is
+    False.
     """
     from dali_mix.engine.config.saved import load_evaluated
 
@@ -163,7 +164,7 @@ def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print lines to stderr."""
+    """Print each of `notes` as a line on stderr."""
     for note in notes:
         print(note, file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""`dali-mix profile`: show where a loader, or a run trained with `profile`, spends its time."""
+"""`dali-mix profile`: show where a loader, or a run whose recipe sets `profile`, spends its time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _of_loader(args: argparse.Namespace) -> dict[str, Any]:
-    """Load batches for --seconds, and return the measurements as the dict that `reports.profile` takes."""
+    """Load `WARM_UP` batches, then measure for --seconds. Return the figures as the dict `found` of `reports.profile`.
+
+    Raise ValueError unless --seconds is from 0.1 to 3600 and --batch-size at least 1.
+    """
     from dali_mix.engine.config.recipe_files import parse_option
     from dali_mix.loading import build_loader
     from dali_mix.loading.stats import LOADING

@@ -80,13 +80,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, option: str, *others: str) -> None:
-    """Raise ValueError if one of the options `others` is set together with `option`."""
+    """Raise ValueError if one of `others`, the options that `option` excludes, is set. Call it if `option` is set."""
     if others_set := [f"--{name}" for name in others if getattr(args, name) is not None]:
         raise ValueError(f"{option} cannot be combined with {others_set[0]}: leave one of them out")
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Set the defaults of `args`. Raise ValueError for invalid values."""
+    """Set missing --port, --threads, --decode and --workers in `args` to their defaults. Convert --memory to a float.
+
+    Raise ValueError for an invalid value, for --decode gpu without a GPU, or for more workers than GPUs.
+    """
     args.port = 6379 if args.port is None else whole("--port", args.port, 1, 65535)
     args.threads = 1 if args.threads is None else whole("--threads", args.threads, 1, 256)
     args.decode = args.decode or "cpu"
@@ -110,7 +113,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
-    """Run this machine's part of a pool until a signal is appended to `stopped`. Raise ValueError if the pool ends."""
+    """Run this machine's part of a pool until a signal handler appends to `stopped`, and return 0.
+
+    Raise ValueError for invalid options, if the pool cannot be started or joined, if Ray ends on this machine, or if
+    the joined pool is gone.
+    """
     _check(args)
     from dali_mix.service.cluster import command
     from dali_mix.service.node import Node

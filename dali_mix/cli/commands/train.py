@@ -50,9 +50,10 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End the process with status 75. This is the SIGTERM handler while `process_group.StopSignal` is not installed.
+    """Print that nothing was saved, and end the process at once with status 75.
 
-    It does not raise an exception, since libraries that are being imported could swallow or replace the exception.
+    This is the SIGTERM handler while `process_group.StopSignal` is not installed. It does not raise an exception, since
+    libraries that are being imported could swallow or replace the exception.
     """
     # The launcher (see `cli.rank`) prints this message once for all its ranks.
     if "DALI_MIX_RANKS" not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":

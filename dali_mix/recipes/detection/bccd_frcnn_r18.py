@@ -5,7 +5,7 @@ Command:  dali-mix pack voc --root BCCD --task detection --classes auto --split 
           dali-mix train detection/bccd_frcnn_r18 --work-dir work_dirs/bccd
 Hardware: 2 CPU cores
 Source:   Faster R-CNN with a feature pyramid (arXiv 1506.01497, 1612.03144), with a smaller backbone and head. The set
-          is the folder BCCD of github.com/Shenggan/BCCD_Dataset (MIT). No published figure for this size
+          is the folder BCCD of github.com/Shenggan/BCCD_Dataset (MIT). No published figure for this model
 Expected: AP50 ≥ 80% (86.1% after 4 epochs, in 7 minutes, with 120 photos of trainval and 40 of test). The backbone is a
           torchvision/resnet18 trained on CIFAR-10 with ResizeMix: 700 steps of 128 images, 64 pixels per side, top-1
           56.4%. The commands are in docs/detection.md. To load the backbone:

@@ -1,4 +1,4 @@
-"""Common settings of the CSRA recipes: the paper's protocol (arXiv 2108.02456, section 4) and the code's defaults."""
+"""Common settings of the CSRA recipes: CSRA's protocol (arXiv 2108.02456, section 4) and the defaults of its code."""
 
 pipeline = {
     "type": "multilabel",

@@ -1,4 +1,4 @@
-"""Common settings of the SpliceMix and SpliceMix-CL recipes: the paper's protocol (arXiv 2311.15200, section 4)."""
+"""Common settings of the SpliceMix and SpliceMix-CL recipes: SpliceMix's protocol (arXiv 2311.15200, section 4)."""
 
 pipeline = {"type": "multilabel", "image_size": 448, "crop": "multi-scale", "normalization": "imagenet"}
 batch_size = 32

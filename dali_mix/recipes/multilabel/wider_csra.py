@@ -2,8 +2,8 @@
 
 Command:  dali-mix train multilabel/wider_csra:{variant} --work-dir work_dirs/wider_csra_{variant}
 Hardware: 1 GPU
-Source:   CSRA (arXiv 2108.02456), table of results on WIDER-Attribute. The paper does not state the epochs for ViTs;
-          those of its ResNets are used
+Source:   CSRA (arXiv 2108.02456), table of results on WIDER-Attribute. The paper does not state the number
+          of epochs for ViTs, so its number for ResNets is used
 Expected: {expected}
 """
 
