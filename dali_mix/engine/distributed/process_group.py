@@ -60,14 +60,20 @@ class Ranks:
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Replace the buffers of `models` with rank 0's, since BatchNorm statistics differ between DDP ranks."""
+        """Copy rank 0's buffers of `models` to all other ranks, in place. Every rank must call it.
+
+        BatchNorm statistics, for example, differ between ranks under DDP.
+        """
         if self.world_size > 1:
             for model in models:
                 for buffer in model.buffers():
                     dist.broadcast(buffer, 0)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Average the gradients of `model` over ranks, in place. Needed after backward passes under DDP's `no_sync`."""
+        """Average the gradients of `model` over ranks, in place. Needed after backward passes under DDP's `no_sync`.
+
+        Every rank must call it, with gradients for the same parameters. Parameters without a gradient are omitted.
+        """
         if self.world_size > 1:
             for parameter in model.parameters():
                 if parameter.grad is not None:
@@ -175,9 +181,10 @@ class StopSignal:
         self.name = "SIGTERM"
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Record signal `number`; a handler for `signal.signal`.
+        """Record signal `number`; a handler for `signal.signal`. `frame` is not used.
 
-        Raise KeyboardInterrupt for Ctrl-C if a signal was already recorded.
+        If Ctrl-C is the first signal, rank 0 prints a notice to stderr. For Ctrl-C after another signal, raise
+        KeyboardInterrupt.
         """
         if number == signal.SIGINT:
             if self.asked:

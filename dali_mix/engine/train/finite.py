@@ -43,7 +43,10 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
-    """Return the name of the first tensor with NaN or infinity, or None; synchronizes with the device."""
+    """Return the name of the first floating-point tensor in `tensors` with NaN or infinity; None if there is none.
+
+    All other values are ignored. Synchronizes with the device.
+    """
     floating = {name: t for name, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()}
     if not floating or total_norm(floating.values()).isfinite():
         return None
