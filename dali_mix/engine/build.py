@@ -183,9 +183,10 @@ def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
 
 
 def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATION) -> None:
-    """Build all parts of a run but its loaders, with the model on the meta device, to find mistakes early.
+    """Build the pipelines, mixer, loss, scores, model, objective and optimizer of a run to find mistakes early.
 
-    The parts are discarded. A user's optimizer is not checked, since its function is called only once, for the run.
+    The model and the optimizer are built on the meta device, and all objects are discarded. A user's optimizer is not
+    checked, since the function that returns it is called only once, for the run.
 
     Args:
         config: the run's settings.
@@ -276,7 +277,7 @@ def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:
     """Seed torch's default generators, and return the recipe's model on the CPU. A user's module is returned unchanged.
 
-    The generators' seed depends only on the recipe's `seed`, so that initial weights are the same on every rank. Raise
+    Initial weights are the same on every rank, since the seed is derived from the recipe's `seed` alone. Raise
     ValueError for an unknown name or option, and for a user's object that is not a module.
     """
     torch.manual_seed(derive_seed(INIT, config.seed))
@@ -318,9 +319,9 @@ def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def weight_files(config: RunConfig) -> dict[str, str]:
-    """Return part of the model → weight file named in a recipe.
+    """Return a dict from parts of the model to the weight files that a recipe names for them.
 
-    The part is "" for the full model, or "backbone". Parts without a file are omitted.
+    The parts are "" (the full model) and "backbone". Parts without a file are omitted.
     """
     backbone = config.model.get("backbone")
     inner = backbone.get("weights") if isinstance(backbone, dict) else None

@@ -310,10 +310,9 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
 
 
 def _other_pipeline(trainer: Trainer) -> Iterator[str]:
-    """Yield a warning if the user's training loader has another pipeline than the recipe, by name, size, mean or std.
+    """Yield a warning if the pipeline of a user's training loader differs from the recipe's in name, size, mean or std.
 
-    Yield nothing for a loader without a pipeline. The recipe's pipeline is still used by mixers, in prediction, and in
-    the evaluation of the recipe's `val_set`.
+    The recipe's pipeline is still used by mixers, in prediction, and in the evaluation of the recipe's `val_set`.
     """
     given = getattr(trainer.parts.train_loader, "pipeline", None)
     if not is_object(trainer.config.train_set) or not isinstance(given, Pipeline):

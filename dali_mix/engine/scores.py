@@ -89,7 +89,10 @@ class MultiLabelScores(Scores):
         self.metrics.update(outputs, targets, ids.to(outputs.device))
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """Combine the ranks. Return the scores "mAP", "CP", … "OF1_top3" by name, in percent, equal on every rank."""
+        """Gather the samples of all ranks, set `details`, and return the scores, equal on every rank.
+
+        The scores are in percent, by name: "mAP", "CP", … "OF1_top3". It can be called only once.
+        """
         self.metrics.gather()
         self.details = self.metrics.compute()
         return {name: 100.0 * value for name, value in self.details.items() if isinstance(value, float)}

@@ -60,8 +60,8 @@ class Trained:
     def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
         """Raise ValueError if the file stores a task other than `task`, or class names other than `classes`.
 
-        `task` and `classes` are those of a set, called `where` in messages. A file without a task or class names fits
-        any set.
+        `task` and `classes` are those of a set, called `where` in messages. What the file does not store is not
+        compared.
         """
         ours = self.classes
         if self.task not in ("", task):
@@ -163,8 +163,8 @@ def _values(state: dict[str, Any]) -> dict[str, Any]:
 def _of_scores(values: dict[str, Any]) -> dict[str, Any]:
     """Return the recipe values that `warn_of_values` compares, by dotted key.
 
-    These are the values of `model`, without weight files of its parts, and of `pipeline`. Values in `val_pipeline` have
-    keys "pipeline.NAME" too, and replace those in `pipeline`.
+    These are the values of `model`, without weight files of its parts, and of `pipeline`. Values in `val_pipeline`
+    replace those in `pipeline`, under the same keys "pipeline.NAME".
     """
     found: dict[str, Any] = {}
     for outer in ("pipeline", "val_pipeline", "model"):

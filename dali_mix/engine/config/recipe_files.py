@@ -121,9 +121,9 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def recipe_text(recipe: str) -> str:
-    """Return the text of a recipe's file. For a variant, the placeholders in the file's docstring are filled in.
+    """Return the text of a recipe's file. For a variant, fill in the "{field}" placeholders in the file's docstring.
 
-    Their values are the entries of the variant's "about" and, for "{variant}", its name. Raise the errors of
+    The values are the entries of the variant's "about" and, for "{variant}", its name. Raise the errors of
     `find_recipe`, and KeyError for an unknown variant.
     """
     path, variant = find_recipe(recipe)
@@ -222,9 +222,7 @@ def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) ->
     List items are addressed by index. A dict on the path that is missing or None is created, at the top level with the
     key's default. If the model's backbone or head is only a name, it becomes {"type": name} before a key in it is set.
 
-    Raises:
-        ValueError: a key passes through a value that is neither a dict nor a list, or its index into a list is not a
-            number or is out of range.
+    Raise ValueError if a key passes through a value that is neither a dict nor a list, or has an invalid list index.
     """
     merged = copied(values)
     for dotted, value in options:
@@ -255,10 +253,7 @@ def _key(parent: Any, part: str, dotted: str) -> Any:
 
 
 def recipe_name(recipe: str | Path) -> str:
-    """Return the name of `recipe` for config.json: the name of a bundled recipe, or the absolute path of a file.
-
-    For a variant, it ends in ":VARIANT". Raise the errors of `find_recipe`.
-    """
+    """Return the recipe name for config.json: a bundled name or an absolute path, with ":VARIANT" for a variant."""
     path, variant = find_recipe(recipe)
     bundled = path.is_relative_to(RECIPES)
     file = path.relative_to(RECIPES).with_suffix("").as_posix() if bundled else str(path)
@@ -266,10 +261,7 @@ def recipe_name(recipe: str | Path) -> str:
 
 
 def code_named(value: Any, where: str = "") -> dict[str, str]:
-    """Return dotted key → value of every "type" in `value`, at any depth, that has the form "module:name".
-
-    where: the dotted key of `value` itself, with which the returned keys begin.
-    """
+    """Return dotted key → value of every `type` of the form "module:name" in `value`. Keys begin with `where`."""
     if isinstance(value, str):
         return {where: value} if ":" in value and where.rpartition(".")[2] == "type" else {}
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()

@@ -136,18 +136,12 @@ class RunConfig:
 
     @cached_property
     def checkpoints(self) -> CheckpointOptions:
-        """Return the dict `checkpoint` as `CheckpointOptions`, with defaults filled in.
-
-        Raise ValueError for an unknown key or an invalid value.
-        """
+        """Return `checkpoint` as `CheckpointOptions` with defaults filled in. Raise ValueError if it is invalid."""
         return make(CheckpointOptions, self.checkpoint, "checkpoint", "checkpoint.")
 
     @cached_property
     def loading(self) -> LoaderOptions:
-        """Return the dict `loader` as `LoaderOptions`, with defaults filled in.
-
-        Raise ValueError for an unknown key or an invalid value.
-        """
+        """Return `loader` as `LoaderOptions` with defaults filled in. Raise ValueError if it is invalid."""
         return make(LoaderOptions, self.loader, "loader", "loader.")
 
     @cached_property
@@ -159,10 +153,7 @@ class RunConfig:
 
     @cached_property
     def pool(self) -> ServiceOptions | None:
-        """Return `service` as `ServiceOptions`, with defaults filled in; None if `service` is None (no worker pool).
-
-        If `service` is a string, it is the address.
-        """
+        """Return `service`, a dict or an address, as `ServiceOptions`, with defaults filled in; None if it is None."""
         if self.service is None:
             return None
         values = {"address": self.service} if isinstance(self.service, str) else self.service

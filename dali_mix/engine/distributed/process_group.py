@@ -49,14 +49,17 @@ class Ranks:
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's picklable `value`, in rank order. All ranks wait for each other."""
+        """Return every rank's picklable `value`, in rank order. Every rank must call it, and waits for all others."""
         found = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(found, value)
         return found
 
     def exchange(self, name: str, value: str) -> list[str]:
-        """Return every rank's `value` in rank order, exchanged through the store. Each `name` can be used only once."""
+        """Return every rank's `value` in rank order, exchanged through the store. Every rank must call it.
+
+        Each `name` can be used only once, since the store keeps its values.
+        """
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
 
     def share_buffers(self, *models: nn.Module) -> None:
@@ -84,7 +87,7 @@ def pick_device(name: str) -> torch.device:
     """Return the torch device for a recipe's `device`. "auto" is this rank's GPU if there is a GPU, else the CPU.
 
     Raises:
-        ValueError: "cuda" on a machine without a GPU, or a machine with several GPUs that has fewer GPUs than ranks.
+        ValueError: "cuda" on a machine without a GPU, or several GPUs, but none for this process's local rank.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:

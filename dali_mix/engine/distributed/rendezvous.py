@@ -85,7 +85,9 @@ class Rendezvous:
             self.store.set(f"host/{rank}", self.host)
 
     def exchange(self, name: str, value: str) -> list[str]:
-        """Exchange `value` with the other ranks and return all values in rank order. Each name can be used only once.
+        """Exchange `value` with the other ranks and return all values in rank order.
+
+        Each name can be used only once, since the store keeps its values.
 
         Raises:
             RankLost: another rank failed meanwhile, or rank 0 exited.
@@ -109,7 +111,7 @@ class Rendezvous:
     def compare(self, values: dict[str, str]) -> None:
         """Raise ValueError if `values` (name → value) are not equal on all ranks. It can be called only once.
 
-        After the exchange, the time to wait for other ranks in a later exchange starts again.
+        The time limit for later exchanges starts when all ranks have sent their values.
 
         Raises:
             ValueError: values differ; the message lists the values, and which ranks have them.

@@ -89,10 +89,12 @@ def _path(given: Any) -> Path:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Return the image files in `folder` and its subfolders, sorted, except those that `no_data` recognizes.
+    """Return the image files in `folder` and its subfolders, sorted.
 
-    Log a warning with the number of image files of unsupported formats. Raise ValueError if no image file is found, and
-    OSError if a folder cannot be read.
+    Files and subfolders that `no_data` recognizes are omitted. Log a warning with the number of image files of
+    unsupported formats.
+
+    Raise ValueError if no image file is found, and OSError if a folder cannot be read.
     """
     found: list[Path] = []
     others: Counter[str] = Counter()

@@ -46,10 +46,12 @@ class Callback:
 
 
 def user_callbacks(callbacks: Any) -> list[Any]:
-    """Return the user's callbacks as a list. `callbacks` is a function, an object with methods in `HOOKS`, or several.
+    """Return the user's callbacks as a list.
 
     Raise ValueError for a class, for an object that is neither callable nor has a method in `HOOKS`, and for a function
     or method that cannot be called with one argument, the trainer.
+
+    callbacks: a function, an object with methods in `HOOKS`, or an iterable of such functions and objects.
     """
     single = callable(callbacks) or any(hasattr(callbacks, hook) for hook in HOOKS)
     if not single and (isinstance(callbacks, str) or not isinstance(callbacks, Iterable)):

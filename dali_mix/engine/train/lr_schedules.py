@@ -29,7 +29,7 @@ def cosine(total: int, *, lr: float, min_lr: float = 0.0) -> Factor:
 
 
 def step_decay(milestones: Sequence[int], gamma: float = 0.1) -> Factor:
-    """Return a schedule with factor `gamma` ** n at a step, where n is the number of `milestones` up to that step."""
+    """Return a schedule with factor `gamma` ** n, where n is the number of `milestones` at or before the step."""
     return lambda step: gamma ** sum(step >= milestone for milestone in milestones)
 
 

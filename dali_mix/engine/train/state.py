@@ -87,10 +87,10 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
 
 def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Load the optimizer's state, and return an empty list of messages.
+    """Load the optimizer's state from `state`. If it does not fit, keep the initial state.
 
-    If the state does not fit, keep the initial state and return a list with one message. With `resume_strict`, raise
-    ValueError instead.
+    Return a list of messages: one if the initial state is kept, otherwise none. With `resume_strict`, raise ValueError
+    for a state that does not fit.
 
     before: the recipe values of the run that saved `state`.
     """

@@ -64,7 +64,7 @@ class StepProfile:
         """Mark the start of a step. Start profiling if this is the first step to profile.
 
         Args:
-            done: number of steps of the run before this step. Steps to profile are counted from the first call.
+            done: number of steps of the run before this step. The steps in `options` are counted from the first call.
             loader: the training loader, whose `stats` are reset if profiling starts.
         """
         self._before = done if self._before is None else self._before
@@ -87,7 +87,7 @@ class StepProfile:
         self._images += images if self._clock is not None else 0
 
     def complete(self, done: int) -> bool:
-        """Return True if step number `done` of the run, which is finished, is the last step to profile."""
+        """Return True if step `done` of the run is the last step to profile."""
         return self._options is not None and done - (self._before or 0) == self._options.last
 
     def finish(self, done: int, loader: Any) -> str:

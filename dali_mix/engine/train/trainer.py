@@ -254,7 +254,7 @@ class Trainer:
         self._skipped[id(loader)] = len(skipped)
 
     def train_step(self, batches: Iterator[Batch]) -> bool:
-        """Take one optimizer step on the next `accumulate` batches, or on those left in the epoch. Return True.
+        """Take one optimizer step on the next `accumulate` batches, or on fewer at the end of an epoch. Return True.
 
         Return False, without a step, if `batches` is exhausted.
         """
@@ -414,7 +414,7 @@ class Trainer:
         self.step += 1
 
     def record(self, numbers: StepNumbers | None) -> None:
-        """Check a step's numbers, and add its loss and stop request to the log interval; do nothing for None.
+        """Check a step's `numbers`, and add the loss and stop request to the log interval; do nothing for None.
 
         Raise NonFinite on every rank if one of the step's numbers is not finite, or the loss scale is below 1.
         """

@@ -32,7 +32,7 @@ class Watch:
         self._ids: dict[int, list[Tensor]] = {}
 
     def note(self, step: int, ids: Tensor) -> None:
-        """Note that this rank trains on the records `ids` (B,) in `step`, in addition to those noted for `step` before.
+        """Add `ids` (B,) to the records on which this rank trains in `step`.
 
         Only the records of `step` and of the two steps before it are kept.
         """
