@@ -37,6 +37,12 @@ class Loader(Protocol):
     """The loader interface that the engine needs. Loaders from `dali_mix.build_loader` implement it.
 
     Batches must not share memory, since in-place mixers modify them.
+
+    Attributes:
+        epoch: number of the current epoch, from 0; increased when the last batch of an epoch is yielded.
+        global_size: planned number of records in the last batch yielded, summed over ranks.
+        global_batch_size: number of records in a full batch, summed over ranks.
+        dataset: has `len()` and a dict `metainfo` with the "classes" and, optionally, "task" and "fingerprint".
     """
 
     @property

@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _nan(outputs: Any) -> Tensor:
-    """Return (B,) bool: for each image, True if its logits contain NaN, or if a detector's outputs for it are not finite."""
+    """Return (B,) bool: True for an image whose logits contain NaN, or whose outputs of a detector are not finite."""
     if isinstance(outputs, Tensor):
         return outputs.isnan().flatten(1).any(1)
     return torch.stack([~one["finite"] for one in outputs])

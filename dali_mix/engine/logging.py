@@ -190,7 +190,10 @@ class Report:
             self._visualizer.add_scalars(scalars, step=step)
 
     def ids(self, rank: int, step: int, ids: list[int]) -> None:
-        """Append the record numbers that this rank trained on in a step to ids-rankN.jsonl. Works on every rank."""
+        """Append the record numbers `ids` that this rank trained on in `step` to ids-rankN.jsonl, where N is `rank`.
+
+        Every rank writes its own file.
+        """
         if self._ids is None:
             self._ids = LineFile(self.work_dir / f"ids-rank{rank}.jsonl", "a")
         self._ids.write(json_text({"step": step, "ids": ids}))

@@ -85,7 +85,7 @@ def _refuses_one(config: RunConfig, num_classes: int) -> bool:
 
 
 def held_by_step(model: nn.Module, images: Tensor) -> int:
-    """Return the bytes a training forward pass keeps for the backward pass, excluding weights."""
+    """Run `model` on `images`, and return the bytes that autograd keeps for the backward pass, excluding weights."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     held: dict[int, Any] = {}
 
@@ -102,7 +102,10 @@ def held_by_step(model: nn.Module, images: Tensor) -> int:
 
 
 def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
-    """Return the largest number of bytes that the inputs and output of a single layer take in evaluation."""
+    """Run `model` on `images` without gradients, and return the bytes of the largest inputs and output of one layer.
+
+    A layer is a module without submodules. Its inputs and its output count together.
+    """
     most = 0
 
     def measure(module: nn.Module, inputs: Any, output: Any) -> None:

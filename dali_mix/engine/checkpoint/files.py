@@ -221,12 +221,13 @@ class CheckpointFolder:
         save_checkpoint(self.path / "best.pt", state)
 
     def newest(self) -> int | None:
-        """Return the step of the newest undamaged checkpoint; None if there are no checkpoints.
+        """Return the step of the newest undamaged checkpoint; None if there are neither checkpoints nor `latest`.
 
-        Damaged checkpoints that are newer than it are renamed to *.damaged, with a warning.
+        Damaged checkpoints that are newer than it are renamed to *.damaged, with a warning. `latest` is not used, but a
+        warning is issued if it names no file in the folder.
 
         Raises:
-            ValueError: all checkpoints are damaged, or only `latest` exists.
+            ValueError: all checkpoints are damaged (and have been renamed), or only `latest` exists.
         """
         # Checkpoints are found by name and checked by sha256. `latest` is for people and other programs. If it is
         # missing or empty, or names no file, this causes only a warning. Damaged files are renamed to *.damaged, since

@@ -155,7 +155,10 @@ class Predictor:
         self.autocast = Precision(config.amp, self.device).autocast
 
     def load(self, paths: Sequence[Path], unreadable: list[Unreadable]) -> Iterator[Seen]:
-        """Yield batches of files on the model's device; append unreadable files to `unreadable`."""
+        """Yield batches of the image files `paths`, on the model's device.
+
+        Files that cannot be read are skipped and appended to `unreadable`.
+        """
         return load_images(self.config, paths, self.device, unreadable)
 
     def scores(self, logits: Tensor) -> Tensor:

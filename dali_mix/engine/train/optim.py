@@ -131,8 +131,10 @@ def build_optimizer(
 def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
     """Return the user's optimizer, or the optimizer that the user's function returns for the parameters to train.
 
-    Each group gets a "base_lr". Raise ValueError if the optimizer lacks a trainable parameter of the model, has a
-    parameter that is not the model's, has a group without "lr", or evaluates the loss in its step.
+    Each group gets a "base_lr", by default its "lr". Raise ValueError if the optimizer lacks a trainable parameter of
+    the model, has a parameter that is not the model's, has a group without "lr", or evaluates the loss in its step.
+    Also raise ValueError if `given` is neither an optimizer nor a function, or the function fails or returns another
+    type.
     """
     if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is a function too
         wanted = "a torch.optim.Optimizer or a function that returns one"
