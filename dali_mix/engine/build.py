@@ -37,6 +37,12 @@ class Loader(Protocol):
     """The loader interface that the engine needs. Loaders from `dali_mix.build_loader` implement it.
 
     Batches must not share memory, since in-place mixers modify them.
+
+    Attributes:
+        epoch: number of the current epoch, from 0; increased when the last batch of an epoch is yielded.
+        global_size: planned number of records in the last batch yielded, summed over ranks.
+        global_batch_size: number of records in a full batch, summed over ranks.
+        dataset: has `len()` and a dict `metainfo` with the "classes" and, optionally, "task" and "fingerprint".
     """
 
     @property
@@ -80,14 +86,13 @@ class Parts:
 
 
 def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
-    """Open the sets of a recipe, with cheap checks only.
+    """Open the sets of a recipe, with cheap checks only, and return them by name.
+
+    The keys are "train_set" and "val_set", the latter only if the recipe has one.
 
     Args:
         config: the run's settings.
         train: also open the training set; evaluation needs only the `val_set`.
-
-    Returns:
-        the sets, with the keys "train_set" and "val_set".
 
     Raises:
         FileNotFoundError: a set does not exist.
@@ -129,9 +134,11 @@ def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, in
 
 
 def open_set(config: RunConfig, *, train: bool) -> Dataset:
-    """Return the recipe's `train_set` or `val_set`, opened by the worker pool if the recipe sets `service`.
+    """Return the recipe's `train_set` or, if `train` is False, its `val_set`, which must not be None.
 
-    For a user's loader, return its dataset. Raise FileNotFoundError or ValueError if the set cannot be opened.
+    It is opened by the worker pool if the recipe sets `service`. For a user's loader, return the loader's dataset.
+
+    Raise FileNotFoundError or ValueError if the set cannot be opened.
     """
     prefix = config.train_set if train else config.val_set
     assert prefix is not None
@@ -182,7 +189,10 @@ def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
 
 
 def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATION) -> None:
-    """Build the cheap parts (pipelines, mixer, loss, and the model on the meta device) to find mistakes early.
+    """Build the pipelines, mixer, loss, scores, model, objective and optimizer of a run to find mistakes early.
+
+    The model and the optimizer are built on the meta device, and all objects are discarded. A user's optimizer is not
+    checked, since the function that returns it is called only once, for the run.
 
     Args:
         config: the run's settings.
@@ -230,15 +240,18 @@ def build_pipeline(config: RunConfig, train: bool) -> pipelines.Pipeline:
 
 
 def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | None]:
-    """Return the training loader, and the evaluation loader if the recipe names a `val_set`."""
+    """Return (training loader, evaluation loader). The second is None if the recipe names no `val_set`.
+
+    A user's loader is returned unchanged. Raise the errors of `build_split`.
+    """
     train_loader = build_split(config, ranks, train=True)
     return train_loader, build_split(config, ranks, train=False) if config.val_set is not None else None
 
 
 def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
-    """Return the loader of the recipe's `train_set`, or of its `val_set` if `train` is False.
+    """Return the loader of the recipe's `train_set` or, if `train` is False, of its `val_set`.
 
-    The loader of the `val_set` keeps an incomplete last batch.
+    An evaluation loader never drops an incomplete last batch.
 
     A user's loader is returned unchanged. Raise ValueError if it does not fit the run (see `check_share`).
     """
@@ -268,9 +281,10 @@ def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
 
 
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """Return the recipe's model on the CPU, with the same initial weights on every rank.
+    """Seed torch's default generators, and return the recipe's model on the CPU. A user's module is returned unchanged.
 
-    A user's module is returned unchanged. Raise ValueError for an unknown name or option.
+    Initial weights are the same on every rank, since the seed is derived from the recipe's `seed` alone. Raise
+    ValueError for an unknown name or option, and for a user's object that is not a module.
     """
     torch.manual_seed(derive_seed(INIT, config.seed))
     options = dict(config.model)
@@ -293,9 +307,9 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
 def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return a recipe's model options as keywords for `models.build_multilabel` or `models.build_detector`.
 
-    A part in `names` (a backbone or head) is a name, or a dict with a "type" and options. It is split into PART, the
-    type, and PART_options. The backbone's `weights` are omitted, since `load_files` loads them. Raise ValueError for a
-    part without a type, or if `options` already contain PART_options.
+    Each part in `names`, a backbone or head, is a name or a dict with a "type" and options. Two keywords replace it:
+    PART for the type, and PART_options for a dict of the options. The backbone's `weights` are omitted, since
+    `load_files` loads them. Raise ValueError for a part without a type, or if `options` already contain PART_options.
     """
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:
@@ -311,7 +325,10 @@ def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def weight_files(config: RunConfig) -> dict[str, str]:
-    """Return the weight files named in a recipe, by the part of the model they belong to ("" for the full model)."""
+    """Return a dict from parts of the model to the weight files that a recipe names for them.
+
+    The parts are "" (the full model) and "backbone". Parts without a file are omitted.
+    """
     backbone = config.model.get("backbone")
     inner = backbone.get("weights") if isinstance(backbone, dict) else None
     return {part: path for part, path in (("", config.weights), ("backbone", inner)) if path}
@@ -320,7 +337,10 @@ def weight_files(config: RunConfig) -> dict[str, str]:
 def build_objective(
     config: RunConfig, model: nn.Module, loss: nn.Module | None, mixer: mixers.Mixer | None
 ) -> Objective:
-    """Return the recipe's objective for this model and loss. Raise ValueError if they are incompatible."""
+    """Return the recipe's objective, built with `model` and `loss`.
+
+    Raise ValueError for an unknown name or option, or if the objective is incompatible with `model`, `loss` or `mixer`.
+    """
     options = dict(config.objective)
     kind = choice("objective.type", options.pop("type"), OBJECTIVES)
     if kind == "MaskedSupervision":
@@ -379,7 +399,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
-    """Move the model to the rank's device and return it, with the recipe's `sync_bn`, `channels_last` and `compile`.
+    """Move `model` to the rank's device, apply the recipe's `sync_bn`, `channels_last` and `compile`, and return it.
 
     `channels_last` is applied on a GPU only, and `sync_bn` only with several ranks.
 

@@ -30,7 +30,10 @@ _TORCH: dict[type[nn.Module], frozenset[TargetKind]] = {
 
 
 def accepted(loss: nn.Module) -> Collection[TargetKind] | None:
-    """Return the kinds of targets that `loss` accepts, or None if they are not known."""
+    """Return the kinds of targets that `loss` accepts: its attribute `accepts` or, for a torch loss, those in `_TORCH`.
+
+    Return None if neither lists any. Callers then assume that `loss` accepts every kind.
+    """
     return getattr(loss, "accepts", None) or _TORCH.get(type(loss))
 
 
@@ -38,12 +41,12 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
     """Raise ValueError if `task`, `mixer` and `loss` do not agree on the targets. The message suggests alternatives.
 
     Args:
-        task: task of the sets.
-        mixer: the mixer, or None. It must support boxes if and only if the task has boxes.
-        loss: the loss, or None for objective Detection. It must be None if and only if the task has boxes. Its
-            attribute `accepts` lists the kinds of targets that it accepts (`ops.targets.TargetKind`). Five of torch's
-            losses need no such attribute. Any other loss without it is not checked.
-        evaluates: whether the loss is also computed on unmixed targets, in evaluation.
+        task: the task of the sets.
+        mixer: None, or a mixer that must support boxes if and only if the task has boxes.
+        loss: must be None (objective Detection) if and only if the task has boxes. A loss must accept the targets that
+            training uses: the set's targets, after mixing if there is a mixer. Its attribute `accepts` may list only
+            kinds in `ops.targets.TargetKind`. A loss for which `accepted` returns None is not checked.
+        evaluates: True if the loss must also accept the set's unmixed targets, since an evaluation uses them.
     """
     if task.boxes != (loss is None):
         raise ValueError(

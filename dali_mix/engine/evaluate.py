@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _nan(outputs: Any) -> Tensor:
-    """Return (B,) bool: True if an image's logits contain NaN, or if a detector's outputs for it are not finite."""
+    """Return (B,) bool: True for an image whose logits contain NaN, or whose outputs of a detector are not finite."""
     if isinstance(outputs, Tensor):
         return outputs.isnan().flatten(1).any(1)
     return torch.stack([~one["finite"] for one in outputs])
@@ -104,10 +104,13 @@ _NAMED = 5
 
 
 def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
-    """Raise NonFiniteScores on every rank if `_nan` is True for any record; synchronizes with the device.
+    """Raise NonFiniteScores on every rank if `_nan` is True for a record on any rank.
+
+    The message has the number of such records and names up to five. Every rank must call it, since the records are
+    gathered. Synchronizes with the device.
 
     Args:
-        seen: for each batch, record numbers (B,) and the result of `_nan`, (B,) bool.
+        seen: for each batch of this rank, record numbers (B,) and the result of `_nan`, (B,) bool.
     """
     ids = torch.cat([ids[nan.to(ids.device)] for ids, nan in seen]) if seen else torch.zeros(0, dtype=torch.int64)
     found = ranks.gather((len(ids), ids[:_NAMED].tolist()))

@@ -40,7 +40,9 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
 
 
 def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return (line, parsed record) pairs of a .jsonl file, omitting empty lines and a truncated last line.
+    """Return (line, record) pairs of a .jsonl file. `line` ends in a newline, and the record is the JSON object in it.
+
+    Empty lines, and a last line that is truncated (without a newline), are omitted.
 
     Raises:
         ValueError: a line is not a JSON object with a step; the message contains the line number.
@@ -62,7 +64,10 @@ def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite a .jsonl file, if it exists, with only the records for which `wanted` returns True."""
+    """Remove the records for which `wanted(record)` is False from a .jsonl file. Do nothing if the file does not exist.
+
+    Raise the errors of `read_records`, and OSError if the file could not be written.
+    """
     if path.is_file():
         write_text(path, "".join(line for line, record in read_records(path) if wanted(record)))
 
@@ -75,7 +80,7 @@ class LineFile:
         self._file = path.open(mode, encoding="utf-8", buffering=1)
 
     def write(self, line: str) -> None:
-        """Append `line` and a newline. Raise OSError, naming the file, on failure."""
+        """Append `line` and a newline. On failure, close the file and raise OSError with a message that names it."""
         try:
             self._file.write(line + "\n")
         except OSError as error:
@@ -116,12 +121,16 @@ class Report:
         self._backends = visualizer
 
     def open(self, resumed_at: int | None, *, logged: bool = True) -> None:
-        """Open the files. A resumed run removes the records after its checkpoint; a new run starts with empty files.
+        """Open train.log, metrics.jsonl and the visualizer's backends on the main rank. Do nothing on other ranks.
+
+        A new run starts with empty files, and removes the ids-rankN.jsonl of all ranks. A resumed run appends to
+        train.log, and removes from the .jsonl files the records after its checkpoint and the evaluation at its step,
+        which is repeated.
 
         Args:
             resumed_at: the step of the checkpoint from which the run continues; None for a new run.
             logged: whether the log interval that ends at that step was logged before the checkpoint was saved. If not,
-                it is logged after resuming.
+                it is logged after resuming, so a record of it is removed.
         """
         if not self.main:
             return
@@ -168,7 +177,10 @@ class Report:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  WARNING: {text}")
 
     def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Write a record to metrics.jsonl and to the visualizer's backends."""
+        """Write a record with `values` to metrics.jsonl, and `values` except "epoch" to the visualizer's backends.
+
+        Do nothing on ranks other than the main rank. `kind` is "train" or "val" (see the class).
+        """
         if not self.main:
             return
         if self._metrics is not None:
@@ -178,7 +190,10 @@ class Report:
             self._visualizer.add_scalars(scalars, step=step)
 
     def ids(self, rank: int, step: int, ids: list[int]) -> None:
-        """Append the record numbers that this rank trained on in a step to ids-rankN.jsonl. Works on every rank."""
+        """Append the record numbers `ids` that this rank trained on in `step` to ids-rankN.jsonl, where N is `rank`.
+
+        Every rank writes its own file.
+        """
         if self._ids is None:
             self._ids = LineFile(self.work_dir / f"ids-rank{rank}.jsonl", "a")
         self._ids.write(json_text({"step": step, "ids": ids}))

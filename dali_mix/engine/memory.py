@@ -61,7 +61,11 @@ def check_evaluation(config: RunConfig, num_classes: int, world_size: int, devic
 
 
 def _on_meta(config: RunConfig, num_classes: int, count: int, train: bool) -> tuple[nn.Module, Tensor]:
-    """Return the recipe's model and `count` images on the meta device."""
+    """Return the recipe's model and `count` images, (count,3,H,W) zeros, on the meta device.
+
+    The size is that of the pipeline's output. The model is in training mode if `train`, else in evaluation mode. A
+    user's model is copied. An error of a model that does not run on the meta device is not caught.
+    """
     height, width = build_pipeline(config, train).fixed_size
     if is_object(config.model["type"]):
         model = copy.deepcopy(build_model(config, num_classes)).to("meta")
@@ -81,7 +85,7 @@ def _refuses_one(config: RunConfig, num_classes: int) -> bool:
 
 
 def held_by_step(model: nn.Module, images: Tensor) -> int:
-    """Return the bytes a training forward pass keeps for the backward pass, excluding weights."""
+    """Run `model` on `images`, and return the bytes that autograd keeps for the backward pass, excluding weights."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     held: dict[int, Any] = {}
 
@@ -98,7 +102,10 @@ def held_by_step(model: nn.Module, images: Tensor) -> int:
 
 
 def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
-    """Return the largest number of bytes that the inputs and output of a single layer take in evaluation."""
+    """Run `model` on `images` without gradients, and return the bytes of the largest inputs and output of one layer.
+
+    A layer is a module without submodules. Its inputs and its output count together.
+    """
     most = 0
 
     def measure(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -138,9 +145,15 @@ def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: int) -> None:
-    """Raise ValueError if a batch of `count` records needs more than the free memory.
+    """Raise ValueError if the processes of this machine need more than the free memory for a step or evaluation batch.
 
-    accumulate: number of micro-batches per step; 0 for an evaluation.
+    Nothing is raised if the model does not run on the meta device, or if the free memory is unknown.
+
+    Args:
+        config: the run's settings.
+        num_classes: number of classes of the sets.
+        count: number of images in each process's micro-batch or evaluation batch.
+        accumulate: number of micro-batches per step; 0 for an evaluation.
     """
     free, train = free_memory(), accumulate > 0
     try:
@@ -179,7 +192,10 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
 
 @contextmanager
 def explaining(config: RunConfig) -> Iterator[None]:
-    """Re-raise a torch error in the block as a ValueError that says what to do, if a recipe setting can avoid it."""
+    """Raise certain errors in the block again as a ValueError that says which recipe setting avoids them.
+
+    These are the RuntimeErrors and ValueErrors that `_explanation` recognizes. All other errors are unchanged.
+    """
     try:
         yield
     except (RuntimeError, ValueError) as error:

@@ -20,10 +20,11 @@ _PACKAGES = ("torchvision", "timm", "numpy", "nvidia-dali-cuda120", "nvidia-dali
 
 
 def provenance() -> dict[str, Any]:
-    """Return a dict of "versions" (of dali_mix, Python and packages that affect results), "commit" and "command".
+    """Return a dict of "versions", "commit" and "command" of this process, for config.json.
 
-    The commit is that of dali_mix's checkout, with "-dirty" if files were modified; None for an installed package, or
-    without git.
+    "versions" is a dict from dali_mix, Python and the packages that affect results to their versions. "commit" is that
+    of dali_mix's checkout, with "-dirty" if files were modified; None for an installed package, or without git.
+    "command" is the command line as text.
     """
     found = {"dali_mix": __version__, "python": platform.python_version(), **versions()}
     return {"versions": found, "commit": _commit(), "command": shlex.join(sys.argv)}

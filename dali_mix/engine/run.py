@@ -159,6 +159,9 @@ def train(
 def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
     """Lock `work_dir` on the main rank for the block, and check that all ranks see the same folder.
 
+    The main rank creates the folder if it is missing, and locks the file `.lock` in it. On a file system without locks,
+    it only writes the file.
+
     Raise BlockingIOError if another run has locked it, and ValueError if the ranks see different folders.
     """
     token = ""
@@ -205,9 +208,16 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
 
 
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
-    """Restore the checkpoint of `step` unless `step` is None, write config.json, and log how the run starts.
+    """Restore the checkpoint of `step`, if any, open the log, write config.json, and log how the run starts.
 
-    Raise ValueError if the checkpoint cannot be restored, and NonFinite for weights that are not finite.
+    Args:
+        trainer: the trainer, which is changed in place.
+        step: step of the checkpoint to resume from; None to start a new run.
+        resume: "no", "must" or "auto"; with "auto", a new run is noted in the log.
+        recipe: the name of the recipe for config.json; None to omit it.
+
+    Raises:
+        ValueError: the checkpoint cannot be restored; or, as `NonFinite`, weights are not finite.
     """
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
     changes = []
@@ -256,7 +266,7 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
 
 
 def _fed(trainer: Trainer) -> str:
-    """Describe the model's input for the log: "  batches (64, 3, 32, 32) of pipeline cifar".
+    """Return a text for the log with the shape of the model's input: "  batches (64, 3, 32, 32) of pipeline cifar".
 
     Return "" for a loader without a pipeline.
     """
@@ -300,7 +310,7 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
 
 
 def _other_pipeline(trainer: Trainer) -> Iterator[str]:
-    """Yield a warning if the pipeline of the user's training loader differs from the recipe's.
+    """Yield a warning if the pipeline of a user's training loader differs from the recipe's in name, size, mean or std.
 
     The recipe's pipeline is still used by mixers, in prediction, and in the evaluation of the recipe's `val_set`.
     """

@@ -60,7 +60,10 @@ class ClassificationScores(Scores):
         self.accuracies.update(outputs, targets)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """Return {"top1": percent, "top5": percent}, equal on every rank; "top5" only with more than five classes."""
+        """Return {"top1": percent, "top5": percent}, equal on every rank; "top5" only with more than five classes.
+
+        The counts are summed over ranks in place, so it can be called only once.
+        """
         ranks.sum_(self.accuracy.state())
         ranks.sum_(self.accuracies.state())
         return self.accuracy.compute()
@@ -71,7 +74,10 @@ class ClassificationScores(Scores):
 
 
 class MultiLabelScores(Scores):
-    """The scores of `MultiLabelMetrics` in percent; `details` has them as fractions, with the AP of each class."""
+    """The scores of `MultiLabelMetrics` in percent.
+
+    After `compute`, the dict `details` has the scores as fractions, and the AP of each class.
+    """
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
         # Logits are used instead of probabilities, which saturate at 1. A logit of 0 is a probability of 0.5.
@@ -83,7 +89,10 @@ class MultiLabelScores(Scores):
         self.metrics.update(outputs, targets, ids.to(outputs.device))
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """Return "mAP", "CP", … "OF1_top3" in percent, equal on every rank."""
+        """Gather the samples of all ranks, set `details`, and return the scores, equal on every rank.
+
+        The scores are in percent, by name: "mAP", "CP", … "OF1_top3". It can be called only once.
+        """
         self.metrics.gather()
         self.details = self.metrics.compute()
         return {name: 100.0 * value for name, value in self.details.items() if isinstance(value, float)}
@@ -93,7 +102,7 @@ class MultiLabelScores(Scores):
         return f"AP by class, %   (mAP {100 * self.details['mAP']:.2f})", _columns(reports, "AP", "positives"), reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
-        """Return a note on classes without positives, if there are any."""
+        """Return a list with a note that names the classes without positives; empty if all classes have some."""
         return _absent(classes, self.details["AP"], "positive example", "mAP")
 
 
@@ -110,7 +119,13 @@ class DetectionScores(Scores):
         self.details: dict[str, Any] = {}
 
     def update(self, outputs: Any, targets: Any, ids: Tensor) -> None:
-        """Add a batch: the detector's predictions and the target (see `Batch`) of each image, and ids (B,)."""
+        """Add a batch, with boxes scaled from the model's input to pixels of the packed images.
+
+        Args:
+            outputs: the detector's predictions for each image.
+            targets: the target of each image, as in `Batch`.
+            ids: record numbers (B,).
+        """
         found, true, names = [], [], ("boxes", "labels", "scores", "difficult")
         for output, target in zip(outputs, targets, strict=True):
             scale = torch.tensor(target["original"]).double() / torch.tensor(target["size"])
@@ -133,7 +148,7 @@ class DetectionScores(Scores):
         return f"{name} by class, %   (mean {100 * self.details[name]:.2f})", columns, reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
-        """Return a note on classes without objects, if there are any."""
+        """Return a list with a note that names the classes without objects; empty if all classes have some."""
         name = f"{self.names[0]} by class"
         return _absent(classes, self.details[name], "object to be found", self.names[0])
 

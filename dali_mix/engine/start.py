@@ -152,10 +152,12 @@ _REPLACED = {"train": {"train_set", "loader.drop_last"}, "val": {"val_set", "val
 
 
 def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: Any) -> list[tuple[str, Any]]:
-    """Return the loaders that were passed as pairs ("train_set", loader) and ("val_set", loader).
+    """Return the changes that replace the recipe's sets: pairs ("train_set", train_loader) and ("val_set", val_loader).
 
-    Raise ValueError for a value that cannot be a loader, such as a path or a list, and for a key in `changes` that has
-    no effect if a loader is passed.
+    A loader that is None has no pair.
+
+    Raise ValueError if a loader is a plain value, such as a path or a list, or if `changes` contain a key that has no
+    effect with that loader (see `_REPLACED`).
     """
     given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
     asked = {name for name, _ in changes}
@@ -169,9 +171,13 @@ def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: 
 
 
 def _check_used(asked: Iterable[str], *sets: Any) -> None:
-    """Raise ValueError for a key in `asked` that configures loaders, if the user passed every loader that is used.
+    """Raise ValueError if the user set an option of `loader` or `service`, but the run builds no loader.
 
-    sets: the config's `train_set` and `val_set`; a loader, the prefix of a set, or None.
+    This is the case if every set is a loader that the user passed, or None.
+
+    Args:
+        asked: the dotted keys that the user set.
+        sets: the sets that the run uses, each a loader, the prefix of a set, or None.
     """
     if not any(map(is_object, sets)) or any(isinstance(one, str) for one in sets):
         return

@@ -18,10 +18,13 @@ _TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_st
 
 
 def check_loader(name: str, loader: Any, train: bool) -> None:
-    """Raise ValueError if a user's loader lacks attributes that a run needs.
+    """Raise ValueError if a user's loader cannot be used in a run.
 
-    Also raise ValueError if a training loader (`train`) was built with train=False, or an evaluation loader with
-    train=True.
+    Args:
+        name: the argument that passed it, "train_loader" or "val_loader".
+        loader: must have the methods and attributes that a run needs, including `dataset.metainfo["classes"]`. A
+            dataset is not a loader. If the loader has an attribute `train`, it must equal the argument `train`.
+        train: True for training, which needs the attributes `_TO_TRAIN` as well.
     """
     if hasattr(loader, "__getitem__") and not hasattr(loader, "dataset"):
         which, prefix = name.replace("loader", "set"), getattr(loader, "prefix", None)
@@ -94,7 +97,10 @@ def user_loss(given: Any) -> nn.Module:
 
 
 def user_mixer(mixer: Any, num_classes: int) -> Mixer:
-    """Return `mixer`. Raise ValueError if it is not a `Mixer`, or is not for `num_classes` classes."""
+    """Return `mixer`. Raise ValueError if it is not a `Mixer`, or has an attribute `num_classes` of another value.
+
+    A mixer whose `num_classes` is None fits any set.
+    """
     check_object("mixer", mixer, Mixer, "a dali_mix.mixers.Mixer")
     if (count := getattr(mixer, "num_classes", num_classes)) not in (None, num_classes):
         raise ValueError(f"mixer {type(mixer).__name__} is for {count} classes, the set has {num_classes}")

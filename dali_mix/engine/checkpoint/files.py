@@ -72,10 +72,10 @@ def _has_model(state: object) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return True if a file is a checkpoint of dali_mix, even if it is damaged.
+    """Return True if the file `path` is a checkpoint of dali_mix, even if it is damaged.
 
-    The file must end in a checksum as in the module's docstring, or its zip end record must declare a comment of that
-    length. The checksum is not verified; `load_checkpoint` reports damage.
+    Its end must contain "sha256:", or a zip end record that declares a comment as long as a checkpoint's (see the
+    module's docstring). The checksum is not verified; `load_checkpoint` reports damage.
     """
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
@@ -149,7 +149,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError, naming `folder`, if no file can be created in it, or if it is missing and cannot be created."""
+    """Raise OSError, naming `folder`, if no file can be created in it, or if it is missing and cannot be created.
+
+    Only types and permissions of existing files are checked; nothing is written.
+    """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{folder}: {there} is a file; choose another folder")
@@ -158,9 +161,9 @@ def check_writable(folder: Path) -> None:
 
 
 def check_out(option: str, out: Path) -> None:
-    """Raise ValueError or OSError, naming `option`, if the file `out` cannot be written.
+    """Check that the file `out` can be written, before the work that produces it. Messages begin with `option`.
 
-    Call it before the work that produces the file.
+    Raise ValueError if `out` is "-", and OSError if it is a folder, or if its folder is missing or not writable.
     """
     if str(out) == "-":
         raise ValueError(f"{option} -: cannot write to the standard output; pass a file name")
@@ -199,7 +202,10 @@ class CheckpointFolder:
         return self.path / f"step-{step:08d}.pt"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint of `step`, then remove old ones. Raise OSError if it could not be written."""
+        """Write the checkpoint of `step` and point `latest` to it. Raise OSError if a file could not be written.
+
+        Then remove all but the `keep` newest checkpoints, and temporary files that killed processes left.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.file(step)
         save_checkpoint(path, state)
@@ -215,12 +221,13 @@ class CheckpointFolder:
         save_checkpoint(self.path / "best.pt", state)
 
     def newest(self) -> int | None:
-        """Return the step of the newest undamaged checkpoint; None if there are no checkpoints.
+        """Return the step of the newest undamaged checkpoint; None if there are neither checkpoints nor `latest`.
 
-        Damaged checkpoints that are newer than it are renamed to *.damaged, with a warning.
+        Damaged checkpoints that are newer than it are renamed to *.damaged, with a warning. `latest` is not used, but a
+        warning is issued if it names no file in the folder.
 
         Raises:
-            ValueError: all checkpoints are damaged, or only `latest` exists.
+            ValueError: all checkpoints are damaged (and have been renamed), or only `latest` exists.
         """
         # Checkpoints are found by name and checked by sha256. `latest` is for people and other programs. If it is
         # missing or empty, or names no file, this causes only a warning. Damaged files are renamed to *.damaged, since

@@ -58,9 +58,10 @@ class Trained:
             )
 
     def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
-        """Raise ValueError if the task or classes in the file differ from those of a set.
+        """Raise ValueError if the file stores a task other than `task`, or class names other than `classes`.
 
-        Messages call the set `where`.
+        `task` and `classes` are those of a set, called `where` in messages. What the file does not store is not
+        compared.
         """
         ours = self.classes
         if self.task not in ("", task):
@@ -110,9 +111,12 @@ class Trained:
 
 
 def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
-    """Read a checkpoint of a run, its pointer `latest`, or a file that `dali_mix.models.load_weights` reads.
+    """Return the `Trained` of a checkpoint of a run, its pointer `latest`, or a file that `load_weights` reads.
+
+    The tensors of a checkpoint are read at once, those of a weight file by `Trained.load_into`.
 
     Args:
+        checkpoint: the file.
         ema: use the averaged weights of a checkpoint.
 
     Raises:
@@ -135,7 +139,7 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 
 
 def run_values(checkpoint: str | Path) -> dict[str, Any]:
-    """Return the run's recipe values stored in a checkpoint, with the recipe's name under "recipe".
+    """Return the recipe values of the run that saved a checkpoint, with the recipe's name (or None) under "recipe".
 
     The result is empty for a weight file or a best.pt of an older version. It is also empty for a missing or unreadable
     file, for which `open_trained` raises an error.
@@ -157,9 +161,10 @@ def _values(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_scores(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe values that `warn_of_values` compares: those of model and evaluation pipeline, by dotted key.
+    """Return the recipe values that `warn_of_values` compares, by dotted key.
 
-    The backbone's weight file is omitted.
+    These are the values of `model`, without weight files of its parts, and of `pipeline`. Values in `val_pipeline`
+    replace those in `pipeline`, under the same keys "pipeline.NAME".
     """
     found: dict[str, Any] = {}
     for outer in ("pipeline", "val_pipeline", "model"):

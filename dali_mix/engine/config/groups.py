@@ -20,13 +20,15 @@ def checked(check: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
 
 
 def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group:
-    """Build the dataclass `group` from a dict of plain values. A field whose type includes None accepts None.
+    """Build the dataclass `group` from a dict of plain values, and check each value with the check of its field.
+
+    A check may replace the value (see `checked`). For a field whose type includes None, None is accepted unchecked.
 
     Args:
         group: the dataclass.
         values: field name → value.
-        where: prefix of messages about keys.
-        prefix: prefix of field names in messages.
+        where: text at the start of a message about `values` or its keys.
+        prefix: text before the field name in a message about one value.
 
     Raises:
         ValueError: `values` is not a dict, has an unknown key or an invalid value, or lacks a required key.
@@ -46,7 +48,7 @@ def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group
 
 
 def mapping(name: str, value: Any) -> None:
-    """Raise ValueError naming the option unless `value` is a dict."""
+    """Raise ValueError unless `value` is a dict or another mapping. The message calls the value `name`."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a dict, not {value!r}")
 
@@ -81,7 +83,7 @@ class CheckpointOptions:
 
 
 def text(name: str, value: Any) -> None:
-    """Raise ValueError naming the option unless `value` is a non-empty string."""
+    """Raise ValueError unless `value` is a non-empty string. The message calls the value `name`."""
     if not (isinstance(value, str) and value):
         raise ValueError(f"{name} must be a string, not {value!r}")
 
@@ -115,7 +117,7 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Multipliers of learning rate and weight decay for some parameters."""
+    """Factors for the learning rate and weight decay of the parameters that match a key of `Paramwise.custom`."""
 
     lr_mult: float = field(default=1.0, metadata=checked(number, 0))
     decay_mult: float = field(default=1.0, metadata=checked(number, 0))
@@ -123,12 +125,12 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class Paramwise:
-    """Rules for groups of parameters; see `train.optim.parameter_groups`.
+    """Learning rate and weight decay of individual parameters; see `train.optim.parameter_groups`.
 
     Attributes:
         norm_decay: weight decay of normalization layers; None for the optimizer's.
-        bias_decay: weight decay of all other biases; None for the optimizer's.
-        custom: part of a parameter's name → options of `Multipliers`.
+        bias_decay: weight decay of biases outside normalization layers; None for the optimizer's.
+        custom: part of a parameter's name → dict with the fields of `Multipliers`. It overrides both decays above.
     """
 
     norm_decay: float | None = field(default=None, metadata=checked(number, 0))

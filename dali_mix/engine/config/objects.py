@@ -16,7 +16,7 @@ _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
 
 def is_object(value: Any) -> bool:
-    """Return True for a value that a recipe file cannot contain."""
+    """Return True unless `value` is a string, number, bool, list, tuple, dict or None, as in a recipe file."""
     return not isinstance(value, _PLAIN)
 
 
@@ -43,7 +43,7 @@ def class_name(value: Any) -> str:
 
 
 def copied(value: Any) -> Any:
-    """Copy nested dicts, lists and tuples; other objects are shared."""
+    """Return a copy of `value`. Dicts, lists and tuples are copied at any depth, and all other values are shared."""
     if isinstance(value, dict):
         return {key: copied(inner) for key, inner in value.items()}
     return type(value)(map(copied, value)) if isinstance(value, (list, tuple)) else value
@@ -61,7 +61,10 @@ def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
 
 
 def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None:
-    """Raise ValueError unless `function` can be called with one positional argument per name in `arguments`."""
+    """Raise ValueError unless `function` can be called with one positional argument per name in `arguments`.
+
+    The message calls the function `name`. A function whose signature is unknown, such as some C functions, is accepted.
+    """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some C functions have no signature
@@ -84,7 +87,10 @@ class ObjectMissing(ValueError):
 
 
 def check_present(name: str, value: Any) -> None:
-    """Raise `ObjectMissing`, a ValueError, if `value` is the text that `recorded` returns for an object."""
+    """Raise `ObjectMissing`, a ValueError, if `value` is the text that `recorded` returns for an object.
+
+    `name` is the argument with which the user must pass the object again.
+    """
     if isinstance(value, str) and value.startswith(RECORDED):
         what = f"{name}: the run used an {value}, which its files do not contain: pass it again as {name}=…"
         raise ObjectMissing(what, name)

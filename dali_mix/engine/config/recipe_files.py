@@ -121,7 +121,11 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def recipe_text(recipe: str) -> str:
-    """Return a recipe file's text, with the "{title}" and other placeholders in its docstring filled in."""
+    """Return the text of a recipe's file. For a variant, fill in the "{field}" placeholders in the file's docstring.
+
+    The values are the entries of the variant's "about" and, for "{variant}", its name. Raise the errors of
+    `find_recipe`, and KeyError for an unknown variant.
+    """
     path, variant = find_recipe(recipe)
     header, quotes, body = path.read_text(encoding="utf-8").partition('\n"""\n')
     if variant:
@@ -205,15 +209,20 @@ def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **p
 
 
 def change(config: RunConfig, pairs: Iterable[tuple[str, Any]]) -> RunConfig:
-    """Return a copy of `config` with dotted keys set. Raise the errors of `merge_options` and `make_config`."""
+    """Return a copy of `config` with the values of `pairs`, (dotted key, value), set.
+
+    Raise the errors of `merge_options` and `make_config`.
+    """
     return make_config(merge_options({name: getattr(config, name) for name in FIELDS}, pairs))
 
 
 def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a copy of `values` with dotted keys set. Missing dicts are created. List items are addressed by index.
+    """Return a copy of `values` in which the values of `options`, (dotted key, value) pairs, are set in order.
 
-    Raises:
-        ValueError: a key passes through a value that is neither a dict nor a list, or a list index is out of range.
+    List items are addressed by index. A dict on the path that is missing or None is created, at the top level with the
+    key's default. If the model's backbone or head is only a name, it becomes {"type": name} before a key in it is set.
+
+    Raise ValueError if a key passes through a value that is neither a dict nor a list, or has an invalid list index.
     """
     merged = copied(values)
     for dotted, value in options:
@@ -244,7 +253,7 @@ def _key(parent: Any, part: str, dotted: str) -> Any:
 
 
 def recipe_name(recipe: str | Path) -> str:
-    """Return the recipe name for config.json: a bundled name or an absolute path, plus ":VARIANT" if there is one."""
+    """Return the recipe name for config.json: a bundled name or an absolute path, with ":VARIANT" for a variant."""
     path, variant = find_recipe(recipe)
     bundled = path.is_relative_to(RECIPES)
     file = path.relative_to(RECIPES).with_suffix("").as_posix() if bundled else str(path)
@@ -252,7 +261,7 @@ def recipe_name(recipe: str | Path) -> str:
 
 
 def code_named(value: Any, where: str = "") -> dict[str, str]:
-    """Return dotted key → value of every `type` of the form "module:name", at any depth."""
+    """Return dotted key → value of every `type` of the form "module:name" in `value`. Keys begin with `where`."""
     if isinstance(value, str):
         return {where: value} if ":" in value and where.rpartition(".")[2] == "type" else {}
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
@@ -263,9 +272,10 @@ def code_named(value: Any, where: str = "") -> dict[str, str]:
 
 
 def find_modules(recipe: str | Path, values: dict[str, Any]) -> None:
-    """Make each module named by a "module:name" in `values` importable from the folder of a user's recipe file.
+    """Append the folder of a user's recipe file to `sys.path`, for the "module:name" types in `values`.
 
-    Do nothing for a bundled recipe. Raise ValueError if Python would import a different module of the same name.
+    Do nothing for a bundled recipe. Raise ValueError if the folder has a module named in `values`, but Python finds or
+    has loaded another module of that name.
     """
     path, _ = find_recipe(recipe)
     if not path.is_relative_to(RECIPES):

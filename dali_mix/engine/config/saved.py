@@ -74,9 +74,19 @@ def _of_recipe(before: object, recipe: str | Path, *, moved: bool) -> bool:
 
 
 def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, Any]], path: Path) -> RunConfig:
-    """Return the config with the `values` read from the file `path`, changed by `pairs`.
+    """Return the config made from `values`, with `pairs` applied.
 
-    Raise ValueError for a "module:name" that neither the recipe nor `pairs` contain, or an invalid config.
+    For a user's recipe file, the folder of the file is appended to `sys.path` (see `find_modules`).
+
+    Args:
+        recipe: name or path of the recipe.
+        values: recipe values, at least some of which were read from the file `path`.
+        pairs: (dotted key, value) pairs, which override `values`.
+        path: the file to name in messages.
+
+    Raises:
+        ValueError: a "module:name" that neither the recipe nor `pairs` contain, or an invalid config. The message for
+            an invalid config names `path` if `values` are invalid without `pairs`, and the recipe otherwise.
     """
     merged, trusted = merge_options(values, pairs), set(code_named(read_recipe(recipe)).values())
     for key, value in pairs:
@@ -96,13 +106,14 @@ def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, A
 
 
 def load_evaluated(recipe: str | Path, checkpoint: Path, options: Options = ()) -> tuple[RunConfig, Path | None]:
-    """Return (config for evaluating `checkpoint`, file that the run's values were read from, or None).
+    """Return the config for evaluating `checkpoint`, and the file that the run's values were read from.
 
-    The values are read from the first of these sources that exists and belongs to this recipe:
+    The values are read from the first of these sources that exists and belongs to `recipe`:
 
-    - the config.json of the work directory that contains the checkpoint: all values, as in `load_resumed`;
-    - the checkpoint: only the values that affect scores (`EVALUATED`), the others from the recipe file;
-    - the recipe file.
+    - config.json in the work directory that contains the checkpoint: all values, as in `load_resumed`;
+    - the checkpoint: only the values that affect scores (`EVALUATED`); all others come from the recipe file. The
+      checkpoint also belongs to `recipe` if it stores no recipe name, or a file of the same name in another folder;
+    - the recipe file. The returned file is then None.
 
     `options` override all of these.
 

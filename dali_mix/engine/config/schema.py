@@ -127,18 +127,21 @@ class RunConfig:
     resume_strict: bool = field(default=True, metadata=checked(flag))
 
     def resolved(self) -> dict[str, Any]:
-        """Return all values but `service` and `profile`, which do not affect the result, as plain JSON types."""
+        """Return all values but `service` and `profile`, which do not affect the result, as plain JSON types.
+
+        Objects and loaders become text, as in `recorded`.
+        """
         values = {name: recorded(getattr(self, name)) for name in FIELDS if name not in ("service", "profile")}
         return json.loads(json.dumps(values))
 
     @cached_property
     def checkpoints(self) -> CheckpointOptions:
-        """Return `checkpoint` with defaults filled in."""
+        """Return `checkpoint` as `CheckpointOptions` with defaults filled in. Raise ValueError if it is invalid."""
         return make(CheckpointOptions, self.checkpoint, "checkpoint", "checkpoint.")
 
     @cached_property
     def loading(self) -> LoaderOptions:
-        """Return `loader` with defaults filled in."""
+        """Return `loader` as `LoaderOptions` with defaults filled in. Raise ValueError if it is invalid."""
         return make(LoaderOptions, self.loader, "loader", "loader.")
 
     @cached_property
@@ -150,7 +153,7 @@ class RunConfig:
 
     @cached_property
     def pool(self) -> ServiceOptions | None:
-        """Return `service` as `ServiceOptions`, with defaults filled in; None without a worker pool."""
+        """Return `service`, a dict or an address, as `ServiceOptions`, with defaults filled in; None if it is None."""
         if self.service is None:
             return None
         values = {"address": self.service} if isinstance(self.service, str) else self.service
@@ -158,13 +161,15 @@ class RunConfig:
 
     @cached_property
     def profiling(self) -> ProfileOptions | None:
-        """Return `profile` with defaults filled in, or None."""
+        """Return the dict `profile` as `ProfileOptions`, with defaults filled in; None if `profile` is None."""
         return None if self.profile is None else make(ProfileOptions, self.profile, "profile", "profile.")
 
     def best_score(self, *tasks: Task) -> str:
-        """Return the name of the score that selects the best model; "" for none.
+        """Return the name of the score that selects best.pt; "" if `checkpoint.best` is None.
 
-        Raise ValueError if none of `tasks` measures it.
+        "auto" stands for the first score of the first task. With `ema`, each score also has a variant "ema_NAME".
+
+        Raise ValueError if `checkpoint.best` is not a score of any of `tasks`.
         """
         prefixes = ("",) if self.ema is None else ("", "ema_")
         measured = list(dict.fromkeys(prefix + name for prefix in prefixes for task in tasks for name in task.measured))
@@ -178,7 +183,10 @@ class RunConfig:
         return measured[0] if name == "auto" else name
 
     def pipeline_options(self, train: bool) -> tuple[str, dict[str, Any]]:
-        """Return the name of the pipeline for training or evaluation, and its options."""
+        """Return (name, options) of the pipeline for training or, if `train` is False, for evaluation.
+
+        They are the "type" and all other entries of `pipeline`, overridden by `train_pipeline` or `val_pipeline`.
+        """
         options = {**self.pipeline, **(self.train_pipeline if train else self.val_pipeline)}
         return options.pop("type"), options
 
@@ -229,7 +237,11 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-    """Raise ValueError for an unknown top-level key that belongs in a dict of the recipe, e.g. "lr" in `optimizer`."""
+    """Raise ValueError for an unknown top-level key that belongs one level deeper, such as "lr" for "optimizer.lr".
+
+    A key belongs there if another entry of `values` is a dict with this key, or if it is an option of `loader`,
+    `checkpoint` or `early_stopping`. The message suggests the dotted key. All other unknown keys are left to `make`.
+    """
     groups: dict[str, Any] = {"loader": LoaderOptions, "checkpoint": CheckpointOptions, "early_stopping": EarlyStopping}
     for key in values if isinstance(values, Mapping) else ():
         if key in FIELDS:
@@ -249,12 +261,17 @@ def _check_names(values: dict[str, Any]) -> None:
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
-    """Raise ValueError for an option whose default is a bool or a number, and whose value is not.
+    """Check the types of options against the default values of the parameters that take them.
 
     Args:
         parameters: the parameters of the function or class that takes the options.
         what: prefix of messages.
-        options: name → value.
+        options: name → value. Options that are not in `parameters`, or whose default is not a bool or number, are not
+            checked.
+
+    Raises:
+        ValueError: the default is a bool and the value is not, or the default is a number and the value is not a finite
+            number.
     """
     for key, value in options.items():
         default = parameters[key].default if key in parameters else None
@@ -265,7 +282,10 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options:
 
 
 def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
-    """Return `factory(**options)`. Raise ValueError, naming `what`, for options it does not accept."""
+    """Return `factory(**options)`. Raise ValueError if `factory` has no parameter for an option, or raises TypeError.
+
+    The message begins with `what`.
+    """
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
     init = tuple(getattr(factory.__init__, name, "") for name in ("__module__", "__qualname__"))
     if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature accepts arguments, but its body does not

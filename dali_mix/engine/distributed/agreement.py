@@ -58,7 +58,10 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """Return `value` as a string or, if it is the path of a file, the file's digest."""
+    """Return the text by which ranks compare a setting: `str(value)` or, for a file's path, `file_digest(value)`.
+
+    A path is a string that contains a separator or has a suffix, and names an existing file.
+    """
     is_path = isinstance(value, str) and (os.sep in value or bool(Path(value).suffix))
     return file_digest(value) if is_path and Path(value).is_file() else str(value)
 

@@ -18,7 +18,8 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
     is a separate run.
 
     Raises:
-        ValueError: a variable is missing or not a number, or the rank is not between 0 and WORLD_SIZE - 1.
+        ValueError: a variable is not a number, the rank is not between 0 and WORLD_SIZE - 1, or a variable that several
+            ranks need is missing: RANK, MASTER_ADDR and MASTER_PORT, or in a Slurm step SLURM_PROCID.
     """
     names = _names(variables)
     world_size = integer(variables, names[1], 1, least=1)
@@ -78,9 +79,10 @@ def _names(variables: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def integer(variables: Mapping[str, str], name: str, default: int = 0, least: int = 0) -> int:
-    """Return the environment variable `name` as an int, or `default` if it is not set.
+    """Return the environment variable `name` as an int, or `default` if it is empty or not set.
 
-    Raise ValueError unless it is an integer of at least `least`.
+    Raise ValueError unless the result is an integer of at least `least` with at most nine digits. A `default` below
+    `least` therefore makes the variable required.
     """
     text = variables.get(name) or str(default)
     if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:

@@ -49,25 +49,34 @@ class Ranks:
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's picklable `value`, in rank order. All ranks wait for each other."""
+        """Return every rank's picklable `value`, in rank order. Every rank must call it, and waits for all others."""
         found = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(found, value)
         return found
 
     def exchange(self, name: str, value: str) -> list[str]:
-        """Return every rank's `value` in rank order, exchanged through the store. Each `name` can be used only once."""
+        """Return every rank's `value` in rank order, exchanged through the store. Every rank must call it.
+
+        Each `name` can be used only once, since the store keeps its values.
+        """
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Replace the buffers of `models` with rank 0's, since BatchNorm statistics differ between DDP ranks."""
+        """Copy rank 0's buffers of `models` to all other ranks, in place. Every rank must call it.
+
+        BatchNorm statistics, for example, differ between ranks under DDP.
+        """
         if self.world_size > 1:
             for model in models:
                 for buffer in model.buffers():
                     dist.broadcast(buffer, 0)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Average the gradients of `model` over ranks, in place. Needed after backward passes under DDP's `no_sync`."""
+        """Average the gradients of `model` over ranks, in place. Needed after backward passes under DDP's `no_sync`.
+
+        Every rank must call it, with gradients for the same parameters. Parameters without a gradient are omitted.
+        """
         if self.world_size > 1:
             for parameter in model.parameters():
                 if parameter.grad is not None:
@@ -78,7 +87,7 @@ def pick_device(name: str) -> torch.device:
     """Return the torch device for a recipe's `device`. "auto" is this rank's GPU if there is a GPU, else the CPU.
 
     Raises:
-        ValueError: "cuda" on a machine without a GPU, or a machine with several GPUs that has fewer GPUs than ranks.
+        ValueError: "cuda" on a machine without a GPU, or several GPUs, but none for this process's local rank.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
@@ -175,9 +184,10 @@ class StopSignal:
         self.name = "SIGTERM"
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Record signal `number`; a handler for `signal.signal`.
+        """Record signal `number`; a handler for `signal.signal`. `frame` is not used.
 
-        Raise KeyboardInterrupt for Ctrl-C if a signal was already recorded.
+        If Ctrl-C is the first signal, rank 0 prints a notice to stderr. For Ctrl-C after another signal, raise
+        KeyboardInterrupt.
         """
         if number == signal.SIGINT:
             if self.asked:

@@ -8,10 +8,10 @@ prefix dali_mix/ATTEMPT/, since torchrun's store outlives a restart of the ranks
     host/RANK      machine of the first process that joined as this rank
     NAME/RANK      the value this rank passed to `exchange(NAME, …)`
     failed         [rank, message] of the first rank that failed; set once, by compare_set
-    seen/RANK      set when this rank has read `failed`
+    seen/RANK      set when this rank has read `failed` or has failed itself
 
 `exchange` checks `failed` and the deadline while it waits. The server is a thread of rank 0 and ends with it. After a
-failure, rank 0 therefore keeps the store open (`_linger`) until all other ranks have read `failed`, for at most 10 s.
+failure, rank 0 therefore keeps the store open (`_linger`) until all ranks have set `seen`, for at most 10 s.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class Rendezvous:
             self.store.set(f"host/{rank}", self.host)
 
     def exchange(self, name: str, value: str) -> list[str]:
-        """Exchange `value` with the other ranks and return all values in rank order. Each name can be used only once.
+        """Exchange `value` with the other ranks and return all values in rank order.
+
+        Each name can be used only once, since the store keeps its values.
 
         Raises:
             RankLost: another rank failed meanwhile, or rank 0 exited.
@@ -107,7 +109,9 @@ class Rendezvous:
             raise RankLost(f"rank 0 has exited; its output has the error ({_first_line(error)})") from error
 
     def compare(self, values: dict[str, str]) -> None:
-        """Compare `values` (name → value) with those of the other ranks, which must be equal.
+        """Raise ValueError if `values` (name → value) are not equal on all ranks. It can be called only once.
+
+        The time limit for later exchanges starts when all ranks have sent their values.
 
         Raises:
             ValueError: values differ; the message lists the values, and which ranks have them.
@@ -145,7 +149,8 @@ class Rendezvous:
     def _reported_before(self, text: str) -> bool:
         """Report the error `text` of this rank, unless another rank has already reported an error.
 
-        Return True if another rank has reported an error with the same message.
+        Return True if another rank has reported an error with the same message. If two processes have this rank, or if
+        the store's server has exited, report nothing and return False.
         """
         with suppress(RuntimeError):
             ours = json.dumps([self.rank, text])
@@ -201,7 +206,11 @@ class Rendezvous:
         return self.store.get(f"host/{rank}").decode() if self.store.check([f"host/{rank}"]) else "an unknown machine"
 
     def _failed(self, wait: float = 0.0) -> str:
-        """Wait up to `wait` seconds for the report of the rank that failed first, and return a message about it."""
+        """Return a message about the rank that failed first, waiting up to `wait` seconds for its report.
+
+        If there is a report, set `seen` for this rank. Without a report, or if the store's server has exited, the
+        message says so.
+        """
         end = time.monotonic() + wait
         try:
             while not self.store.check(["failed"]) and time.monotonic() < end:
@@ -262,7 +271,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_loss(error: Exception) -> bool:
-    """Return True if a torch error means that another rank cannot be reached."""
+    """Return True if `error`, raised by torch.distributed, means that another rank cannot be reached."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 

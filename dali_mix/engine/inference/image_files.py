@@ -33,12 +33,12 @@ DECODED_PIXELS = 50_000_000  # maximum per batch of two or more images; large im
 
 
 class Seen(NamedTuple):
-    """A batch of image files.
+    """A batch of image files, decoded and preprocessed.
 
     Attributes:
         paths: B files.
         images: (B,3,H,W) float32, the model's input.
-        rows: (B,) of RECORD_DTYPE, with each file's height and width in pixels.
+        rows: (B,) of RECORD_DTYPE, one row per file. Its height and width are those of the file in pixels.
         sizes: (B,2), height and width of each image in `images`, without padding.
     """
 
@@ -89,9 +89,12 @@ def _path(given: Any) -> Path:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Return the images in a folder and below, sorted. Unsupported images are counted in a warning.
+    """Return the image files in `folder` and its subfolders, sorted.
 
-    Raise ValueError if there are none, and OSError if a folder cannot be read.
+    Files and subfolders that `no_data` recognizes are omitted. Log a warning with the number of image files of
+    unsupported formats.
+
+    Raise ValueError if no image file is found, and OSError if a folder cannot be read.
     """
     found: list[Path] = []
     others: Counter[str] = Counter()
@@ -157,14 +160,18 @@ def load_images(
 
 
 def _batch_size(config: RunConfig, pixels: int) -> int:
-    """Return the recipe's batch size, or less if a batch of images of `pixels` pixels would exceed `DECODED_PIXELS`."""
+    """Return the recipe's batch size for evaluation, or a smaller one for large images.
+
+    `DECODED_PIXELS` is the limit for a batch of images of `pixels` pixels each. The result is at least 1.
+    """
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 
 def _sample(path: Path, noted: Counter[str]) -> tuple[Sample, int]:
-    """Return the record of an image file and its number of pixels. Raise ValueError if the file cannot be read.
+    """Return the record of the image file `path`, with label 0, and its number of pixels.
 
-    If decoders disagree on the file, or if it has transparency, count a notice in `noted`.
+    `noted` maps the text of a warning to a number of files. Add 1 if decoders disagree on this file, and 1 if the file
+    has transparency. Raise ValueError if the file cannot be read.
     """
     try:
         data = path.read_bytes()

@@ -49,10 +49,12 @@ class Predictions:
     unreadable: list[Unreadable]
 
     def chosen(self, row: int, threshold: float | None = None, top_k: int | None = None) -> list[tuple[str, float]]:
-        """Return (class, score) pairs of file `row`: the `top_k` highest scores above `threshold`, highest first.
+        """Return (class, score) pairs of file `row`, an index into `paths`, the highest score first.
 
-        If both are None, these are the scores above 0.5 for a multi-label model, and the five highest for a
-        classification model. Raise ValueError for a threshold outside 0 … 1, or a `top_k` below 1.
+        These are the `top_k` highest scores above `threshold`. If one of them is None, it sets no limit. If both are
+        None, the threshold is 0.5 for a multi-label model, and `top_k` is 5 for a classification model.
+
+        Raise ValueError for a threshold outside 0 … 1, or a `top_k` below 1.
         """
         return choose(self.scores[row], self.classes, self.task, threshold, top_k)
 
@@ -60,7 +62,14 @@ class Predictions:
 def choose(
     scores: Tensor, classes: Sequence[str], task: Task, threshold: float | None = None, top_k: int | None = None
 ) -> list[tuple[str, float]]:
-    """Return the (class, score) pairs that `Predictions.chosen` returns for a file with these `scores` (K,)."""
+    """Return the (class, score) pairs of one file, selected and sorted as by `Predictions.chosen`.
+
+    Args:
+        scores: (K,) probabilities.
+        classes: K class names.
+        task: the task of the model, which has the defaults if `threshold` and `top_k` are both None.
+        threshold, top_k: as for `Predictions.chosen`, which raises the same errors.
+    """
     if threshold is None and top_k is None:
         threshold, top_k = task.threshold, task.top_k
     if threshold is not None and not 0 <= threshold <= 1:
@@ -146,7 +155,10 @@ class Predictor:
         self.autocast = Precision(config.amp, self.device).autocast
 
     def load(self, paths: Sequence[Path], unreadable: list[Unreadable]) -> Iterator[Seen]:
-        """Yield batches of files on the model's device; append unreadable files to `unreadable`."""
+        """Yield batches of the image files `paths`, on the model's device.
+
+        Files that cannot be read are skipped and appended to `unreadable`.
+        """
         return load_images(self.config, paths, self.device, unreadable)
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -248,9 +260,9 @@ def predict(
 
 
 def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
-    """Return the classes and task of the recipe's `val_set`, or else its `train_set`.
+    """Return (class names, task name) of the recipe's `val_set` or, if there is no such set, of its `train_set`.
 
-    Raise FileNotFoundError, naming the checkpoint `path`, if neither exists.
+    Raise FileNotFoundError if neither set has a manifest. The message says that the file `path` contains no names.
     """
     for prefix in (config.val_set, config.train_set):
         if isinstance(prefix, str) and Path(f"{set_prefix(prefix)}.json").is_file():
@@ -265,8 +277,9 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
 def _task_of_loss(config: RunConfig) -> Task:
     """Return the task of a model whose file does not store its task, derived from the recipe's loss.
 
-    It is a task whose targets the loss accepts. If several tasks qualify, the one that the recipe's type of model is
-    made for is preferred. The task is detection if there is no loss, and classification if no task qualifies.
+    It is a task whose targets the loss accepts, or any task if it is not known what the loss accepts. If several tasks
+    qualify, the one that the recipe's type of model is made for is preferred. The task is detection if there is no
+    loss, and classification if no task qualifies.
     """
     loss = build_loss(config)
     if loss is None:

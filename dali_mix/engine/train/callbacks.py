@@ -39,14 +39,20 @@ class Callback:
         """Run after an optimizer step, before the checkpoint of that step."""
 
     def after_epoch(self, trainer: Any) -> None:
-        """Run after an epoch and its evaluation.
+        """Run after an epoch and, if the epoch ends in one, its evaluation.
 
         It runs again if the run is resumed from the checkpoint at the end of the epoch.
         """
 
 
 def user_callbacks(callbacks: Any) -> list[Any]:
-    """Return the user's `callbacks`, one or several, as a list. Raise ValueError if one is not a callback."""
+    """Return the user's callbacks as a list.
+
+    Raise ValueError for a class, for an object that is neither callable nor has a method in `HOOKS`, and for a function
+    or method that cannot be called with one argument, the trainer.
+
+    callbacks: a function, an object with methods in `HOOKS`, or an iterable of such functions and objects.
+    """
     single = callable(callbacks) or any(hasattr(callbacks, hook) for hook in HOOKS)
     if not single and (isinstance(callbacks, str) or not isinstance(callbacks, Iterable)):
         raise ValueError(f"callbacks is a {class_name(callbacks)}: pass a function, a Callback, or a list of them")
@@ -66,7 +72,7 @@ def user_callbacks(callbacks: Any) -> list[Any]:
 def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
     """Call the method `hook` of every callback that has it. Plain functions are called for "after_step".
 
-    An error raised by a callback gets a note that names the callback.
+    The argument is `trainer`. An error raised by a callback is raised again with a note that names the callback.
     """
     for callback in callbacks:
         is_function = not any(hasattr(callback, name) for name in HOOKS)
@@ -83,7 +89,10 @@ def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
 
 
 def states(objects: dict[str, Any]) -> dict[str, Any]:
-    """Return name → state of each object that has a state. Raise ValueError if a checkpoint cannot store a state."""
+    """Return name → state of each object in `objects` that has `state_dict` and `load_state_dict`, except empty states.
+
+    Raise ValueError if a state contains anything but tensors and plain values, which a checkpoint cannot store.
+    """
     found = {}
     for name, one in objects.items():
         if _keeps(one) and (state := one.state_dict()):
@@ -96,7 +105,10 @@ def states(objects: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """Restore the states `saved`, a result of `states`. Return a message for each state without a matching object."""
+    """Load the states `saved`, a result of `states`, into the objects of the same names.
+
+    Return a list with a message for each state whose name is not in `objects`, or whose object cannot load states.
+    """
     for name, state in saved.items():
         if name in objects and _keeps(objects[name]):
             objects[name].load_state_dict(state)

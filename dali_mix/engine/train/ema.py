@@ -32,7 +32,10 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Update the average with the weights of `model`, without synchronizing host and device."""
+        """Update `module` with the weights and buffers of `model`, a model of the same structure.
+
+        Host and device are not synchronized.
+        """
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine, theirs = _tensors(self.module), _tensors(model)

@@ -19,7 +19,9 @@ class NonFiniteLoss(NonFinite):
 
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the joint L2 norm of all tensors as a scalar tensor. It is finite only if all tensors are finite.
+    """Return the joint L2 norm of all tensors as a scalar tensor.
+
+    If it is finite, all tensors are finite. If not, a tensor contains NaN or infinity, or the norm overflows.
 
     The norm is computed in one fused pass on the tensors' device, without synchronizing. 16-bit tensors are converted
     to float32 first, since their norm may exceed their range.
@@ -43,7 +45,10 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
-    """Return the name of the first tensor with NaN or infinity, or None; synchronizes with the device."""
+    """Return the name of the first floating-point tensor in `tensors` with NaN or infinity; None if all are finite.
+
+    All other values are ignored. Synchronizes with the device.
+    """
     floating = {name: t for name, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()}
     if not floating or total_norm(floating.values()).isfinite():
         return None

@@ -63,16 +63,17 @@ class LossMonitor:
         self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:
-        """Sum this step's numbers over ranks, and return them.
+        """Sum this step's numbers over all ranks, which must all call it, and return them as `StepNumbers`.
 
-        If `late`, return the previous step's numbers instead, or None in the first step and after `flush`.
+        With `late`, update `bad`, start the copy of this step's numbers, and return those of the previous step instead.
+        Return None if these do not exist (in the first step) or were already returned by `flush`.
 
         Args:
             step: number of the current step.
             loss: () on the device, this rank's share of the mean loss over the global batch. The sum over ranks is the
                 mean.
             stop: whether this rank has received a stop signal.
-            measured: other scalars on the device that must be finite on every rank.
+            measured: other scalars on the device that must be finite on every rank. `StepNumbers` has their means.
         """
         flag = loss.new_full((), float(stop), dtype=torch.float64)
         packet = torch.stack([loss.detach().double(), flag, *(number.double() for number in measured)])
@@ -90,7 +91,10 @@ class LossMonitor:
         return before
 
     def flush(self) -> StepNumbers | None:
-        """Wait for the pending numbers and return them; None if there are none."""
+        """Wait for the numbers of the last step, if `late`, and return them; None if they were already returned.
+
+        Without `late`, always return None.
+        """
         if self._waiting is None:
             return None
         step, packet, event = self._waiting

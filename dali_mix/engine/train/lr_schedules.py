@@ -29,15 +29,17 @@ def cosine(total: int, *, lr: float, min_lr: float = 0.0) -> Factor:
 
 
 def step_decay(milestones: Sequence[int], gamma: float = 0.1) -> Factor:
-    """Return a schedule whose factor is `gamma` to the power of the number of `milestones` (steps) reached."""
+    """Return a schedule with factor `gamma` ** n, where n is the number of `milestones` at or before the step."""
     return lambda step: gamma ** sum(step >= milestone for milestone in milestones)
 
 
 def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Factor:
     """Return a schedule that rises from 1/`div_factor` to 1, then falls to 1/(`div_factor`·`final_div_factor`).
 
-    It rises for the share `pct_start` of the steps. Both phases follow half a cosine. The values equal those of torch's
-    OneCycleLR with its defaults; the optimizer's `lr` corresponds to its `max_lr`.
+    The run has `total` steps. The rise takes the share `pct_start` of them. Both phases follow half a cosine.
+
+    The factors equal the rates of torch's OneCycleLR (two phases, cosine) divided by its `max_lr`, to which the
+    optimizer's `lr` corresponds.
     """
     top = pct_start * total - 1.0
     low, final = 1.0 / div_factor, 1.0 / (div_factor * final_div_factor)
@@ -59,7 +61,7 @@ def with_warmup(factor: Factor, steps: int, start: float = 0.0) -> Factor:
     """Return the schedule `factor` preceded by a linear warm-up from `start` · `factor(0)` to `factor(0)`.
 
     The warm-up takes `steps` steps, after which `factor` starts at its step 0. Step i of the warm-up uses the value of
-    the line at i + 1, so the first step never has a rate of 0.
+    the line at i + 1, so the first step never has a rate of 0. If `steps` is 0 or less, return `factor` itself.
     """
     if steps <= 0:
         return factor

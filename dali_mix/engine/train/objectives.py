@@ -61,9 +61,9 @@ class Objective(nn.Module):
             raise ValueError("loss SGRELoss is for head 'sgre', which returns two logits: use AsymmetricLoss")
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
-        """Draw the random values that `forward` needs for a batch; None if it needs none.
+        """Return the random values that `forward` needs for a batch, drawn with `generator`; None if it needs none.
 
-        Only the shape and the device of `images` are used.
+        Only the shape and the device of `images` may be used.
         """
         return None
 
@@ -178,6 +178,7 @@ class Detection(Objective):
 
     Args:
         model: (images, targets) → losses by name in training, predictions in evaluation, as `dali_mix.models.Detector`.
+        loss: None, since the model computes the losses.
     """
 
     def __init__(self, model: nn.Module, loss: None = None) -> None:
@@ -189,7 +190,10 @@ class Detection(Objective):
             raise ValueError(f"objective Detection needs model detector, not {type(self.model).__name__}")
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Return the targets on `device`, without difficult objects. All tensors are moved in one copy."""
+        """Return the targets, one dict per image, on `device` and without difficult objects.
+
+        All tensors are moved in one copy. `targets` are not changed.
+        """
         names = ("boxes", "labels", "difficult")
         easy = [
             one | {name: one[name][~one["difficult"]] for name in names} if "difficult" in one else one
@@ -212,12 +216,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def is_summed(loss: object) -> bool:
-    """Return True if a loss returns the sum over a batch's records rather than the mean."""
+    """Return True if `loss` has `reduction` "sum": it returns the sum over a batch's records instead of the mean."""
     return getattr(loss, "reduction", "mean") == "sum"
 
 
 def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
-    """Return the loss's method `counted`, mixed targets → number of rows in the mean (see `dali_mix.losses`).
+    """Return the method `counted` of `loss`: mixed targets → number of rows in the mean (see `dali_mix.losses`).
 
     Return None for a loss without this method, which averages over all rows, and for a loss that returns a sum.
     """
@@ -225,7 +229,10 @@ def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
 
 
 def in_float32(outputs: Any) -> Any:
-    """Convert a model's outputs to float32: a tensor, or tuples, lists and dicts of tensors. Lists become tuples."""
+    """Return `outputs` with all tensors converted to float32, also in dicts, lists and tuples at any depth.
+
+    Lists become tuples, and other mappings become dicts. Objects of all other types are returned unchanged.
+    """
     if isinstance(outputs, Tensor):
         return outputs.float()
     if isinstance(outputs, Mapping):
@@ -256,7 +263,7 @@ class FunctionLoss(nn.Module):
 
 
 def loss_name(loss: Any) -> str:
-    """Return the name of a loss for messages: "loss " and its class or, for a function, "module.name"."""
+    """Return the text that messages use for `loss`: "loss Class", or "loss module.function" for a `FunctionLoss`."""
     return f"loss {class_name(loss.function) if isinstance(loss, FunctionLoss) else type(loss).__name__}"
 
 

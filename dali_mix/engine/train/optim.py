@@ -91,6 +91,13 @@ def build_optimizer(
     "foreach". It is faster, and a flag on the device can keep it from changing weights. The trainer can thus skip a
     step without waiting for the GPU (see `loss_monitor`).
 
+    Args:
+        model: the model to train.
+        settings: a recipe's `optimizer`. Its "type" is the name of a class of torch.optim, whose options are the other
+            entries, or an object, the user's optimizer or function.
+        paramwise: a recipe's `paramwise`, not used for the user's optimizer.
+        device: the model's device, on which a step on small parameters is tried; on the CPU for "meta".
+
     Raises:
         ValueError: an unknown type or option, an optimizer that cannot take a step with these options, a user's
             optimizer that does not fit the model, or a model without parameters to train.
@@ -124,8 +131,10 @@ def build_optimizer(
 def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
     """Return the user's optimizer, or the optimizer that the user's function returns for the parameters to train.
 
-    Each group gets a "base_lr". Raise ValueError if the optimizer lacks a trainable parameter of the model, has a
-    parameter that is not the model's, has a group without "lr", or evaluates the loss in its step.
+    Each group gets a "base_lr", by default its "lr". Raise ValueError if the optimizer lacks a trainable parameter of
+    the model, has a parameter that is not the model's, has a group without "lr", or evaluates the loss in its step.
+    Also raise ValueError if `given` is neither an optimizer nor a function, or the function fails or returns another
+    type.
     """
     if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is a function too
         wanted = "a torch.optim.Optimizer or a function that returns one"
@@ -172,15 +181,16 @@ def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[st
     """Return the names of the state entries that an optimizer stores for each parameter, such as "exp_avg".
 
     The result has two keys: True for parameters of more than one dimension, False for the others. The names are found
-    by taking a step on a small parameter of each kind, which also checks that the options work. LBFGS (which evaluates
-    the loss several times per step), SparseAdam and Muon (for matrices only) fail.
+    by a step on a parameter of shape (2, 2) and one on a parameter of shape (2,).
 
     Args:
         settings: type and options of a torch optimizer, as for `build_optimizer`.
         device: device on which the steps are taken.
 
     Raises:
-        ValueError: a step fails; the message includes the optimizer's error.
+        ValueError: a step fails, because of an option or because of the optimizer: LBFGS (which evaluates the loss
+            several times per step), SparseAdam and Muon (for matrices only) always fail. The message includes the
+            optimizer's error.
     """
     options = dict(settings)
     kind = options.pop("type")

@@ -37,7 +37,10 @@ class Precision:
         self._steps = 0
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step the optimizer. Loss scaling skips a step with infinite gradients and lowers the scale."""
+        """Step the optimizer.
+
+        With loss scaling, a step with infinite gradients changes no weights and lowers the loss scale instead.
+        """
         self.scaler.step(optimizer)
         self.scaler.update()
         self._steps += 1
@@ -56,7 +59,10 @@ class Precision:
             )
 
     def check_any_step(self) -> None:
-        """Raise NonFinite if every step of this process was skipped; synchronizes with the device."""
+        """Raise NonFinite if loss scaling skipped every step of this process, according to the current loss scale.
+
+        Do nothing without loss scaling, or before the first step. Reading the loss scale synchronizes with the device.
+        """
         if self._start is None or not self._steps:
             return
         if self.scaler.get_scale() <= self._start * self.scaler.get_backoff_factor() ** self._steps:

@@ -13,11 +13,11 @@ class Window:
     """The current log interval. Loss and steps are saved in checkpoints; times are not.
 
     Attributes:
-        loss: sum of the mean losses of the steps.
-        steps: number of steps.
+        loss: sum of the mean losses of the interval's steps.
+        steps: number of steps in the interval.
         images: number of images since the clock started.
         waited: seconds spent waiting for batches since the clock started.
-        stop: whether a rank was asked to stop.
+        stop: whether a rank was asked to stop. The trainer then raises `Preempted`.
         seconds_per_step: mean duration of a step in the last closed interval, in seconds.
     """
 
@@ -31,11 +31,11 @@ class Window:
     _first: int = 0
 
     def start_clock(self) -> None:
-        """Restart the clock. The rates then exclude earlier time, such as an evaluation or the start-up."""
+        """Restart the clock. The rates that `close` returns then exclude earlier time, such as an evaluation."""
         self._start, self._first, self.images, self.waited = time.perf_counter(), self.steps, 0, 0.0
 
     def close(self) -> dict[str, float]:
-        """Return a dict of the interval's numbers, and begin a new interval.
+        """Return a dict of the interval's numbers, update `seconds_per_step`, and begin a new interval.
 
         "loss" is the mean over the interval's steps. "images_per_s" and "wait_share", the share (0 to 1) of time spent
         waiting for batches, are measured since the clock started.
@@ -61,7 +61,12 @@ class Window:
 
 @dataclass
 class BoxCount:
-    """Counts of the boxes and images in an epoch's training batches on this rank."""
+    """Counts over an epoch's training batches on this rank.
+
+    Attributes:
+        kept: number of boxes in the batches, without those that the loader dropped.
+        images: number of images in the batches.
+    """
 
     kept: int = 0
     images: int = 0
@@ -111,7 +116,10 @@ class Best:
     since: int = 0
 
     def update(self, scores: dict[str, float], step: int) -> bool:
-        """Update with the scores of an evaluation. Return True if the score `name` is the best so far."""
+        """Record the scores of the evaluation at `step`, and return True if the score `name` is the best so far.
+
+        NaN and a score equal to the best are not an improvement. If `name` is "", record nothing and return False.
+        """
         if not self.name:
             return False
         value = scores[self.name]

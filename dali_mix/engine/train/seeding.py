@@ -26,10 +26,11 @@ def derive_seed(*keys: int) -> int:
 
 
 def seed_model(seed: int, device: torch.device) -> None:
-    """Seed torch's default generators of the CPU and of `device`, which dropout and similar layers use.
+    """Seed torch's default generators of the CPU and, if `device` is a GPU, of the current GPU.
 
-    `torch.manual_seed` is not used, since it formats a stack trace at every call for each device type that is not
-    initialized yet. This took longer than all other overhead of the trainer in a step.
+    Dropout and similar layers use these generators. `torch.manual_seed` is not used, since it formats a stack trace at
+    every call for each device type that is not initialized yet. This took longer than all other overhead of the trainer
+    in a step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

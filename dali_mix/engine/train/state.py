@@ -25,6 +25,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     """Restore a checkpoint into `trainer`. Learning rates and weight decay come from the recipe, not the checkpoint.
 
     Args:
+        trainer: a new trainer. Its counters, model, optimizer, training loader and callbacks are changed in place.
         state: the result of `Trainer.state_dict`, as loaded from a file.
 
     Returns:
@@ -33,8 +34,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
     Raises:
         ValueError: the checkpoint is for a different model, lacks an entry, or has an invalid entry. With
-            `resume_strict`, also if `trainer` has a different seed, batch size, dataset, type of model, optimizer,
-            parameter groups, or loss or mixer passed as an object, or if only one of the two uses EMA.
+            `resume_strict`, also if the checkpoint's run and `trainer` differ in seed, batch size, dataset, type of
+            model, optimizer, parameter groups, use of EMA, or a loss or mixer passed as an object.
     """
     config, parts = trainer.config, trainer.parts
     strict = config.resume_strict
@@ -86,9 +87,10 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
 
 def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Load the optimizer's state. If it does not fit, keep the initial state and return a list with a message.
+    """Load the optimizer's state from `state`. If it does not fit, keep the initial state.
 
-    With `resume_strict`, raise ValueError if the state does not fit.
+    Return a list of messages: one if the initial state is kept, otherwise none. With `resume_strict`, raise ValueError
+    for a state that does not fit.
 
     before: the recipe values of the run that saved `state`.
     """
@@ -124,7 +126,10 @@ def _named(settings: Mapping[str, Any]) -> str:
 
 
 def _misfit(trainer: Trainer, saved: Mapping[Any, Any]) -> str:
-    """Return how an optimizer's saved state differs from that of the recipe's optimizer; "" if it fits."""
+    """Return a text for messages on how an optimizer's state does not fit the recipe's optimizer; "" if it fits.
+
+    saved: the "state" of the optimizer's state dict, parameter number → values by name.
+    """
     given = is_object(trainer.config.optimizer["type"])
     kept = {} if given else kept_by(trainer.config.optimizer, trainer.ranks.device)
     parameters = [parameter for group in trainer.parts.optimizer.param_groups for parameter in group["params"]]
@@ -152,8 +157,8 @@ def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
 def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
     """Load the averaged weights. Return an empty list of messages, since `restore` reports a changed `ema`.
 
-    If only the checkpoint has an average, drop it. If only the recipe uses one, start it at the restored weights. With
-    `resume_strict`, raise ValueError in both cases.
+    If only the checkpoint has an average, ignore it. If only the recipe uses one, start it at the restored weights. In
+    both cases, raise ValueError instead with `resume_strict`. Also raise it if the average is for a different model.
     """
     saved, ema = state.get("ema"), trainer.ema
     if saved and ema is not None:

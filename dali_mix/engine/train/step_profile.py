@@ -40,7 +40,10 @@ class StepProfile:
         self._tracer: Any = None
 
     def part(self, name: str) -> AbstractContextManager:
-        """Time the block as part `name` of the current step, if this step is profiled. Only `PARTS` are reported."""
+        """Return a context manager that times its block as part `name` of the current step, if this step is profiled.
+
+        `finish` reports only the names in `PARTS`.
+        """
         return nullcontext() if self._clock is None else self._measured(self._clock, name)
 
     @contextlib.contextmanager
@@ -58,9 +61,11 @@ class StepProfile:
             torch.cuda.synchronize(self._device)
 
     def begin(self, done: int, loader: Any) -> None:
-        """Mark the start of a step, after `done` steps of the run. Start profiling if it is the first step to profile.
+        """Mark the start of a step. Start profiling if this is the first step to profile.
 
-        loader: the training loader, whose `stats` are reset at the first step to profile.
+        Args:
+            done: number of steps of the run before this step. The steps in `options` are counted from the first call.
+            loader: the training loader, whose `stats` are reset if profiling starts.
         """
         self._before = done if self._before is None else self._before
         if self._options is None or done - self._before + 1 != self._options.first or self._clock is not None:
@@ -82,15 +87,17 @@ class StepProfile:
         self._images += images if self._clock is not None else 0
 
     def complete(self, done: int) -> bool:
-        """Return True if the last step to profile is finished after `done` steps of the run."""
+        """Return True if step `done` of the run is the last step to profile."""
         return self._options is not None and done - (self._before or 0) == self._options.last
 
     def finish(self, done: int, loader: Any) -> str:
-        """Write the measurements up to step `done` of the run, and return the message to log.
+        """End profiling, write profile.json and trace.json, and return the message to log.
 
-        Return "" if nothing was measured, and on ranks other than 0.
+        Write nothing and return "" on ranks other than 0, if profiling is not active, or if no step was completed.
 
-        loader: the training loader. Its `stats` show what limits it.
+        Args:
+            done: number of steps of the run that are finished.
+            loader: the training loader. Its `stats` show what limits it.
         """
         clock, number = self._clock, done - (self._before or 0)
         if clock is None or self._options is None:

@@ -171,7 +171,7 @@ class Trainer:
             self.finish_profile()
 
     def finish_profile(self) -> None:
-        """Finish the step profile and log its result."""
+        """End the step profile, write its files, and log its result. Do nothing if no step was profiled."""
         if found := self.profile.finish(self.step, self.parts.train_loader):
             self.report.line(found)
 
@@ -186,7 +186,10 @@ class Trainer:
         return how
 
     def run_epoch(self) -> None:
-        """Train from the loader's position to the end of the epoch or run. Raise Preempted if stopped by a signal."""
+        """Train from the loader's position to the end of the epoch or run. Raise Preempted if a signal stops the run.
+
+        Return at once if the loader has already passed the end of the epoch `self.epoch`.
+        """
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
         self.call("before_epoch")
@@ -202,7 +205,9 @@ class Trainer:
             raise Preempted
 
     def fetch(self) -> Iterator[Batch]:
-        """Yield the loader's batches, and record the time spent waiting for them.
+        """Yield the training loader's batches up to the end of its epoch.
+
+        Add the time spent waiting to `window.waited`, count boxes, and warn about skipped records.
 
         Raise Preempted if the run was asked to stop while waiting for a worker pool.
         """
@@ -227,9 +232,10 @@ class Trainer:
         return getattr(self.parts.train_loader, "dropped_boxes", 0)
 
     def log_boxes(self, dropped: int) -> None:
-        """Log how many boxes of an epoch were dropped over all ranks.
+        """Log how many boxes of an epoch were dropped over all ranks, if any. Do nothing for a task without boxes.
 
-        Warn instead if most boxes were dropped, or if no image had a box.
+        Warn instead if more than half of the boxes were dropped, or if no image had a box. Every rank must call it,
+        since the numbers are summed over ranks.
 
         dropped: number of boxes that this rank's loader dropped.
         """
@@ -248,7 +254,10 @@ class Trainer:
         self._skipped[id(loader)] = len(skipped)
 
     def train_step(self, batches: Iterator[Batch]) -> bool:
-        """Take one optimizer step on up to `accumulate` micro-batches. Return False if the epoch had no batch left."""
+        """Take one optimizer step on the next `accumulate` batches, or on fewer at the end of an epoch. Return True.
+
+        Return False, without a step, if `batches` is exhausted.
+        """
         # The gradient is that of the mean loss over the rows of the global batch, for any split into ranks and
         # micro-batches. The number of rows is known only after the last micro-batch, so the mean is computed in two
         # steps:
@@ -312,7 +321,12 @@ class Trainer:
         return True
 
     def forward(self, inputs: tuple[Any, ...]) -> Tensor:
-        """Return the loss of a micro-batch. An error in the first step gets a note that describes the model's input."""
+        """Return the loss of a micro-batch.
+
+        In the first step of this process, an error gets a note with the shape of the images.
+
+        inputs: the result of `mix`.
+        """
         try:
             return self.objective(*inputs)
         except Exception as error:  # a model may raise any error
@@ -325,9 +339,12 @@ class Trainer:
             raise
 
     def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
-        """Seed the model's randomness for micro-step `micro`, mix the batch, and draw values for the objective.
+        """Return the arguments of the objective for `batch`: images, targets, params and drawn values.
 
-        Return the arguments of the objective: images, targets, the mixer's params or None, and the drawn values.
+        The mixer may change the images of `batch` in place. The params are the mixer's; None without a mixer and after
+        `mixer_until`. The drawn values are the result of `Objective.draw`.
+
+        Also seed torch's default generators for the model, with a different seed for each micro-step `micro`.
         """
         keys = (self.config.seed, self.step, self.ranks.rank, micro)
         seed_model(derive_seed(MODEL, *keys), self.ranks.device)
@@ -346,9 +363,11 @@ class Trainer:
         return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
-        """Warn if a trainable parameter got no gradient in the first step. With several ranks, raise ValueError.
+        """Warn if a trainable parameter got no gradient in the first step.
 
-        With `find_unused_parameters`, gradients are not checked.
+        With several ranks, raise ValueError instead. With `find_unused_parameters`, gradients are not checked.
+
+        Set `_first` to False, so this process does not check later steps.
         """
         self._first = False
         if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
@@ -359,7 +378,11 @@ class Trainer:
         self.report.warn(f"{missing}, which will not be trained: {advice}")
 
     def measure(self) -> tuple[Tensor | None, list[Tensor]]:
-        """Return the gradient norm (None with loss scaling), and scalar tensors that must be finite in this step."""
+        """Return the gradient norm, and a list of scalar tensors that must be finite in this step.
+
+        The list begins with the gradient norm, followed by the norm of the model's statistics if it has any. With loss
+        scaling, the gradient norm is None, and the list begins with the loss scale, which `record` checks.
+        """
         scaler = self.precision.scaler
         buffers = [total_norm(self.watch.statistics.values())] if self.watch.statistics else []
         if scaler.is_enabled():  # infinite gradients are normal: the scaler skips the step and lowers its scale
@@ -368,11 +391,11 @@ class Trainer:
         return norm, [norm, *buffers]
 
     def update(self, norm: Tensor | None) -> None:
-        """Step the optimizer at this step's learning rate, and update the EMA.
+        """Step the optimizer at this step's learning rate, clear the gradients, update the EMA, and increment `step`.
 
         With `clip_grad_norm`, gradients are clipped first.
 
-        norm: the gradient norm; None to measure it here, after unscaling.
+        norm: the gradient norm. With None, gradients are unscaled and their norm is computed, but only to clip them.
         """
         optimizer = self.parts.optimizer
         factor = self.factor(self.step - self.offset)
@@ -391,7 +414,7 @@ class Trainer:
         self.step += 1
 
     def record(self, numbers: StepNumbers | None) -> None:
-        """Add a step's loss to the log interval; do nothing for None.
+        """Check a step's `numbers`, and add the loss and stop request to the log interval; do nothing for None.
 
         Raise NonFinite on every rank if one of the step's numbers is not finite, or the loss scale is below 1.
         """
@@ -422,7 +445,7 @@ class Trainer:
             raise Preempted
 
     def call(self, hook: str) -> None:
-        """Call method `hook` of all callbacks."""
+        """Call `hook` of all callbacks with this trainer; see `train.callbacks.call`."""
         call(self.callbacks, hook, self)
 
     def given(self) -> dict[str, Any]:
@@ -432,7 +455,7 @@ class Trainer:
         return {**named, **by_name(self.callbacks)}
 
     def log(self) -> None:
-        """Log a line and a record for the interval that ends at this step."""
+        """Log a line and a record for the log interval that ends at this step, and begin a new interval."""
         lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
         values = {"epoch": (self.step - self.offset) / self.steps_per_epoch, "lr": lr, **self.window.close()}
         parts = {name: value.item() for name, value in self.parts.objective.parts.items()}  # of the last step
@@ -445,7 +468,11 @@ class Trainer:
         )
 
     def evaluate(self) -> None:
-        """Evaluate the model and its EMA, log the scores, and save `best.pt` if the score `best.name` has improved."""
+        """Evaluate the model and its EMA, log the scores, and save `best.pt` if the score `best.name` has improved.
+
+        Do nothing without a `val_set`. If a model returns NaN, log a warning and use NaN for its scores. Raise
+        Preempted if a rank was asked to stop.
+        """
         if self.parts.val_loader is None:
             return
         models = {"": self.parts.model} if self.ema is None else {"": self.parts.model, "ema_": self.ema.module}
@@ -488,7 +515,10 @@ class Trainer:
             self.folder.save_best(best)
 
     def save(self) -> None:
-        """Write this step's checkpoint on the main rank, without communication, unless it is already saved."""
+        """Write this step's checkpoint on the main rank, without communication, unless it is already saved.
+
+        First, record the step's pending numbers. If they or the state are not finite, raise NonFinite without writing.
+        """
         with self.profile.part("saving"):
             self._save()
 
@@ -503,7 +533,7 @@ class Trainer:
         self.saved_at = self.step
 
     def recipe(self) -> dict[str, Any]:
-        """Return the run's values as plain JSON types, with `amp` resolved for this device."""
+        """Return the result of `RunConfig.resolved` with `amp` resolved for this device."""
         return {**self.config.resolved(), "amp": self.precision.name}
 
     def trained_on(self) -> dict[str, Any]:
@@ -513,7 +543,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return the run's state between two optimizer steps, as tensors and plain values.
 
-        It is equal on all ranks, except for BatchNorm statistics and the states of callbacks.
+        It is equal on all ranks, except for BatchNorm statistics and the states of the user's objects (see `given`).
         """
         parts = self.parts
         return {

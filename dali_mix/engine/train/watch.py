@@ -32,7 +32,10 @@ class Watch:
         self._ids: dict[int, list[Tensor]] = {}
 
     def note(self, step: int, ids: Tensor) -> None:
-        """Note that this rank trains on the records `ids` (B,) in `step`. The last three steps are kept."""
+        """Add `ids` (B,) to the records on which this rank trains in `step`.
+
+        Only the records of `step` and of the two steps before it are kept.
+        """
         self._ids = {number: noted for number, noted in self._ids.items() if number > step - 3}
         self._ids.setdefault(step, []).append(ids)
 
@@ -53,7 +56,10 @@ class Watch:
             )
 
     def check_gradients(self) -> str:
-        """Return a message that names parameters without a gradient on at least one rank; "" if there are none."""
+        """Return a message that names up to five trainable parameters without a gradient on some rank; "" for none.
+
+        Every rank must call it, since the names are gathered. All ranks return the same message.
+        """
         parameters = self.model.named_parameters()
         missing = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
         found = list(dict.fromkeys(name for names in self.ranks.gather(missing) for name in names))
@@ -63,7 +69,11 @@ class Watch:
         return f"no gradient reaches {', '.join(found[:5])}{more}"
 
     def check_step(self, numbers: StepNumbers) -> None:
-        """Raise NonFiniteLoss if a number of a step is not finite, with a message that names it and the records."""
+        """Raise NonFiniteLoss if one of the step's `numbers` is not finite.
+
+        The message names the value that is NaN or infinite, its step, and the records of that step on each rank. Every
+        rank must call it with equal `numbers`, since the record numbers are gathered.
+        """
         if numbers.finite:
             return
         names = self.ranks.gather(first_non_finite(self.statistics))
@@ -77,11 +87,13 @@ class Watch:
         )
 
     def _diagnose(self, step: int, loss: float, statistic: str | None) -> tuple[int, str]:
-        """Return the step that made a value non-finite, and a message that names the value.
+        """Return the step in which a value became non-finite, and a message that names the value.
+
+        This is the step before `step` if a weight is not finite, since that step's update changed the weight.
 
         Args:
             step: the first step measured as non-finite.
-            loss: the loss of that step.
+            loss: the loss of `step`.
             statistic: name of a non-finite statistic on some rank; None if there is none.
         """
         if name := first_non_finite(dict(self.model.named_parameters())):
