@@ -222,9 +222,10 @@ class Writer:
             self._block = self._set.spare_block()
 
     def _label(self, label: Any, data: bytes) -> Any:
-        """Convert a label of `write` to its stored form; `data` is the encoded image, whose size scales boxes.
+        """Return the stored form of a label passed to `write`. Boxes are divided by the size of the image `data`.
 
         Raise ValueError for an unknown class name, or a multi-label or detection label in none of the accepted formats.
+        Other invalid labels are returned: `Block.add` rejects them.
         """
         task: Task = self._set.task
         if task.boxes:
@@ -308,7 +309,11 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _rgb(image: Any) -> np.ndarray:
-    """Convert a PIL image, array or tensor to (H, W, 3) uint8. Raise ValueError for anything else."""
+    """Return the pixels of a PIL image, array or tensor, (H, W, 3) uint8 RGB.
+
+    Raise ValueError for an image of another type, with more than 8 bits, or of a shape that `Writer.write` does not
+    list.
+    """
     if isinstance(image, Image.Image):
         if image.mode.startswith(_DEEP):
             raise ValueError(f"a PIL image of mode {image.mode} has more than 8 bits: scale it and convert it to 'L'")
