@@ -279,7 +279,7 @@ def _pack_shard(
         pack_id: the same for all shards of the set (see `_open_once`).
         columns: fields of the shard's `Listing` except `tree` and `report`.
         options: `workers` must be set.
-        partial_file: temporary path of the .rec file on the machine that publishes the set.
+        partial_file: the shard's path from `SetWriter.partial`.
         progress: called with the number of images done since the last call.
     """
     listing = Listing(_open_once(*opening, pack_id), **columns)
@@ -313,11 +313,11 @@ def _in_turn(
     """Run each job on one of `workers` threads, and yield the results of `make` in the order of `jobs`.
 
     A job is the arguments of `make`. Its thread runs `make(*job)`, then `place` on the result, then the functions that
-    `place` returns. `place` runs in the order of `jobs`, one call at a time. At most 2 * `workers` + 2 jobs are started
-    but not yielded, which limits memory use.
+    `place` returns. `place` runs in the order of `jobs`, one call at a time. To limit memory use, at most 2 * `workers`
+    + 2 jobs are queued, running, or waiting to be yielded.
 
-    If a job fails, its error is raised where its result would be yielded, and no later job is placed. When the
-    generator ends or is closed, jobs that wait for a thread are dropped, and the threads are joined.
+    If a job fails, its error is raised instead of yielding its result. If `make` or `place` fails, no later job is
+    placed. When the generator ends or is closed, queued jobs are dropped, and the threads are joined.
     """
     # Not an executor: Ctrl-C inside a future's Python code leaves the future's lock held, and shutting down the pool
     # deadlocks. Each operation of a SimpleQueue is a single call of C code.

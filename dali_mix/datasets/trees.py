@@ -56,8 +56,8 @@ class Tree(ABC):
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
         """Return the content of a file, read into a buffer of the caller if possible. Raise the errors of `read`.
 
-        Only if the tree supports it, it calls `room(size)` for a writable buffer of `size` bytes, and returns the
-        filled part of the buffer.
+        `room(size)` must return a writable buffer of `size` bytes, of which the filled part is returned. A tree that
+        cannot read into a buffer does not call `room`.
         """
         return self.read(name)
 
@@ -295,9 +295,9 @@ class FolderTree(Tree):
             self._check_real(entry.path)
 
     def _check_folder(self, name: str) -> None:
-        """Raise ValueError if the folder of file `name` is outside the root. Each valid folder is checked only once.
+        """Raise ValueError if the folder of file `name` is outside the root, unless links may be followed.
 
-        The file itself may be a link, which `read_into` checks.
+        A folder that has passed is not checked again. The file itself may be a link, which `read_into` checks.
         """
         folder = name.rpartition("/")[0]
         if folder not in self._checked_folders:

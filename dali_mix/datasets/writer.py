@@ -224,8 +224,8 @@ class Writer:
     def _label(self, label: Any, data: bytes) -> Any:
         """Return the stored form of a label passed to `write`. Boxes are divided by the size of the image `data`.
 
-        Raise ValueError for an unknown class name, or a multi-label or detection label in none of the accepted formats.
-        Other invalid labels are returned: `Block.add` rejects them.
+        Raise ValueError for an unknown class name, a multi-label or detection label in none of the accepted formats, or
+        an empty box. Other invalid labels are returned, and `Block.add` rejects them.
         """
         task: Task = self._set.task
         if task.boxes:
@@ -311,8 +311,8 @@ def _is_tensor(value: Any) -> bool:
 def _rgb(image: Any) -> np.ndarray:
     """Return the pixels of a PIL image, array or tensor, (H, W, 3) uint8 RGB.
 
-    Raise ValueError for an image of another type, with more than 8 bits, or of a shape that `Writer.write` does not
-    list.
+    Raise ValueError for an object of another type, a PIL image of more than 8 bits per channel, or an array or tensor
+    that is not uint8 or has none of the shapes listed in `Writer.write`.
     """
     if isinstance(image, Image.Image):
         if image.mode.startswith(_DEEP):

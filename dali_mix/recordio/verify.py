@@ -55,7 +55,8 @@ def verify_set(
     - the framing, crc32, header and label of each record
     - that each image is complete according to its header, and has the dimensions in the table
 
-    If the table changed, individual records are not checked.
+    If the manifest or table cannot be read, nothing else is checked. If only the sha256 of the table is wrong, the size
+    and sha256 of the other files are checked, but no index lines and records.
 
     Args:
         decode: a function that decodes an image, to check every image: encoded (n,) uint8 → height, width. It raises
@@ -215,7 +216,11 @@ def _passed_over(info: SetInfo) -> list[dict[str, int]]:
 def _record_problem(
     payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
 ) -> str:
-    """Return the problem of a record, with advice, or "". If its bytes changed, that is reported as the problem."""
+    """Return a text that describes the problem of a record, with advice, or "" if there is none.
+
+    `entry` is the record's row in the table. If the crc32 of `payload` differs from that in `entry`, the text says so,
+    and adds any other difference in parentheses.
+    """
     found = _differs(payload, record, entry, info, decode)
     crc = zlib.crc32(payload)
     if crc == entry["crc32"]:

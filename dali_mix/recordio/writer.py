@@ -114,9 +114,10 @@ class RecordWriter:
         return self._table[: self._count]
 
     def end(self) -> list[tuple[int, str]]:
-        """End the last file; return (bytes, sha256 in hex) of each file.
+        """End the last file and return a list of (size in bytes, sha256 in hex), one item per file.
 
-        Files after the last record are neither created nor returned; earlier files without records are empty.
+        All functions returned by `place` must have been called. Files after the last record are neither created nor
+        returned; earlier files without records are empty.
         """
         if self._parts:
             self._parts[-1].end()
@@ -130,8 +131,8 @@ class SetWriter(RecordWriter):
     Leaving the `with` block before `finish` publishes nothing.
 
     `total` is the expected number of records, which determines the boundaries of shards. It may be None (unknown) for a
-    single shard. Raise ValueError for an invalid number of `shards`, and on entering the block FileExistsError if the
-    set exists and `force` is not set.
+    single shard. Raise ValueError unless `shards` is from 1 to `total` and at most 2^16. On entering the block, raise
+    FileExistsError if the set exists and `force` is not set, and the errors of `Publication`.
     """
 
     def __init__(
@@ -172,9 +173,10 @@ class SetWriter(RecordWriter):
             self._files.__exit__(*error)
 
     def partial(self, shard: int) -> Path:
-        """Return the temporary path of a .rec file.
+        """Return the temporary path of the .rec file with index `shard`.
 
-        Other machines write to a path from `publish.new_try`, and `add` renames that file to this path.
+        Another machine must write to the path `publish.new_try(partial(shard))`. `add` renames its file to
+        `partial(shard)`.
         """
         return self._paths[shard]
 
