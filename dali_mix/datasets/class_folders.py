@@ -142,14 +142,14 @@ def _another_layout(tree: Tree) -> str:
 
 
 def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str, list[str]]:
-    """Return the folder that holds the classes of `split`, and notices if the tree is ambiguous.
+    """Return (folder that holds the classes of `split`, notices). There are notices only if the tree is ambiguous.
 
     It is the folder named after the split, or the root if the tree has no split folders. A single outer folder, as in
     many archives, is skipped.
 
-    If there are other folders with images next to folders named after splits, all of them count as classes, except in
-    two cases: at least two of the folders named after splits contain class folders, or `split` is a custom name and a
-    folder has this name. `split_folders` "yes" or "no" overrides this rule.
+    Folders named after splits are split folders, unless folders with other names contain images too. In this case, all
+    are class folders, except if at least two of those named after splits contain class folders, or if `split` is a
+    custom name and a folder has this name. `split_folders` "yes" or "no" overrides this rule.
 
     Raise ValueError if other splits exist but not this one, or if `split_folders` is "yes" and there is no folder of
     this split. If there are no split folders, also raise ValueError if `split` looks like a mistyped split name, unless
@@ -211,7 +211,7 @@ def _unwrapped(tree: Tree, base: str, split: str) -> str:
     """Return the folder that holds the classes of `split`: its folder `base`, or a folder in it with the same name.
 
     For train/train/CLASS, as in Kaggle's archives, this is train/train. The inner folder is used if it is the only
-    subfolder and contains folders but no images. This is repeated for the inner folder.
+    subfolder, and contains folders but no images directly. This is repeated for the inner folder.
     """
     while (
         [name.lower() for name in tree.folders(base)] == [split.lower()]

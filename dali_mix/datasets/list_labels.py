@@ -196,7 +196,7 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a list with one notice if a class does not occur in `labels`; else an empty list.
+    """Return a list with one notice if some of the classes do not occur in `labels`; else an empty list.
 
     Only classes that result from numeric labels can be missing: the numbers may start at 1, or may not be class
     indices. The notice advises to list the numbers that are classes with --classes.

@@ -38,7 +38,7 @@ class Mistakes:
     def together(self, images: bool) -> Iterator[None]:
         """Collect mistakes in the block and raise them at its end. If `images`, `settle` also adds missing images.
 
-        If the block raises a ValueError or OSError after mistakes were collected, they are raised instead of it.
+        If the block raises a ValueError or OSError after mistakes were collected, the mistakes are raised instead.
         """
         self._collecting, self._images = True, images
         try:
@@ -123,7 +123,7 @@ def unusable(error: Exception, where: str, place: str | None) -> Exception:
     """Return the error to raise for an image that cannot be used because of `error`.
 
     It is a FileNotFoundError if `error` is one, else a ValueError. The message begins with `where`, the path of the
-    image. Unless `place` is None, the message also names it as the file and line that list the image.
+    image, and names `place`, the file and line that list the image, unless this is None.
     """
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     listed = "" if place is None else f", listed at {place}"

@@ -209,7 +209,7 @@ def pack_listing(
 def _pack_here(
     writer: RecordWriter, listing: Listing, options: PackOptions, order: np.ndarray, progress: Progress | None
 ) -> Generator[_Done]:
-    """Write the images of `listing` at the indices `order`, in this order, with threads. Yield a `_Done` per job.
+    """Write the images of `listing` at the indices `order`, in this order, on threads. Yield a `_Done` per job.
 
     After the caller has processed a `_Done`, `progress` is called with its number of images. OpenCV is limited to one
     thread in the process until the generator ends. malloc keeps freed memory from then on (`keep_freed_memory`).
@@ -312,7 +312,7 @@ def _in_turn(
 ) -> Iterator[_Done]:
     """Run each job on one of `workers` threads, and yield the results of `make` in the order of `jobs`.
 
-    A job is the arguments of `make`. Its thread runs `make(*job)`, then `place` on the result, then the functions that
+    A job is a tuple of arguments. Its thread runs `make(*job)`, then `place` on the result, then the functions that
     `place` returns. `place` runs in the order of `jobs`, one call at a time. To limit memory use, at most 2 * `workers`
     + 2 jobs are queued, running, or waiting to be yielded.
 

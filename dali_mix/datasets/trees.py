@@ -144,8 +144,10 @@ def check_name(name: str, root: str, where: str = "") -> str:
 class FolderTree(Tree):
     """A folder on disk.
 
-    Symbolic links are followed if their target is inside the folder, or anywhere with `follow_links`; link cycles are
-    detected.
+    Symbolic links are followed if their target is inside the folder, or anywhere with `follow_links`. `walk` skips a
+    link to a parent folder.
+
+    Raise FileNotFoundError if `root` is not a folder.
     """
 
     def __init__(self, root: str | os.PathLike[str], follow_links: bool = False) -> None:

@@ -62,7 +62,7 @@ class Block:
         self._size = 0
 
     def view(self) -> memoryview:
-        """Return the records' bytes, valid until the next change."""
+        """Return a view of the records' bytes, which must be used before the block changes."""
         return memoryview(self._buffer)[: self._size]
 
     def room(self, size: int, label: Label) -> memoryview:

@@ -110,12 +110,15 @@ def verify_set(
 
 
 def _hash_part(folder: Path, info: SetInfo, part: int, progress: Progress) -> str:
-    """Return the problem with the size or hash of a .rec file, or "". Runs on another machine."""
+    """Return a message if the size or sha256 of .rec file `part` is wrong, or "". Runs on another machine.
+
+    `progress` is not called, since no records are checked.
+    """
     return _check_file(folder, info.parts[part])
 
 
 def _check_part_there(folder: Path, info: SetInfo, part: int, decode: Decode | None, progress: Progress) -> list[str]:
-    """Return the problems with a .rec file. Runs on another machine."""
+    """Return a message for each problem of .rec file `part` and its records. Runs on another machine."""
     table = open_table(folder / info.table.name, info.count)
     hashed = partial(_check_file, folder, info.parts[part])
     return list(_check_part(folder, info, table, part, hashed, decode, progress))

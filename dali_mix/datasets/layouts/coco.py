@@ -233,7 +233,8 @@ def _renumbered(
 ) -> np.ndarray:
     """Return `kind` (N,), the index in `classes` of each annotation's category or -1, as indices in `given`.
 
-    A category that is not in `given` becomes -1. If annotations have such a category, one error is added to `mistakes`.
+    A category that is not in `given` becomes -1. For each such category that annotations have, one error is added to
+    `mistakes`.
     """
     number_of = {composed(name): number for number, name in enumerate(given)}
     renumbered = np.array([*(number_of.get(composed(name), -1) for name in classes), -1])[kind]

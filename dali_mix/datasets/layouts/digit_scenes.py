@@ -82,7 +82,7 @@ def _generator(seed: int, split: str, number: int, pixels: bool = False) -> np.r
 def _draw(random: np.random.Generator, rows: np.ndarray) -> list[Digit]:
     """Return one to five randomly drawn digits that do not overlap. Their scans are drawn from the indices `rows`.
 
-    A digit is left out if it overlaps an earlier one at 20 random positions.
+    A digit is left out if it overlaps earlier ones at each of 20 random positions.
     """
     digits: list[Digit] = []
     for _ in range(int(random.integers(1, MOST_DIGITS + 1))):

@@ -1,8 +1,8 @@
 """Layout `yolo`: boxes in text files, as Ultralytics, Roboflow, CVAT and darknet write them.
 
-data.yaml, or obj.data for CVAT YOLO 1.1 and darknet, has the class names and, for each of train, val and test, a folder
-or a list of images (.txt). In data.yaml, it may also be several of these, and they may be relative to a `path`. Images
-and label files are organized in one of three ways:
+data.yaml has the fields `names` (of the classes), `path` (a base folder, optional) and `train`, `val`, `test`: a
+folder, a list of images (.txt), or several of these. CVAT YOLO 1.1 and darknet write obj.data instead, in which `names`
+is a file. Images and label files are organized in one of three ways:
 
     images/train/a.jpg      train/images/a.jpg      obj_train_data/a.jpg
     labels/train/a.txt      train/labels/a.txt      obj_train_data/a.txt
@@ -162,8 +162,10 @@ def _images(
 ) -> dict[str, str]:
     """Return a dict of the images of `split`: name in the tree → its folder, or file and line that list it.
 
-    The values are for messages. An image that is listed again is a mistake. Append the folders that `config` names
-    for the split to `folders`. Without a config file (`file` is ""), this is the usual folder that exists.
+    The values are for messages. An image that is listed again is a mistake.
+
+    Append each searched folder to `folders`. These are the folders that `config` names for the split or, without a
+    config file (`file` is ""), the first of images/SPLIT, SPLIT/images and SPLIT that exists.
 
     Raise FileNotFoundError if the split or one of its paths does not exist. Raise ValueError if the split's entry in
     `config` is neither a path nor a list of paths.

@@ -105,9 +105,10 @@ def read_exif(tiff: bytes) -> Exif:
 
 
 def merged(blocks: list[Exif]) -> Exif:
-    """Merge the EXIF blocks of an image. Several blocks are `odd`, since decoders use either the first or the last.
+    """Return the `Exif` of an image that has these EXIF blocks.
 
-    The orientation is that of the first block that has one.
+    With several blocks, the orientation is that of the first block that has one, and `odd` is set, since decoders use
+    either the first or the last block.
     """
     if len(blocks) < 2:
         return blocks[0] if blocks else Exif()
