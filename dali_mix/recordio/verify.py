@@ -56,7 +56,7 @@ def verify_set(
     - that each image is complete according to its header, and has the dimensions in the table
 
     If the manifest or table cannot be read, nothing else is checked. If only the sha256 of the table is wrong, the size
-    and sha256 of the other files are checked, but no index lines and records.
+    and sha256 of the other files are checked, but neither the lines of the index nor the records.
 
     Args:
         decode: a function that decodes an image, to check every image: encoded (n,) uint8 → height, width. It raises

@@ -46,8 +46,8 @@ def sized(
 ) -> ImageHeader:
     """Return the header of an image that has `height` x `width` pixels before EXIF rotation.
 
-    The header has the size after rotation, and `odd` or, if that is "", the reason in `exif`. Raise ValueError unless
-    `height` and `width` are from 1 to 2^31 - 1.
+    The header has the size after rotation. Its `odd` is the argument or, if that is "", the one of `exif`. Raise
+    ValueError unless `height` and `width` are from 1 to 2^31 - 1.
     """
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise ValueError(f"a damaged {encoding.upper()}: its header says {width}x{height} pixels")
