@@ -1,7 +1,7 @@
 """Dataset layouts, one per file, and the parallel packer that turns files on disk into a packed set.
 
-`find_layout(name)` finds a bundled layout, or one that an installed package registers as an entry point of the
-group "dali_mix.datasets" (NAME = module:function).
+`find_layout(name)` returns a bundled layout, or one that an installed package registers as an entry point in the group
+"dali_mix.datasets" (name = "module:function").
 """
 
 from dali_mix.datasets.archives import open_tree

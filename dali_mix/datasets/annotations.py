@@ -46,12 +46,13 @@ def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
 
 
 def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
-    """Return the content of a JSON file, without the fields named in `unused`.
+    """Return the content of a JSON file. Fields named in `unused` are removed from all its objects.
 
-    In COCO's files, the fields that layouts do not need take most of the memory.
+    They are removed during parsing to save memory: in COCO's files, unneeded fields take most of it. Garbage collection
+    is disabled in the process during parsing.
 
-    Raise FileNotFoundError if the file is missing. Raise ValueError for invalid JSON (with its position), JSON that
-    does not fit into memory, or (without `unused`) a duplicate key in an object.
+    Raise FileNotFoundError if the file is missing. Raise ValueError if it cannot be read, is not valid JSON, or does
+    not fit into memory. If `unused` is empty, also raise ValueError if an object has a duplicate key.
     """
     where = tree.where(name)
     data = tree.read_needed(name)
@@ -87,9 +88,10 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def entries_of(content: Any, key: str, where: str) -> list[Any]:
-    """Return the list in field `key` of a JSON object.
+    """Return the list in field `key` of the JSON object `content`.
 
-    If there is no list, raise ValueError with a message that begins with `where`.
+    Raise ValueError, with a message that begins with `where`, if `content` is not an object or its field `key` is not a
+    list.
     """
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list):
@@ -106,10 +108,11 @@ def column(
     mistakes: Mistakes,
     missing: Any = None,
 ) -> list[Any]:
-    """Return field `key` of each entry, or `missing` for an entry without it.
+    """Return a list with the value of field `key` of each entry.
 
-    For a value that does not satisfy `fits`, an error is added to `mistakes`, and None is returned. The error's message
-    describes valid values as `expected`.
+    The value is `missing` for an object without the field, and None for an entry that is not an object. A value for
+    which `fits` returns False, even `missing`, is replaced by None, and an error is added to `mistakes`. The message
+    begins with `where` and the entry's index, and describes valid values as `expected`.
     """
     values = []
     for number, entry in enumerate(entries):
@@ -124,7 +127,11 @@ def column(
 
 
 def check_unique_field(values: list[Any], key: str, where: str, mistakes: Mistakes, advice: str = "remove one") -> None:
-    """Add an error to `mistakes` for each entry whose field `key` has the same value as that of an earlier entry."""
+    """Add an error to `mistakes` for each item of `values` that equals an earlier one. None values are ignored.
+
+    `values` are the values of field `key` of all entries. The message begins with `where` and the entry's index, and
+    ends with `advice`.
+    """
     for again, before in doubles(values):
         earlier = f"{where.rpartition(' ')[2]}[{before}]"
         what = f"field {key!r} is {values[again]!r}, as in {earlier} already"
@@ -172,10 +179,10 @@ def _is_box(value: Any, least: float) -> bool:
 
 
 def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
-    """Read a YAML file of `key: value` lines. All scalars are returned as strings.
+    """Return the mapping in a YAML file, with all scalars as strings.
 
-    Raise FileNotFoundError if the file is missing, ValueError for invalid YAML (with its line) or content that is not a
-    mapping.
+    Raise FileNotFoundError if the file is missing. Raise ValueError if it cannot be read, is not UTF-8 text or valid
+    YAML, or does not contain a mapping.
     """
     where = tree.where(name)
     text = "\n".join(decode_lines(tree.read_needed(name), where))
@@ -202,10 +209,10 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
-    """Read an XML file whose root element is `root`.
+    """Return the root element of an XML file.
 
-    Raise FileNotFoundError if the file is missing. Raise ValueError for malformed XML (with its position), a different
-    root element, or a DOCTYPE. Since a DOCTYPE is refused, entities are never expanded.
+    Raise FileNotFoundError if the file is missing. Raise ValueError if it cannot be read or decoded, is malformed, has
+    a DOCTYPE, or if the root element's tag is not `root`. Since a DOCTYPE is refused, entities are never expanded.
     """
     where = tree.where(name)
     data = tree.read(name)
@@ -305,9 +312,10 @@ def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
 
 
 def without_repeats(listing: Listing) -> Listing:
-    """Return the listing without repeated objects, whose class, box and `difficult` equal those of an earlier object.
+    """Return the listing without repeated objects. Return it unchanged if its task has no boxes.
 
-    Only objects of the same image are compared. A notice counts the repeated ones.
+    An object is repeated if an earlier object of the same image has the same class, box and `difficult`. The report
+    states the number of removed objects as "repeated_boxes" and in a notice.
     """
     if not TASKS[listing.task].boxes:
         return listing

@@ -22,7 +22,11 @@ _MAX_UNPACKED = 256 << 20  # below this no ratio is suspicious
 
 
 class _ArchiveTree(Tree):
-    """An archive whose names are checked and indexed when it is opened."""
+    """Base class of the archive trees.
+
+    While it opens the archive, a subclass must call `_register` for each file. This checks and indexes the file's name,
+    and raises ValueError for an unsafe or duplicate name or a decompression bomb.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class _ArchiveTree(Tree):
         return tidy
 
     def _found(self, name: str) -> str:
-        """Return the name of a file as stored; `name` may differ from it in Unicode normalization.
+        """Return the indexed name that equals `name` or, if there is none, differs only in Unicode normalization.
 
         Raise FileNotFoundError if the archive has no such file.
         """
@@ -127,9 +131,10 @@ class ZipTree(_ArchiveTree):
 
 
 def _stated_count(path: Path) -> int:
-    """Return the number of members, modulo 2^16, that a zip file states in its end record; 0xFFFF if it states none.
+    """Return the number of members, modulo 2^16, that a zip file states in its end record.
 
-    Python's zipfile ignores this number.
+    Return 0xFFFF if there is no complete end record. Since Python's zipfile ignores the number, `ZipTree` compares it
+    with the members found.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
@@ -218,7 +223,7 @@ class TarTree(_ArchiveTree):
 
 
 def _reason(error: Exception) -> str:
-    """Return the text of an error, prefixed by its class name if it is unclear on its own."""
+    """Return the text of an OSError or ValueError. For other errors and empty texts, prefix the name of its class."""
     text = str(error)
     return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__} {text}".strip()
 
@@ -240,8 +245,9 @@ def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:
 
     `follow_links` is for folders only (see `FolderTree`).
 
-    Raise FileNotFoundError if `root` does not exist. Raise ValueError for a damaged or unsafe archive, another kind of
-    file, or an archive with `follow_links`.
+    Raise FileNotFoundError if `root` does not exist. Raise ValueError if it is a damaged or unsafe archive, a file that
+    is not an archive, or any file with `follow_links`. Raise OSError if a tar file cannot be unpacked into the
+    temporary folder.
     """
     path = Path(root)
     if path.is_file():

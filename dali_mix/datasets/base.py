@@ -69,7 +69,10 @@ class Options:
             choice("exif", self.exif, CHOICES)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the names in `classes_file`, or None if it is not set. Raise the errors of `read_names`."""
+        """Return the class names in `classes_file`, or None if it is None. Raise the errors of `read_names`.
+
+        Path("auto") is read like any other path. A layout that supports "auto" must check for it before this call.
+        """
         return read_names(self.classes_file) if isinstance(self.classes_file, Path) else self.classes_file
 
 
@@ -185,11 +188,12 @@ def listed_paths(
 ) -> dict[str, str]:
     """Read a list of files, one path per line; return path → "FILE: line N" for messages.
 
-    With `last_part`, only the last component of each path is used. For an absolute path, a path with ".." and a
-    duplicate, an error is added to `mistakes`. Errors name `base`, the folder to which the paths are relative.
+    `name` is the list's name in `tree`. `base` is the folder to which its paths are relative, for messages. With
+    `last_part`, only the last component of each path is used. An invalid path (see `check_name`) or a duplicate is left
+    out, and an error is added to `mistakes`.
 
-    Raise FileNotFoundError if the list is missing. Raise ValueError if it is not UTF-8 text or, unless `may_be_empty`,
-    lists no file.
+    Raise FileNotFoundError if the list is missing. Raise ValueError if it cannot be read, is not UTF-8 text or, unless
+    `may_be_empty`, has no valid path.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):
@@ -220,19 +224,19 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
-    """Raise ValueError naming the line of the first duplicate in `names`."""
+    """Raise ValueError, naming both lines, if a name occurs twice. `names` are all lines of the file `where`."""
     if double := first_double(names):
         again, before = double
         raise ValueError(f"{where}: line {again + 1}: {names[again]!r} is already on line {before + 1}")
 
 
 def first_double(values: Sequence[Any]) -> tuple[int, int] | None:
-    """Return the index of the first duplicate and of its earlier occurrence, or None if all values differ."""
+    """Return the first pair of indices that `doubles` yields, or None if it yields none."""
     return next(doubles(values), None)
 
 
 def doubles(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
-    """Yield the index of each duplicate and of its first occurrence. None values are ignored."""
+    """Yield (index of a duplicate, index of its first occurrence) for each duplicate. None values are ignored."""
     seen: dict[Any, int] = {}
     for index, value in enumerate(values):
         before = seen.setdefault(value, index)
@@ -250,11 +254,11 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
 
 
 def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
-    """Yield the tree of `root`, then for each regex in `patterns` the tree of the archive in `root` that it matches.
+    """Yield the tree of `root`, then for each regex in `patterns` the tree of an archive directly in folder `root`.
 
-    Patterns are searched in the lowercase file names. A pattern without a match is skipped.
+    It is the archive whose lowercase name contains a match of the regex. If there is none, nothing is yielded.
 
-    Raise ValueError if several archives match one pattern.
+    Raise ValueError if several archives match one regex. Raise the errors of `open_tree`.
     """
     yield open_tree(root, options.follow_links)
     archives = [path for path in root.iterdir() if path.name.lower().endswith(ARCHIVES)] if root.is_dir() else []

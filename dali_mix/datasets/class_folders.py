@@ -31,12 +31,16 @@ _ANNOTATIONS = {
 def class_folders(
     tree: Tree, base: str, classes: tuple[str, ...] | None, mistakes: Mistakes
 ) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
-    """Return the names, labels and classes of the images in `base`/CLASS/…, and a report.
+    """Return (names, labels, classes, report) for the images in `base`/CLASS/….
 
-    The report counts files that were left out, and has notices about doubtful class folders. Without `classes`, the
-    sorted folder names are the classes, and a class without images is a mistake. With `classes`, a folder that is not
-    among them is a mistake. All mistakes are raised before the function returns. Raise ValueError if there are no class
-    folders, FileNotFoundError for a dangling link next to them.
+    The names are paths in the tree, and the labels are indices into the classes. The report counts files that were left
+    out, and has notices about doubtful class folders.
+
+    If the argument `classes` is None, the classes are the sorted folder names, and a class folder without images is a
+    mistake. Otherwise `classes` is returned unchanged, and a folder whose name is not in it is a mistake.
+
+    Before returning, raise the errors in `mistakes`. Raise ValueError if there are no class folders, FileNotFoundError
+    for a dangling link without an image suffix directly in `base`, since it may have been a class folder.
     """
     where = tree.where(base)
     folders = tree.folders(base)
@@ -88,7 +92,10 @@ def class_folders(
 
 
 def _doubts(tree: Tree, where: str, folders: list[str]) -> list[str]:
-    """Return a list with a notice if there is only one class, or if numeric names are not in numeric order; else []."""
+    """Return a list with one notice if `folders`, the sorted class names, are doubtful; else [].
+
+    They are doubtful if there is only one, or if all are numbers and not in numeric order.
+    """
     if len(folders) == 1:
         advice = f"if it is not a class, correct --root or --split{_another_layout(tree)}"
         return [f"{where}: there is only one class, {folders[0]!r}; {advice}"]
@@ -126,7 +133,7 @@ def _counted(suffixes: Counter[str]) -> str:
 
 
 def _another_layout(tree: Tree) -> str:
-    """Return advice, beginning with "; ", to use layout yolo, coco or voc if the tree has its files; else ""."""
+    """Return advice, beginning with "; ", to use layout yolo, coco or voc if the tree has its annotations; else ""."""
     names = list(tree.walk())
     for layout, files in _ANNOTATIONS.items():
         if found := next(filter(files.search, names), None):
@@ -135,14 +142,14 @@ def _another_layout(tree: Tree) -> str:
 
 
 def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str, list[str]]:
-    """Return the folder that holds the classes of `split`, and notices if the tree is ambiguous.
+    """Return (folder that holds the classes of `split`, notices). There are notices only if the tree is ambiguous.
 
     It is the folder named after the split, or the root if the tree has no split folders. A single outer folder, as in
     many archives, is skipped.
 
-    If there are other folders with images next to folders named after splits, all of them count as classes, except in
-    two cases: at least two of the folders named after splits contain class folders, or `split` is a custom name and a
-    folder has this name. `split_folders` "yes" or "no" overrides this rule.
+    Folders named after splits are split folders, unless folders with other names contain images too. In this case, all
+    are class folders, except if at least two of those named after splits contain class folders, or if `split` is a
+    custom name and a folder has this name. `split_folders` "yes" or "no" overrides this rule.
 
     Raise ValueError if other splits exist but not this one, or if `split_folders` is "yes" and there is no folder of
     this split. If there are no split folders, also raise ValueError if `split` looks like a mistyped split name, unless
@@ -174,10 +181,12 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
 def _are_splits(
     tree: Tree, base: str, folders: list[str], named: list[str], free: bool, split_folders: str
 ) -> tuple[bool, list[str]]:
-    """Return whether the folders `named` are splits rather than classes, and a list with a notice if in doubt.
+    """Return (is_split, notices): whether the folders `named` are splits rather than classes.
 
-    `named` are those of `folders` that are named after a split. `free` is True if one of them has the name of the
-    wanted split, and this is a custom name. `split_base` describes the rule.
+    `notices` has one item if the answer is doubtful, else none. `split_base` describes the rule.
+
+    `named` are the items of `folders` that have the name of a split. `free` is True if the wanted split has a custom
+    name, and a folder in `named` has this name.
     """
     if split_folders != "auto" or not named:
         return split_folders != "no", []
@@ -199,9 +208,10 @@ def _are_splits(
 
 
 def _unwrapped(tree: Tree, base: str, split: str) -> str:
-    """Return the folder of `split`: `base`, or train/train for train/train/CLASS, as in Kaggle's archives.
+    """Return the folder that holds the classes of `split`: its folder `base`, or a folder in it with the same name.
 
-    While the only subfolder is named `split` too and contains folders but no images, that subfolder is used.
+    For train/train/CLASS, as in Kaggle's archives, this is train/train. The inner folder is used if it is the only
+    subfolder, and contains folders but no images directly. This is repeated for the inner folder.
     """
     while (
         [name.lower() for name in tree.folders(base)] == [split.lower()]
@@ -213,9 +223,10 @@ def _unwrapped(tree: Tree, base: str, split: str) -> str:
 
 
 def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
-    """Return a list with a notice if the folders look like splits; else [].
+    """Return a list with one notice if `folders`, which were read as classes, look like splits; else [].
 
-    They do if all have the same subfolders and no images of their own, or if one has the structure NAME/NAME/CLASS.
+    They do if one has the structure NAME/NAME/CLASS. They also do if there are at least two, and all have the same two
+    or more subfolders and no images directly in them.
     """
     for name in folders:
         doubled = _join(base, f"{name}/{name}")

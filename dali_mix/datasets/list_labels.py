@@ -121,10 +121,10 @@ def _class_text(row: Row) -> str:
 
 
 def _class_number(text: str, where: str, numbered: bool) -> int:
-    """Return the class index that the label `text` states.
+    """Return the numeric label `text` as a class index.
 
-    Raise ValueError for an invalid index. Also raise it if `numbered` is False: most labels of the list are then class
-    names, and a number is a mistake.
+    Raise ValueError, with a message that begins with `where`, if `text` is not an integer from 0 to 2^24. Also raise it
+    if `numbered` is False: most labels of the list are then class names, and a number is a mistake.
     """
     if not numbered:
         raise ValueError(f"{where}: label {text!r:.60} is a number, most are names; correct it, or pass --classes FILE")
@@ -196,9 +196,10 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a list with one notice if some of the classes have no images or boxes; else an empty list.
+    """Return a list with one notice if some of the classes do not occur in `labels`; else an empty list.
 
-    Only classes that result from numeric labels can be empty. These labels may start at 1, or may not be class indices.
+    Only classes that result from numeric labels can be missing: the numbers may start at 1, or may not be class
+    indices. The notice advises to list the numbers that are classes with --classes.
     """
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]

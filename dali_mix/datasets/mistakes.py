@@ -36,7 +36,10 @@ class Mistakes:
 
     @contextmanager
     def together(self, images: bool) -> Iterator[None]:
-        """Collect mistakes in the block and raise them at its end. If `images`, `settle` also adds missing images."""
+        """Collect mistakes in the block and raise them at its end. If `images`, `settle` also adds missing images.
+
+        If the block raises a ValueError or OSError after mistakes were collected, the mistakes are raised instead.
+        """
         self._collecting, self._images = True, images
         try:
             yield
@@ -57,7 +60,7 @@ class Mistakes:
         return True
 
     def add(self, error: Exception) -> None:
-        """Collect an error, or raise it outside of `together`."""
+        """Collect an error, unless one with the same message was collected before. Outside `together`, raise it."""
         if not self._collecting:
             raise error
         key = hash(str(error))
@@ -109,14 +112,18 @@ class Mistakes:
 
 
 def also(count: int, what: str) -> str:
-    """Return " (as in 3 more `what`s)" for a mistake that one correction fixes everywhere, or "" if `count` is 0."""
+    """Return the end of a message about a mistake that `count` more items share, such as " (as in 3 more rows)".
+
+    `what` is the singular noun, such as "row". Return "" if `count` is 0.
+    """
     return f" (as in {counted(count, f'more {what}', f'more {what}s')})" if count else ""
 
 
 def unusable(error: Exception, where: str, place: str | None) -> Exception:
-    """Return the error to raise for the image `where`, which cannot be used because of `error`.
+    """Return the error to raise for an image that cannot be used because of `error`.
 
-    `place`, if not None, is the file and line that list the image. The message names both.
+    It is a FileNotFoundError if `error` is one, else a ValueError. The message begins with `where`, the path of the
+    image, and names `place`, the file and line that list the image, unless this is None.
     """
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     listed = "" if place is None else f", listed at {place}"

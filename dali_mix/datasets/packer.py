@@ -99,14 +99,17 @@ class PackOptions:
             choice("exif", self.exif, CHOICES)
 
     def recorded(self) -> dict[str, Any]:
-        """Return the options recorded in the manifest: all but `workers` and `force`, which do not affect the bytes."""
+        """Return the options to record in the manifest, with those of `transform` in the same dict.
+
+        `workers` and `force` are omitted, since they do not affect the bytes, and so is `exif` if it is not set.
+        """
         kept = {"shuffle": self.shuffle, "shards": self.shards, "skip_bad": self.skip_bad}
         return asdict(self.transform) | kept | ({"exif": self.exif} if self.exif else {})
 
 
 @dataclass
 class _Done:
-    """Result of a job, or the sum of the results of several jobs."""
+    """Result of a job. Also the sum of several results, which has no blocks."""
 
     blocks: list[Block] = field(default_factory=list)
     images: int = 0
@@ -126,7 +129,10 @@ class _Done:
 
 @dataclass
 class _Shard:
-    """A .rec file written by `_pack_shard`. A shard without records has no file."""
+    """A .rec file written by `_pack_shard`.
+
+    If all images of the shard were skipped, there is no file at `path`, `size` is 0 and `sha256` is "".
+    """
 
     path: Path
     size: int
@@ -150,8 +156,9 @@ def pack_listing(
     Nothing is published if an exception is raised.
 
     Raises:
-        ValueError, FileNotFoundError: an invalid image, named in the message. With `skip_bad`, images that cannot be
-            read are listed in the manifest's report instead.
+        ValueError, FileNotFoundError: an invalid image or label, with the image named in the message, or options that
+            do not fit the listing. With `skip_bad`, images that cannot be read are listed in the manifest's report
+            instead.
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written.
     """
@@ -202,7 +209,11 @@ def pack_listing(
 def _pack_here(
     writer: RecordWriter, listing: Listing, options: PackOptions, order: np.ndarray, progress: Progress | None
 ) -> Generator[_Done]:
-    """Write the images of `listing` in the order of the indices `order`. Yield a `_Done` per job."""
+    """Write the images of `listing` at the indices `order`, in this order, on threads. Yield a `_Done` per job.
+
+    After the caller has processed a `_Done`, `progress` is called with its number of images. OpenCV is limited to one
+    thread in the process until the generator ends. malloc keeps freed memory from then on (`keep_freed_memory`).
+    """
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, len(order), _CHUNK))
     keep_freed_memory()
@@ -225,7 +236,11 @@ def _pack_there(
     order: np.ndarray,
     progress: Progress | None,
 ) -> Generator[_Done]:
-    """Write the images of `listing` in the order of the indices `order` on `machines`. Yield a `_Done` per shard."""
+    """Write the images of `listing` at the indices `order`, in this order, on `machines`. Yield a `_Done` per shard.
+
+    Each shard is one call of `_pack_shard`, and its file is added to `writer`. A file made by `mark_folder` shows the
+    machines whether they see the set's folder.
+    """
     count, shards = len(order), options.shards
     opening, pack_id = listing.tree.opening(), secrets.token_hex(8)
     options = replace(options, workers=options.workers or 1)
@@ -257,8 +272,15 @@ def _pack_shard(
 ) -> _Shard:
     """Write one .rec file of a set. Runs on one of several machines.
 
-    `opening` are the arguments of `open_tree`, and `columns` the fields of the shard's `Listing` except `tree` and
-    `report`. The file is written to a path that `new_try(partial_file)` returns.
+    The file is written to a path that `new_try(partial_file)` returns, since another machine may repeat the call.
+
+    Args:
+        opening: arguments of `open_tree`.
+        pack_id: the same for all shards of the set (see `_open_once`).
+        columns: fields of the shard's `Listing` except `tree` and `report`.
+        options: `workers` must be set.
+        partial_file: the shard's path from `SetWriter.partial`.
+        progress: called with the number of images done since the last call.
     """
     listing = Listing(_open_once(*opening, pack_id), **columns)
     path, count, done = new_try(partial_file), len(listing.names), _Done()
@@ -275,7 +297,10 @@ def _pack_shard(
 
 @lru_cache(maxsize=1)
 def _open_once(root: Path, follow_links: bool, pack_id: str) -> Tree:
-    """Open a tree, once per process and `pack_id` rather than per shard, since reading a .zip's directory is slow."""
+    """Return the tree of `root`, opened once per process for all shards of a set.
+
+    Reading a .zip's directory is slow. A new `pack_id` opens the tree again.
+    """
     return open_tree(root, follow_links)
 
 
@@ -285,10 +310,14 @@ def _in_turn(
     jobs: Iterator[tuple[Any, ...]],
     workers: int,
 ) -> Iterator[_Done]:
-    """Run each job on one of `workers` threads; yield the results in order, or raise the error of the first failed job.
+    """Run each job on one of `workers` threads, and yield the results of `make` in the order of `jobs`.
 
-    A job runs `make`, then `place` on its result, then the functions that `place` returns. `place` runs in job order.
-    Only a few jobs are in flight, so memory use stays small.
+    A job is a tuple of arguments. Its thread runs `make(*job)`, then `place` on the result, then the functions that
+    `place` returns. `place` runs in the order of `jobs`, one call at a time. To limit memory use, at most 2 * `workers`
+    + 2 jobs are queued, running, or waiting to be yielded.
+
+    If a job fails, its error is raised instead of yielding its result. If `make` or `place` fails, no later job is
+    placed. When the generator ends or is closed, queued jobs are dropped, and the threads are joined.
     """
     # Not an executor: Ctrl-C inside a future's Python code leaves the future's lock held, and shutting down the pool
     # deadlocks. Each operation of a SimpleQueue is a single call of C code.
@@ -405,7 +434,11 @@ def _turned(label: Label, orientation: int) -> np.ndarray:
 
 
 def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOptions) -> None:
-    """Raise ValueError unless the image has the size (height, width) that `options.transform` makes of `annotated`."""
+    """Raise ValueError unless `header` has the size that `options.transform` makes of `annotated`.
+
+    `header` is that of the bytes to store. `annotated` is (height, width) before the transform: of the stored pixels
+    with `options.exif` "ignore", else of the rotated image.
+    """
     if header.orientation >= 5 and options.exif == "ignore":
         annotated = annotated[::-1]
     height, width = options.transform.size(*annotated)

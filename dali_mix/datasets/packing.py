@@ -216,7 +216,10 @@ def pack(
 
 
 def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return class names as a tuple. Raise ValueError if there are none, or one is not a string, empty or duplicate."""
+    """Return `classes` as a tuple, or None if it is None.
+
+    Raise ValueError if it has no names, or if a name is empty, a duplicate or not a string.
+    """
     if classes is None:
         return None
     names = tuple(classes) if isinstance(classes, Iterable) else ()
@@ -226,9 +229,9 @@ def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _check_layout(layout: str, root: _Path | None, classes: Any, options: dict[str, Any]) -> None:
-    """Raise ValueError if an option is missing, or if the layout does not use it.
+    """Raise ValueError if `root` is missing, or if the layout does not use an option that is set.
 
-    Layouts of other packages need `root`; which other options they use is not checked.
+    For a layout of another package, only `root` is checked.
     """
     if root is None and layout not in _ROOTLESS:
         raise ValueError(f"layout {layout} needs --root")

@@ -3,12 +3,14 @@
 A pickle is a program for a stack machine:
 
     K U ] } …         push a number, a string, an empty list, an empty dict
-    ( … t l d e u     MARK marks a stack position; the items above it become a tuple, a list, items of a dict
+    ( … t l d         MARK marks a stack position; the items above it become a tuple, a list, a dict
+    ( … e u           the items above the mark are added to the list, the dict below it
     q h               the memo: store the top item under a number, push it again
     c … R b           GLOBAL pushes a name, REDUCE calls it with a tuple, BUILD sets the state of the result
 
 `pickle.load` looks up and calls whatever the file names. Here, names are only compared. The few calls that encode numpy
-arrays and bytes create placeholders (`_DType`, `_Array`) or bytes. Every other call or opcode raises ValueError.
+arrays and bytes create placeholders (`_DType`, `_Array`) or bytes. All other calls, and opcodes that plain data never
+need, raise ValueError.
 
 Invariant: stack and memo hold only plain data and our placeholders. The result holds only plain data and arrays, never
 an object chosen by the file.
@@ -228,10 +230,10 @@ def as_text(value: Any) -> str:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """Replace placeholders with their arrays.
+    """Return `value` with containers copied and each `_Array` in it replaced by its numpy array.
 
-    `done` maps the id of each original to its result, so that shared objects stay shared. Raise ValueError for names
-    and dtypes that are not part of an array, and for arrays without data.
+    `done` maps the id of each converted object to its result, and is updated. An object that occurs several times is
+    therefore converted once. Raise ValueError for a `_Name` or `_DType` in `value`, and for an `_Array` without data.
     """
     if id(value) in done:
         return done[id(value)]

@@ -41,7 +41,10 @@ class Tree(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """Return the content of a file. Raise FileNotFoundError or ValueError naming it."""
+        """Return the content of a file.
+
+        Raise FileNotFoundError if it is missing, ValueError if it cannot be read. The message names the file.
+        """
 
     def read_needed(self, name: str) -> bytes:
         """Return the content of a required file. Raise the errors of `read`, with advice if the file is missing."""
@@ -51,7 +54,11 @@ class Tree(ABC):
             raise FileNotFoundError(f"{error}; fetch it, or correct --root") from None
 
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
-        """Return the content of a file. If possible, it is read directly into the buffer that `room(size)` returns."""
+        """Return the content of a file, read into a buffer of the caller if possible. Raise the errors of `read`.
+
+        `room(size)` must return a writable buffer of `size` bytes, of which the filled part is returned. A tree that
+        cannot read into a buffer does not call `room`.
+        """
         return self.read(name)
 
     def opening(self) -> tuple[Path, bool]:
@@ -123,8 +130,8 @@ def suffix_of(name: str) -> str:
 def check_name(name: str, root: str, where: str = "") -> str:
     """Return `name` with forward slashes and without "." components.
 
-    Raise ValueError, with a message that begins with `where`, if it is empty or absolute, or contains ".." or a null
-    byte.
+    Raise ValueError if `name` is empty or absolute, or contains ".." or a null byte. The message begins with `where`,
+    and names `root` as the folder that `name` must be in.
     """
     tidy = name.replace("\\", "/")
     parts = PurePosixPath(tidy).parts
@@ -137,8 +144,10 @@ def check_name(name: str, root: str, where: str = "") -> str:
 class FolderTree(Tree):
     """A folder on disk.
 
-    Symbolic links are followed if their target is inside the folder, or anywhere with `follow_links`; link cycles are
-    detected.
+    Symbolic links are followed if their target is inside the folder, or anywhere with `follow_links`. `walk` skips a
+    link to a parent folder.
+
+    Raise FileNotFoundError if `root` is not a folder.
     """
 
     def __init__(self, root: str | os.PathLike[str], follow_links: bool = False) -> None:
@@ -190,7 +199,11 @@ class FolderTree(Tree):
             os.close(descriptor)
 
     def _normalized(self, name: str) -> str | None:
-        """Return the path that differs from `name` only in Unicode normalization, or None."""
+        """Return the existing name that differs from `name` only in Unicode normalization.
+
+        Return None if there is none, if it is ambiguous, or if `name` itself exists. Raise the errors of `_check_real`
+        for a folder in `name`.
+        """
         found = ""
         for part in name.split("/"):
             folder = f"{self.root}/{found}"
@@ -284,7 +297,10 @@ class FolderTree(Tree):
             self._check_real(entry.path)
 
     def _check_folder(self, name: str) -> None:
-        """Check that the folder of `name` is inside the root, once per folder. `read_into` checks links to files."""
+        """Raise ValueError if the folder of file `name` is outside the root, unless links may be followed.
+
+        A folder that has passed is not checked again. The file itself may be a link, which `read_into` checks.
+        """
         folder = name.rpartition("/")[0]
         if folder not in self._checked_folders:
             check_name(name, self.root)

@@ -222,9 +222,10 @@ class Writer:
             self._block = self._set.spare_block()
 
     def _label(self, label: Any, data: bytes) -> Any:
-        """Convert a label of `write` to its stored form; `data` is the encoded image, whose size scales boxes.
+        """Return the stored form of a label passed to `write`. Boxes are divided by the size of the image `data`.
 
-        Raise ValueError for an unknown class name, or a multi-label or detection label in none of the accepted formats.
+        Raise ValueError for an unknown class name, a multi-label or detection label in none of the accepted formats, or
+        an empty box. Other invalid labels are returned, and `Block.add` rejects them.
         """
         task: Task = self._set.task
         if task.boxes:
@@ -308,7 +309,11 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _rgb(image: Any) -> np.ndarray:
-    """Convert a PIL image, array or tensor to (H, W, 3) uint8. Raise ValueError for anything else."""
+    """Return the pixels of a PIL image, array or tensor, (H, W, 3) uint8 RGB.
+
+    Raise ValueError for an object of another type, a PIL image of more than 8 bits per channel, or an array or tensor
+    that is not uint8 or has none of the shapes listed in `Writer.write`.
+    """
     if isinstance(image, Image.Image):
         if image.mode.startswith(_DEEP):
             raise ValueError(f"a PIL image of mode {image.mode} has more than 8 bits: scale it and convert it to 'L'")

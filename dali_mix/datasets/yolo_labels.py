@@ -85,9 +85,9 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
 def _treated(
     box: Box, size: Callable[[], tuple[int, int]], where: str, options: Options, counts: Counter[str]
 ) -> Box | None:
-    """Return `box`, clipped by `treat_boxes` if it is bad (see `read_boxes`), or None if `treat_boxes` drops it.
+    """Apply `treat_boxes` to `box` if it is bad (see `read_boxes`). Return the box, or None if it is dropped.
 
-    If the image cannot be read, only a negative side counts as bad.
+    If the image cannot be read, a box is bad only if it has a negative side.
     """
     boxes = np.array([box])
     turned = box[0] > box[2] or box[1] > box[3]

@@ -187,9 +187,10 @@ class _Scan:
         return widths.pop() if len(widths) == 1 and not task.boxes else 0
 
     def report(self, task: Task, classes: Sequence[str], *, guessed: bool) -> dict[str, Any]:
-        """Return the manifest's report: skipped records and, for multi-label, counts of the targets.
+        """Return the manifest's report: skipped records and, if the task is multi-label, counts of the targets.
 
-        If the task was `guessed` from the labels as multi-label, a notice tells the user.
+        Targets are counted only if all labels have one value per class. If the task was `guessed` from the labels, a
+        notice names the option for labels that begin with a class.
         """
         report: dict[str, Any] = {"passed_over": self.bad} if self.bad else {}
         if task.ignores and all(label.size == len(classes) for label in self.labels):
@@ -217,7 +218,10 @@ def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
 
 
 def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:
-    """Return the content of an existing index. Raise ValueError unless its offsets are those of the records."""
+    """Return the content of the index `path`. Raise ValueError unless its offsets are those of the records in `table`.
+
+    The order and the keys of the index are not checked, since other programs choose their own.
+    """
     sizes = [part.size for part in parts]
     advice = "--reindex replaces it, or keep it for the program that wrote it and choose another name with --out PREFIX"
     offsets = read_index(path, sum(sizes), advice)
@@ -233,8 +237,9 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     keys and order of such an index are stored nowhere else, so the new index has the records' ids in file order, and
     the manifest is updated.
 
-    Raise ValueError if `paths` are not those of the set. Also raise it if the table has changed and the index made from
-    it differs from the original.
+    Raise ValueError unless the names of `paths` are those of the set's .rec files, in order, or `paths` has one item:
+    the prefix, or the prefix with a suffix of `SUFFIXES`. Also raise it if the table has changed and the index made
+    from it differs from the original.
     """
     manifest = manifest_path(base)
     info = read_info(manifest)

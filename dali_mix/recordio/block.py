@@ -1,7 +1,7 @@
 """Framed records, concatenated in one buffer that is hashed and written as a single piece.
 
-    | record                                          | record …
-    | frame head | IRHeader | label floats | image, 0 | frame head …
+    | record                                                     | record …
+    | frame head | IRHeader | label floats | image, zero padding | frame head …
                                              ^ reserved by `room`
 
 `room` reserves space for the next image, so that a file is read directly to its final position.
@@ -50,7 +50,10 @@ class Block:
 
     @property
     def full(self) -> bool:
-        """Return True if the block has reached its limit of records or bytes."""
+        """Return True if the block has at least 16 records or 4 MiB.
+
+        The caller should then write it and use another one; `add` does not enforce the limits.
+        """
         return len(self.entries) >= _MOST or self._size >= _FULL
 
     def clear(self) -> None:
@@ -59,7 +62,7 @@ class Block:
         self._size = 0
 
     def view(self) -> memoryview:
-        """Return the records' bytes, valid until the next change."""
+        """Return a view of the records' bytes, which must be used before the block changes."""
         return memoryview(self._buffer)[: self._size]
 
     def room(self, size: int, label: Label) -> memoryview:
@@ -113,7 +116,11 @@ class Block:
         self.entries.append(Entry(position, self._size - start, row))
 
     def _body(self, label: Label, size: int) -> int:
-        """Return the offset of the next record's image; allocate memory for its `size` bytes and the padding."""
+        """Return the offset in the buffer of the next record's image, which has `size` bytes.
+
+        Enlarge the buffer if the record and its padding do not fit. Raise ValueError for a payload of 2^29 bytes or
+        more.
+        """
         floats = len(label) if hasattr(label, "__len__") else 0
         check_length(HEADER.size + 4 * floats + size)
         body = self._size + FRAME_HEAD.size + HEADER.size + 4 * floats

@@ -24,7 +24,10 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length % 4
 
 
 class Record(NamedTuple):
-    """Position of a record in a buffer, in bytes."""
+    """A record's first offset, end offset (exclusive, after the padding) and payload length in bytes.
+
+    `split` is True if the record consists of several frames.
+    """
 
     offset: int
     end: int

@@ -70,7 +70,11 @@ def pack_record(label: Label, record_id: int, encoded: bytes) -> bytes:
 
 
 def unpack_record(payload: memoryview | bytes) -> Unpacked:
-    """Split a payload into its parts. Raise ValueError if the header is truncated or declares too many floats."""
+    """Return the parts of a payload.
+
+    Raise ValueError if it is shorter than its header, or if the header states more than 2^20 floats or more than fit
+    into the payload.
+    """
     if len(payload) < HEADER.size:
         raise ValueError(f"the payload has {len(payload)} bytes, fewer than the {HEADER.size} of its header")
     flag, label, record_id, _ = HEADER.unpack_from(payload)

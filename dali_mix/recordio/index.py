@@ -44,9 +44,10 @@ def read_index(path: Path, size: int, advice: str = "") -> np.ndarray:
 
 
 def joint_offsets(table: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Return the records' offsets (n,) uint64 in the concatenation of all .rec files, as in the .idx file for DALI.
+    """Return the offset of each row of `table` in the concatenation of all .rec files, (n,) uint64.
 
-    `sizes` are the sizes of the .rec files in bytes.
+    DALI expects these offsets in the .idx file. `sizes` are the sizes of the .rec files in bytes. A row whose part is
+    out of range is treated as a part after the last file.
     """
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
     return table["offset"] + starts[np.minimum(table["part"], len(sizes))]

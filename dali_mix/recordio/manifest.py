@@ -79,7 +79,9 @@ def file_sha256(path: Path, stop: threading.Event | None = None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class SetInfo:
-    """The manifest of a set: the content of PREFIX.json. Control characters in names become escapes (\\x1b).
+    """The manifest of a set: the content of PREFIX.json.
+
+    Control characters in `classes`, `source` and `split` are replaced by escapes such as \\x1b.
 
     Attributes:
         task: name of the task.
@@ -120,9 +122,10 @@ class SetInfo:
 
     @property
     def fingerprint(self) -> str:
-        """Return the sha256 (hex) of what affects a training run.
+        """Return the sha256 (hex) of the fields that affect a training run.
 
-        File names, index, source, split, options and report are not included.
+        These are version, task, classes, label width and count, the sizes and hashes of the .rec files, and the hash of
+        the table. Two sets with the same fingerprint have the same records, whatever the files are called.
         """
         files = [[part.size, part.sha256] for part in self.parts]
         content = [self.version, self.task, self.classes, self.label_width, self.count, files, self.table.sha256]
@@ -139,7 +142,9 @@ def set_prefix(path: str | os.PathLike[str]) -> Path:
     """Return the prefix of a set from the prefix itself or the path of one of its files.
 
     The files are PREFIX.json, .rec, .idx, .npy and, for shards, PREFIX-NNNNN.rec. A prefix that has a manifest is
-    returned unchanged, whatever its suffix. Raise ValueError if `path` is not a string or a path.
+    returned unchanged, whatever its suffix. If no manifest is found, return `path` without a suffix of `SUFFIXES`.
+
+    Raise ValueError if `path` is not a string or a path.
     """
     found = as_path("prefix", path)
     if found.suffix not in SUFFIXES:

@@ -31,7 +31,10 @@ class Part:
             self._descriptor = new_descriptor(path)
 
     def place(self, piece: memoryview) -> int:
-        """Hash `piece` as the next piece of the file and return its offset."""
+        """Add `piece` to the hash of the file and return its offset.
+
+        Call it in file order, one call at a time, and then `store` once for the same piece.
+        """
         with self._lock:
             self._awaited += 1
         offset = self.size
@@ -72,7 +75,10 @@ class Part:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Re-raise OSErrors of the block (except FileExistsError) with a message that names `path` and says what to do."""
+    """Replace an OSError of the block by an OSError whose message names `path` and says what to do.
+
+    A FileExistsError is raised unchanged.
+    """
     try:
         yield
     except FileExistsError:

@@ -18,8 +18,8 @@ Invariant: if there is a manifest, the set is complete; otherwise the journal li
 next packer for the prefix can therefore remove what a killed packer left: partial files, and new files in the journal
 that have no partial file, since these were renamed.
 
-Remains of an older set that was being replaced are recorded as abandoned until a new set replaces them, so that `force`
-is not needed again.
+If a packer is killed while it replaces a set, the next one records the remaining files of the old set as abandoned, in
+"old" of the journal. Until a new set is published, they may be replaced without `force`, as the user already allowed.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Publication:
         self._journal.unlink()
 
     def _note(self, new: list[str], old: set[str]) -> None:
-        """Write the journal: the files to be renamed, and those to be removed afterwards."""
+        """Write the journal atomically: names of files to be renamed (`new`), and to be removed afterwards (`old`)."""
         aside = self._journal.with_name(self._journal.name + ".new")
         try:
             with open_new(aside, "w", "utf-8") as file:
@@ -170,7 +170,11 @@ class Publication:
         return kept
 
     def _put_back(self, names: list[str], kept: list[str]) -> None:
-        """Undo a failed publication: restore the files in `kept`, the manifest last, and remove new files."""
+        """Undo the renames of a failed publication.
+
+        Restore the files in `kept`, the manifest last, and remove other files that have been renamed. Remove the
+        journal, unless it lists abandoned files.
+        """
         for name in names:
             if name in kept:
                 self._kept(name).replace(self.folder / name)
@@ -182,7 +186,7 @@ class Publication:
     def _old_names(self) -> set[str]:
         """Return the names of the existing set's files except its manifest; empty if there is no valid manifest.
 
-        The existing set may have more shards than the new one.
+        `publish` removes those that the new set does not replace, such as surplus shards.
         """
         try:
             info = read_info(manifest_path(self.prefix))

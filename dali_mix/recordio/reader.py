@@ -83,7 +83,7 @@ class RecordSet:
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Return a dict of classes, num_classes, task and fingerprint."""
+        """Return a dict with "classes" (tuple of names), "num_classes", "task" (name) and "fingerprint"."""
         classes = tuple(self.info.classes)
         return {
             "classes": classes,
@@ -134,10 +134,11 @@ class RecordSet:
 
     @functools.cached_property
     def unencoded(self) -> bool:
-        """Return True if all images are binary PNMs and the first one is not an 8-bit grey image.
+        """Return True if a CPU pipeline should call `pixels` instead of a decoder.
 
-        For 8-bit grey images, a decoder is faster than `pixels`, which repeats each value three times. An image counts
-        as 8-bit grey if the payload of its record has fewer than two bytes per pixel.
+        This is the case if all images are binary PNMs, unless the first one is an 8-bit grey image: for such images, a
+        decoder is faster than `pixels`, which repeats each value three times. An image counts as 8-bit grey if the
+        payload of its record has fewer than two bytes per pixel.
         """
         if not len(self) or self.table["encoding"][0] != _PNM:
             return False  # without reading the rest of the table
@@ -204,7 +205,10 @@ class RecordSet:
 
 
 def check_names(prefix: Path, info: SetInfo) -> None:
-    """Raise FileNotFoundError if the files of the set `prefix` were renamed since they were packed."""
+    """Raise FileNotFoundError if the manifest of `prefix` names an index that is not PREFIX.idx and does not exist.
+
+    The files of the set were then renamed after packing, which the message says.
+    """
     index = prefix.parent / info.index.name
     if info.index.name != f"{prefix.name}.idx" and not index.exists():
         packed = info.index.name.removesuffix(".idx")

@@ -44,9 +44,9 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """Format the result of `summarize` as text lines.
+    """Return the result of `summarize` as lines of text, one per key.
 
-    A list is shown as its length, and a long dict is shortened. Split records are omitted if there are none.
+    A list is shown as its length, and a dict by its first 20 items. The number of split records is omitted if it is 0.
     """
 
     def shown(value: Any) -> str:

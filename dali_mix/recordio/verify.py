@@ -55,7 +55,8 @@ def verify_set(
     - the framing, crc32, header and label of each record
     - that each image is complete according to its header, and has the dimensions in the table
 
-    If the table changed, individual records are not checked.
+    If the manifest or table cannot be read, nothing else is checked. If only the sha256 of the table is wrong, the size
+    and sha256 of the other files are checked, but neither the lines of the index nor the records.
 
     Args:
         decode: a function that decodes an image, to check every image: encoded (n,) uint8 → height, width. It raises
@@ -109,12 +110,15 @@ def verify_set(
 
 
 def _hash_part(folder: Path, info: SetInfo, part: int, progress: Progress) -> str:
-    """Return the problem with the size or hash of a .rec file, or "". Runs on another machine."""
+    """Return a message if the size or sha256 of .rec file `part` is wrong, or "". Runs on another machine.
+
+    `progress` is not called, since no records are checked.
+    """
     return _check_file(folder, info.parts[part])
 
 
 def _check_part_there(folder: Path, info: SetInfo, part: int, decode: Decode | None, progress: Progress) -> list[str]:
-    """Return the problems with a .rec file. Runs on another machine."""
+    """Return a message for each problem of .rec file `part` and its records. Runs on another machine."""
     table = open_table(folder / info.table.name, info.count)
     hashed = partial(_check_file, folder, info.parts[part])
     return list(_check_part(folder, info, table, part, hashed, decode, progress))
@@ -215,7 +219,11 @@ def _passed_over(info: SetInfo) -> list[dict[str, int]]:
 def _record_problem(
     payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
 ) -> str:
-    """Return the problem of a record, with advice, or "". If its bytes changed, that is reported as the problem."""
+    """Return a text that describes the problem of a record, with advice, or "" if there is none.
+
+    `entry` is the record's row in the table. If the crc32 of `payload` differs from that in `entry`, the text says so,
+    and adds any other difference in parentheses.
+    """
     found = _differs(payload, record, entry, info, decode)
     crc = zlib.crc32(payload)
     if crc == entry["crc32"]:

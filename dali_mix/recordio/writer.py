@@ -114,9 +114,10 @@ class RecordWriter:
         return self._table[: self._count]
 
     def end(self) -> list[tuple[int, str]]:
-        """End the last file; return (bytes, sha256 in hex) of each file.
+        """End the last file and return a list of (size in bytes, sha256 in hex), one item per file.
 
-        Files after the last record are neither created nor returned; earlier files without records are empty.
+        All functions returned by `place` must have been called. Files after the last record are neither created nor
+        returned; earlier files without records are empty.
         """
         if self._parts:
             self._parts[-1].end()
@@ -127,11 +128,10 @@ class RecordWriter:
 class SetWriter(RecordWriter):
     """A `RecordWriter` for a set: `finish` adds index, table and manifest, and publishes the set.
 
-    Leaving the `with` block before `finish` publishes nothing.
-
-    `total` is the expected number of records, which determines the boundaries of shards. It may be None (unknown) for a
-    single shard. Raise ValueError for an invalid number of `shards`, and on entering the block FileExistsError if the
-    set exists and `force` is not set.
+    Leaving the `with` block before `finish` publishes nothing. The expected number of records, `total`, determines the
+    boundaries of shards. It may be None (unknown) for a single shard. Raise ValueError unless `shards` is from 1 to
+    `total` and at most 2^16. On entering the block, raise FileExistsError if the set exists and `force` is not set, and
+    the errors of `Publication`.
     """
 
     def __init__(
@@ -172,9 +172,9 @@ class SetWriter(RecordWriter):
             self._files.__exit__(*error)
 
     def partial(self, shard: int) -> Path:
-        """Return the temporary path of a .rec file.
+        """Return the temporary path of the .rec file with index `shard`.
 
-        Other machines write to a path from `publish.new_try`, and `add` renames that file to this path.
+        Another machine writes to a path that `publish.new_try` derives from it. `add` renames that file to this path.
         """
         return self._paths[shard]
 
@@ -189,9 +189,9 @@ class SetWriter(RecordWriter):
         return path
 
     def add(self, path: Path, size: int, sha256: str, table: np.ndarray) -> None:
-        """Add the next .rec file, written by another machine, with its size in bytes, sha256 in hex and table rows.
+        """Add the next shard, which another machine wrote: rename its .rec file `path`, and append its rows `table`.
 
-        With an empty `table`, `size` is 0 and there is no file at `path`.
+        `size` is in bytes, `sha256` in hex. If `table` is empty, `size` is 0 and there is no file at `path`.
         """
         shard = len(self._added)
         if size:

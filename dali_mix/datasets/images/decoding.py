@@ -79,8 +79,8 @@ def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, s
     ValueError for an image that cannot be decoded, or whose size differs from that in its header.
 
     Args:
-        height: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 scale if the result is at least `height` pixels high. The
-            size of the result is then not checked. Ignored with `strict`.
+        height: decode a JPEG at 1/2, 1/4 or 1/8 scale if the result is at least `height` pixels high. The size of an
+            image is not checked if `height` is set. Ignored with `strict`.
         strict: also raise ValueError for damage that OpenCV ignores.
     """
     if strict:
@@ -184,9 +184,10 @@ def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
 
 
 def _opened(data: bytes | memoryview) -> Image.Image:
-    """Open an image with PIL's reader for its format, without Image.open's size limit (see `Transform.max_pixels`).
+    """Return the image that PIL's reader for its format opens, without the size limit of `Image.open`.
 
-    Raise UnidentifiedImageError if no reader accepts it.
+    The caller must check the size (see `Transform.max_pixels`). Raise UnidentifiedImageError if no reader in `_FORMATS`
+    accepts the first 16 bytes, or if the first reader that does cannot parse the header.
     """
     Image.init()
     for name in _FORMATS:

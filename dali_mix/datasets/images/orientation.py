@@ -10,7 +10,10 @@ _MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
 
 
 def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
-    """Rotate boxes (n, 4), x1, y1, x2, y2 in 0..1 of the stored image, by EXIF `orientation` (1 to 8)."""
+    """Map boxes (n, 4) from the stored image to the image rotated by EXIF `orientation` (1 to 8).
+
+    Boxes are x1, y1, x2, y2 in 0..1 of the width and height of the stored or rotated image.
+    """
     x, y = boxes[:, [0, 2]], boxes[:, [1, 3]]
     if orientation >= 5:
         x, y = y, x

@@ -104,9 +104,9 @@ class Transform:
 
     @property
     def passes_through(self) -> bool:
-        """Return True if no option changes or decodes images.
+        """Return True if no option changes or decodes images, so that most files are stored unchanged.
 
-        Images that decoders disagree on are re-encoded even then.
+        Images on which decoders may disagree are still re-encoded.
         """
         return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
 
@@ -123,7 +123,10 @@ def encode(image_rgb: np.ndarray, encoding: str, quality: int = 95) -> bytes:
 
 
 def _cut(image_bgr: np.ndarray, crop: Box) -> np.ndarray:
-    """Return the part `crop` (x, y, width, height) of an image, rounded to pixels. Raise ValueError if it is empty."""
+    """Return the part `crop` (x, y, width, height) of an image, rounded to pixels and clipped to the image.
+
+    Raise ValueError if no pixel remains.
+    """
     left, top, right, bottom = (max(0, round(side)) for side in (*crop[:2], crop[0] + crop[2], crop[1] + crop[3]))
     cut = image_bgr[top:bottom, left:right]
     if not cut.size:

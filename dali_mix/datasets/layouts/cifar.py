@@ -22,12 +22,15 @@ _PIXELS = 3 * 32 * 32
 
 
 def cifar10(root: Path, split: str, options: Options) -> Listing:
-    """List CIFAR-10: split "train" (50,000) or "test" (10,000; also called "val")."""
+    """List CIFAR-10: split "train" (50,000 images) or "test" (10,000 images; also called "val").
+
+    Raise FileNotFoundError if the split is not in `root`, ValueError for damaged files, another split or `--classes`.
+    """
     return _cifar(root, split, options, "cifar10")
 
 
 def cifar100(root: Path, split: str, options: Options) -> Listing:
-    """List CIFAR-100 with its 100 fine classes: split "train" (50,000) or "test" (10,000; also called "val")."""
+    """List CIFAR-100 with its 100 fine classes. The splits and errors are those of `cifar10`."""
     return _cifar(root, split, options, "cifar100")
 
 

@@ -120,9 +120,10 @@ def coco(root: Path, split: str, options: Options) -> Listing:
 
 
 def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[str, str]:
-    """Return the split's full name and its annotation file.
+    """Return (name of the split with its year, if it has one; name of its annotation file).
 
-    Raise FileNotFoundError if there is no such file, ValueError for several `years`.
+    Raise FileNotFoundError if no annotation file fits `split`, or if those of several years do. Raise ValueError if
+    `years` has several items.
     """
     if len(years) > 1:
         raise ValueError(f"coco packs one year at a time, not {', '.join(years)}")
@@ -164,9 +165,10 @@ def _name(folder: str, file: str, where: str) -> str:
 
 
 def _sizes(images: list[Any], where: str, mistakes: Mistakes) -> list[tuple[int, int]]:
-    """Return the (height, width) of each image. For an invalid side, add an error to `mistakes` and return 0.
+    """Return a list with the (height, width) of each image, by which boxes are divided.
 
-    Boxes are scaled by the size. Some tools write 64.0, which is valid; others write nothing or -1, which is not.
+    A side that is missing or is not an integer from 1 to 2^20 - 1 becomes 0, and an error is added to `mistakes`. Some
+    tools write 64.0, which is valid.
     """
     expected = "a number of pixels (--task multilabel needs none)"
     sides = [column(images, side, _is_side, expected, where, mistakes) for side in ("height", "width")]
@@ -229,9 +231,10 @@ def _classes(
 def _renumbered(
     classes: tuple[str, ...], kind: np.ndarray, given: tuple[str, ...], where: str, mistakes: Mistakes
 ) -> np.ndarray:
-    """Convert `kind` (N,), indices of `classes` or -1, to indices of the names in `given`.
+    """Return `kind` (N,), the index in `classes` of each annotation's category or -1, as indices in `given`.
 
-    A category that is not in `given` becomes -1, and an error is added to `mistakes`.
+    A category that is not in `given` becomes -1. For each such category that annotations have, one error is added to
+    `mistakes`.
     """
     number_of = {composed(name): number for number, name in enumerate(given)}
     renumbered = np.array([*(number_of.get(composed(name), -1) for name in classes), -1])[kind]
@@ -283,10 +286,22 @@ def _relative(
     where: str,
     counts: Counter[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return x1, y1, x2, y2 of all boxes (N, 4), in 0..1, and a mask of those that `treat_boxes` keeps.
+    """Return (corners, stay): x1, y1, x2, y2 of each box, (N, 4), and the mask (N,) that `treat_boxes` returns.
 
-    A box is NaN if the box itself, its image or the image's size is a mistake. If an image has bad boxes and its stated
-    size differs from its real size, one error names the two sizes, instead of an error for each box.
+    Corners are divided by the size of the box's image, and exceed 0..1 where a box exceeds its image. They are NaN
+    where the box itself, its image or the image's size is a mistake.
+
+    If an image has bad boxes and its stated size differs from its real size, one error names the two sizes, instead of
+    an error for each box.
+
+    Args:
+        notes: the annotations.
+        boxes: (N, 4) x, y, width, height of each annotation in pixels.
+        owner: (N,) index of each annotation's image, or -1.
+        sizes: (height, width) of each image, 0 if unknown.
+        name_of: image index → name in `tree`.
+        where: the annotation file, for messages.
+        counts: updated by `treat_boxes`.
     """
     limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last row is index -1
     limits[limits == 0] = np.nan
@@ -335,7 +350,10 @@ def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
 def _labels(
     corners: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, count: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Return the detection labels of `count` images, and a report.
+    """Return (labels, report): one detection label per image, and a dict for the manifest's report.
+
+    Boxes are clipped to their image and left out if no area remains. The report counts boxes that exceed their image,
+    boxes without area, and crowds.
 
     Args:
         corners: (N, 4) x1, y1, x2, y2 of all boxes, in 0..1 unless they exceed their image.

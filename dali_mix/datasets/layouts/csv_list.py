@@ -73,8 +73,8 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 def _head(names: list[str]) -> list[str]:
     """Return the column names without surrounding spaces.
 
-    If there is no column `path`, but exactly one that differs from it only in case, such as PATH, this column and ID
-    are lowercased.
+    If no name is `path`, but exactly one differs from it only in case, such as PATH, this name and every spelling of
+    `id`, such as ID, are lowercased.
     """
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:
@@ -83,7 +83,10 @@ def _head(names: list[str]) -> list[str]:
 
 
 def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and fields of each line that is not empty. Raise ValueError for invalid quoting."""
+    """Yield (line number, fields) for each row that is not empty. Raise ValueError for invalid quoting.
+
+    Quoted fields may contain line breaks. The number is that of the row's last line.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         for fields in reader:

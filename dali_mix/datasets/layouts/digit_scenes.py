@@ -80,7 +80,10 @@ def _generator(seed: int, split: str, number: int, pixels: bool = False) -> np.r
 
 
 def _draw(random: np.random.Generator, rows: np.ndarray) -> list[Digit]:
-    """Draw the digits of a scene, which do not overlap; digits that do not fit are omitted."""
+    """Return one to five randomly drawn digits that do not overlap. Their scans are drawn from the indices `rows`.
+
+    A digit is left out if it overlaps earlier ones at each of 20 random positions.
+    """
     digits: list[Digit] = []
     for _ in range(int(random.integers(1, MOST_DIGITS + 1))):
         scan, side = int(rows[random.integers(len(rows))]), int(random.integers(SIDES[0], SIDES[1] + 1))

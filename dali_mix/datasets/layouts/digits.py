@@ -45,7 +45,10 @@ def digits(root: Path | None, split: str, options: Options) -> Listing:
 
 
 def held_out_rows(labels: np.ndarray, split: str) -> np.ndarray:
-    """Return the indices of the `labels` (N,) in `split`: "train", "all", or any other name for the held-out scans."""
+    """Return the sorted indices (n,) of the scans in `split`; `labels` (N,) are the classes of all scans.
+
+    `split` is "train", "all", or any other name for the held-out scans, which are 20% of each class, rounded.
+    """
     if split == "all":
         return np.arange(len(labels))
     random = np.random.Generator(np.random.Philox(_SPLIT_KEY))

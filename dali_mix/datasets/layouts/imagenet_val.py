@@ -53,10 +53,11 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return the labels as indices into `names`, and `names`.
+    """Return (labels as indices into `names`, `names`); `labels` are indices into `classes`.
 
-    If all `classes` are wnids in `names`, labels are matched by name. Otherwise they are unchanged, and ValueError is
-    raised if there are fewer names than classes, or if the classes are wnids and there are more names than classes.
+    If `classes` are wnids that all occur in `names`, labels are matched by wnid. Otherwise `names` are new names of the
+    classes in the same order, and labels are returned unchanged. Raise ValueError in this case if there are fewer names
+    than classes, or if `classes` are wnids and there are more names than classes.
     """
     wnids = not classes[0].isdigit()
     if wnids and set(classes) <= set(names):
@@ -89,9 +90,12 @@ def _find(tree: Tree, *names: str) -> str | None:
 def _by_position(
     tree: Tree, images: list[str], where: str, lines: list[str], mistakes: Mistakes
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels and classes from a list with one wnid or ILSVRC2012_ID per image, in the images' sorted order.
+    """Return (labels, classes) from `lines`, which have one wnid or ILSVRC2012_ID each, in the order of `images`.
 
-    Raise ValueError for a list of a different length or format.
+    Numbers are accepted only in the official ground-truth file, and need meta.mat (see `_wnids_by_id`).
+
+    Raise ValueError if the number of lines is not that of the images, for numbers in another file, and for an invalid
+    wnid or ILSVRC2012_ID.
     """
     if len(lines) != len(images):
         raise ValueError(f"{where}: {len(lines)} labels for {len(images)} images")

@@ -241,7 +241,10 @@ _SUFFIXES = (*_READERS, ".csv")
 
 
 def _named(row: Row, tree: Tree) -> tuple[Row, str]:
-    """Return `row`, and its path without surrounding spaces, or with them if such a file exists."""
+    """Return `row` and the name of its image in `tree`. Raise ValueError for a path that `check_name` rejects.
+
+    The name is the path without surrounding spaces, unless a file exists whose name has these spaces.
+    """
     written = check_name(row.path, tree.root, row.where)
     stripped = check_name(row.path.strip(), tree.root, row.where)
     return row, written if written != stripped and tree.exists(written) else stripped

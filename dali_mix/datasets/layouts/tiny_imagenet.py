@@ -16,7 +16,9 @@ from dali_mix.datasets.trees import Tree
 def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
     """List split "train" or "val" ("test" has no labels); labels are indices into the sorted wnids of wnids.txt.
 
-    Raise ValueError for any other split or with `--classes`, FileNotFoundError if a file is missing.
+    If val/val_annotations.txt does not exist, "val" is read like "train", from folders val/WNID.
+
+    Raise ValueError for any other split or with `--classes`, FileNotFoundError if wnids.txt or an image is missing.
     """
     if split not in ("train", "val"):
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")

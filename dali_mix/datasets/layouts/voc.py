@@ -9,8 +9,9 @@ The files are organized in one of these ways:
 - a single split without lists: Annotations/ with JPEGImages/, annotations/ with images/ (Kaggle), or one folder with
   ID.jpg and ID.xml
 
-A multi-label target is 1 if the class has an object that is not difficult. If all its objects are difficult, the target
-is 0 in a training split and -1 (ignore) in others.
+A multi-label target is 1 if the image has an object of the class that is not difficult, and 0 if it has no object of
+the class. If all objects of the class in the image are difficult, the target is 0 in a training split and -1 (ignore)
+in others.
 
 Corners in VOC's files are 1-based and inclusive: a box that spans all 500 pixels of a row has x from 1 to 500, which is
 stored as 0.0 to 1.0. CVAT writes 0 to 500 for such a box.
@@ -150,10 +151,12 @@ def voc(root: Path, split: str, options: Options) -> Listing:
 
 
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return (year, folder) of each year to read; ("", folder) if the root is the folder of a single year.
+    """Return a list of (year, folder with a final "/" unless it is the root), one for each year to read.
 
-    Raise FileNotFoundError if a year in `asked` is missing or there are none, ValueError if `asked` is empty and there
-    are several years.
+    If `asked` is empty and there is a folder Annotations instead of VOC<year>, the list has one item with the year "".
+
+    Raise FileNotFoundError if a year in `asked` is missing, or if the tree has neither VOC<year> nor Annotations. Raise
+    ValueError if `asked` is empty and there are several years.
     """
     for devkit in ("VOCdevkit/", "") if tree.exists("VOCdevkit") else ("",):
         folders = tree.folders(devkit.rstrip("/"))
@@ -199,7 +202,10 @@ def _beside(tree: Tree, split: str, exported: list[str], mistakes: Mistakes) -> 
 
 
 def _unlisted(tree: Tree) -> tuple[str, str] | None:
-    """Return the image and annotation folders of a set without split lists, or None."""
+    """Return (image folder, annotation folder) of a set without split lists; both are "" if all files are in the root.
+
+    Return None if the root has a folder of the devkit (VOCdevkit, VOC<year> or ImageSets), or no annotations.
+    """
     folders = {name.lower(): name for name in tree.folders()}
     if any(name in ("vocdevkit", "imagesets") or (name[:3] == "voc" and name[3:].isdigit()) for name in folders):
         return None
@@ -273,9 +279,9 @@ def _images(tree: Tree, base: str, split: str, mistakes: Mistakes) -> list[_Imag
 
 
 def _mapped_classes(tree: Tree, bases: list[str]) -> tuple[str, ...]:
-    """Return the classes in CVAT's labelmap.txt in the folders `bases`; empty if none of them has this file.
+    """Return the classes in the files labelmap.txt of the folders `bases`, or () if none of the folders has this file.
 
-    The file has lines `name:color:parts:actions`. The class "background" is left out.
+    CVAT writes it with lines `name:color:parts:actions`. The class "background" and duplicates are left out.
     """
     maps = [base + _LABEL_MAP for base in bases if tree.exists(base + _LABEL_MAP)]
     lines = [line for name in maps for _, line in numbered_lines(tree.read(name), tree.where(name))]

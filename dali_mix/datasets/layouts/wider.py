@@ -3,8 +3,8 @@
 The root contains Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE.
 
 Attribute values 1 and -1 (negative) become targets 1 and 0. Value 0 (unspecified) becomes target 0 in a training split
-and -1 (ignore) in others. A crop is encoded once, as JPEG (`--quality`, default 95) or as set by `--encoding`. Its box
-is rounded to pixels and clipped to the image.
+and -1 (ignore) in others. A person's box is rounded to pixels and clipped to the image. The crop is encoded once, as
+JPEG (`--quality`, default 95) or as set by `--encoding`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 """Layout `yolo`: boxes in text files, as Ultralytics, Roboflow, CVAT and darknet write them.
 
-    data.yaml                     path, names; train, val, test: a folder, a list of images (.txt), or several of these
-    images/train/a.jpg            train/images/a.jpg (Roboflow)         obj_train_data/a.jpg (CVAT YOLO 1.1, obj.data)
-    labels/train/a.txt            train/labels/a.txt                    obj_train_data/a.txt
+data.yaml has the fields `names` (of the classes), `path` (a base folder, optional) and `train`, `val`, `test`: a
+folder, a list of images (.txt), or several of these. CVAT YOLO 1.1 and darknet write obj.data instead, in which `names`
+is a file. Images and label files are organized in one of three ways:
+
+    images/train/a.jpg      train/images/a.jpg      obj_train_data/a.jpg
+    labels/train/a.txt      train/labels/a.txt      obj_train_data/a.txt
+    Ultralytics             Roboflow                CVAT YOLO 1.1
 
 A line of a label file is `class cx cy w h`, in 0..1 of width and height, or a class and the points of a polygon. A
 polygon is replaced by its bounding box.
@@ -123,10 +127,10 @@ def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
 
 
 def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names in data.yaml or, for darknet, in the file that obj.data refers to.
+    """Return the class names in `config`, the content of `file`. For obj.data, they are in another file, one per line.
 
-    Raise FileNotFoundError if that file is missing. Raise ValueError if there are no names, if one is a duplicate,
-    if their numbers have gaps, or if the file states a different number of classes.
+    Raise FileNotFoundError if the other file is missing. Raise ValueError if there are no names, if one is a duplicate,
+    if they are numbered with gaps, or if `config` states a different number of classes.
     """
     where = tree.where(file)
     names: Any = config.get("names")
@@ -156,12 +160,15 @@ def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
 def _images(
     tree: Tree, file: str, config: dict[str, Any], split: str, folders: list[str], mistakes: Mistakes
 ) -> dict[str, str]:
-    """Return image → the folder that contains it, or the file and line that list it.
+    """Return a dict of the images of `split`: name in the tree → its folder, or file and line that list it.
 
-    Append the searched folders to `folders`.
+    The values are for messages. An image that is listed again is a mistake.
+
+    Append each searched folder to `folders`. These are the folders that `config` names for the split or, without a
+    config file (`file` is ""), the first of images/SPLIT, SPLIT/images and SPLIT that exists.
 
     Raise FileNotFoundError if the split or one of its paths does not exist. Raise ValueError if the split's entry in
-    the config is neither a path nor a list of paths.
+    `config` is neither a path nor a list of paths.
     """
     keys = _ALIASES.get(split, (split,))
     if file:
@@ -221,14 +228,20 @@ def _listed(tree: Tree, base: str, path: str) -> str:
 
 
 def _candidates(name: str) -> list[str]:
-    """Return the candidate label files of an image: below labels/ instead of images/, and in the same folder."""
+    """Return the names that the label file of image `name` may have, the preferred one first.
+
+    It may be below labels/, if the image is below images/, or in the folder of the image.
+    """
     beside = name[: len(name) - len(suffix_of(name))] + ".txt"
     before, folder, after = f"/{beside}".rpartition("/images/")
     return [f"{before}/labels/{after}"[1:], beside] if folder else [beside]
 
 
 def _orphans(tree: Tree, folders: list[str], images: dict[str, str]) -> list[str]:
-    """Return the label files in the searched `folders` that belong to no image."""
+    """Return the label files for images in `folders` that belong to none of `images`.
+
+    classes.txt and lists of images (train.txt, …), which tools write into the same folders, are not label files.
+    """
     wanted = {composed(file) for name in images for file in _candidates(name)}
     there = dict.fromkeys(label.rpartition("/")[0] for folder in folders for label in _candidates(f"{folder}/any.txt"))
     names = [name for folder in there if tree.exists(folder) for name in tree.walk(folder) if name.endswith(".txt")]

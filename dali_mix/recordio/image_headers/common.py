@@ -44,9 +44,10 @@ class Exif(NamedTuple):
 def sized(
     encoding: str, height: int, width: int, exif: Exif | None = None, *, odd: str = "", channels: int = 3
 ) -> ImageHeader:
-    """Return the header of an image whose stored size is `height` x `width` pixels.
+    """Return the header of an image that has `height` x `width` pixels before EXIF rotation.
 
-    Raise ValueError unless both are from 1 to 2^31 - 1.
+    The header has the size after rotation. Its `odd` is the argument or, if that is "", the one of `exif`. Raise
+    ValueError unless `height` and `width` are from 1 to 2^31 - 1.
     """
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise ValueError(f"a damaged {encoding.upper()}: its header says {width}x{height} pixels")
@@ -64,9 +65,13 @@ def cut_short(name: str, data: bytes | memoryview) -> ValueError:
 def read_exif(tiff: bytes) -> Exif:
     """Return the `Exif` of the EXIF block `tiff`, which begins with its TIFF header. Only the first directory is read.
 
-    Decoders agree if the directory is complete and has a single orientation entry of one short integer. DALI and OpenCV
-    ignore the entry's type and count; PIL does not. Each of them stops at a different point in a truncated block. DALI
-    does not rotate an image if the value of a tag in `_TEXTS` or `_RATIONALS` lies outside the block.
+    Its `odd` is set if decoders may read another orientation:
+
+    - The block has no TIFF header or is truncated. Decoders stop at different points in a truncated block.
+    - There are several orientation entries.
+    - The orientation is not one short integer. DALI and OpenCV ignore the entry's type and count; PIL does not.
+    - The orientation is from 2 to 8, and the value of a tag in `_TEXTS` or `_RATIONALS` lies outside the block. DALI
+      does not rotate the image in this case.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
@@ -100,9 +105,10 @@ def read_exif(tiff: bytes) -> Exif:
 
 
 def merged(blocks: list[Exif]) -> Exif:
-    """Merge the EXIF blocks of an image. Several blocks are `odd`, since decoders use either the first or the last.
+    """Return the `Exif` of an image that has these EXIF blocks.
 
-    The orientation is that of the first block that has one.
+    With several blocks, the orientation is that of the first block that has one, and `odd` is set, since decoders use
+    either the first or the last block.
     """
     if len(blocks) < 2:
         return blocks[0] if blocks else Exif()

@@ -54,9 +54,10 @@ def read_jpeg(data: bytes | memoryview) -> ImageHeader:
 
 
 def _frame(data: bytes | memoryview, at: int, length: int) -> tuple[int, int, int, int]:
-    """Return the marker, height, width and number of components of the frame at byte `at`.
+    """Return (marker, height, width, number of components) of the frame segment at byte `at`.
 
-    Raise ValueError if it is damaged, or if DALI does not support its bits per sample or its number of components.
+    `length` is the length that the segment states. Raise ValueError if the segment is damaged, or if DALI does not
+    support its bits per sample or its number of components.
     """
     if length < 8 or length != 8 + 3 * data[at + 9]:
         raise ValueError(f"a damaged JPEG: the frame at byte {at} has length {length}")

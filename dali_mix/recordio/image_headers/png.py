@@ -53,7 +53,10 @@ class _Head(NamedTuple):
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """Yield the chunks up to IEND. Raise ValueError for a truncated chunk or a wrong CRC."""
+    """Yield the chunks up to and including IEND.
+
+    Raise ValueError for a chunk with an invalid name or a wrong CRC, or if the data ends before the end of IEND.
+    """
     at = len(SIGNATURE)
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)

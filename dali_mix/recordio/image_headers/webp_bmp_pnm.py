@@ -64,7 +64,7 @@ def read_webp(data: bytes) -> ImageHeader:
 
 
 def _riff_chunk(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return the start and end of the content of the chunk at byte `at`. Raise ValueError if it is truncated."""
+    """Return (start, stop) of the content of the chunk at byte `at`. Raise ValueError if `stop` is after `end`."""
     stop = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
     if stop > end:
         raise cut_short("WebP", data)
