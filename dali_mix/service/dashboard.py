@@ -82,7 +82,10 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def metrics(status: Mapping[str, Any]) -> str:
-    """Return figures of `pool.Pool.status` as metrics in Prometheus's text format."""
+    """Return counts and rates of `status`, the result of `pool.Pool.status`, in Prometheus's text format.
+
+    The gauge `dali_mix_trainers` counts only trainers that asked during the last 60 seconds.
+    """
     counters = ("asked", "decoded", "shared", "second_asks", "lost")
     lines = []
     for name in counters:

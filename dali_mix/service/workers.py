@@ -42,9 +42,11 @@ class Worker:
         }
 
     def describe_set(self, spec: Spec) -> dict[str, Any]:
-        """Return a dict of the set's "count", "metainfo" and "taller", and "code", the pipeline's user-defined code.
+        """Open the set on this machine and return a dict that describes it and the pipeline.
 
-        Raise OSError or ValueError, naming the machine, if the set cannot be opened or the pipeline cannot be built.
+        The dict has "count", the number of records; "metainfo" and "taller", as in `RecordSet`; and "code", the result
+        of `spec.code_of`. Raise OSError or ValueError, naming the machine, if the set cannot be opened, and ValueError
+        if the pipeline cannot be built.
         """
         records = self._records(spec)
         code = code_of(self._pipeline(spec))
