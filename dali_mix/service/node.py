@@ -115,8 +115,8 @@ class Node:
     def _launch(self, token: Path, host: str, port: int) -> str:
         """Start `ray_node.py`, which runs Ray's processes, and return the node's id once they run.
 
-        The process, its log and its folder are stored for `_end`. Raise ValueError if Ray has not started within
-        `START` seconds, or ended. `host` and `port` are those of the pool.
+        `host` and `port` are those of the pool. The process, its log and its folder are stored for `_end`, which cleans
+        them up. Raise ValueError if Ray has not started within `START` seconds, or has ended.
         """
         loopback = host == cluster.LOOPBACK
         self._folder = tempfile.mkdtemp(prefix="dali_mix-", dir="/tmp")  # socket paths are limited to 107 bytes

@@ -374,7 +374,7 @@ class _Mapping:
         """Cancel `tries` and remove them from `self.tries`.
 
         With `wait`, wait up to `CANCEL` seconds until they end, so that they write no file after the packer has cleaned
-        up. If the pool has ended, its tasks have ended too, and nothing is cancelled.
+        up. If the pool has ended, Ray must not be called, and the tasks are not cancelled.
         """
         ending = list(tries)
         self.tries = [attempt for attempt in self.tries if attempt not in ending]

@@ -106,7 +106,8 @@ class Pool:
     def remove(self, names: Collection[str]) -> None:
         """Remove the workers with these names, and forget the questions that they are answering.
 
-        Answers that they have given remain cached. Unknown names are ignored.
+        Answers that they have given stay cached as long as another worker of their node is registered. Unknown names
+        are ignored.
         """
         for name in names:
             self._leave(name)

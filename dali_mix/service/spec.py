@@ -60,10 +60,10 @@ def code_of(pipeline: Pipeline) -> Code:
 
 
 def _source(name: str) -> tuple[str, str]:
-    """Return the file of an imported module and the sha256 of its content when this was first called for the module.
+    """Return the file of an imported module and the file's sha256.
 
-    The digest is cached, since later edits do not change the imported module. Without a file, return "no file" and
-    "unknown". The digest is also "unknown" if the file cannot be read.
+    The sha256 is cached until the module is reloaded, since later edits do not change the imported module. It is
+    "unknown" if the file cannot be read. For a module without a file, return "no file" and "unknown".
     """
     module = sys.modules.get(name)
     file, imported = getattr(module, "__file__", None) or "no file", getattr(module, "__spec__", None)
