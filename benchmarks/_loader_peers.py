@@ -31,7 +31,7 @@ def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
 
 
 def stream(settings: Settings, pipeline: str, options: dict[str, Any]) -> Iterator[Any]:
-    """Yield this project's training batches without end."""
+    """Yield the images of this project's training loader without end. `options` are those of `pipeline`."""
     import dali_mix
 
     loader = dali_mix.build_loader(
@@ -55,7 +55,10 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
 
 
 def decoding(settings: Settings) -> Iterator[Any]:
-    """Yield zeros after DALI has decoded a batch; our code reads the images and draws the windows in advance."""
+    """Decode a batch with DALI, then yield zeros of the size of a training batch, without end.
+
+    The encoded images of 32 batches, and the windows to decode, are prepared in advance by our code and used in turn.
+    """
     import itertools
 
     import numpy as np
