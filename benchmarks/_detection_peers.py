@@ -57,9 +57,10 @@ def _loader(settings: Settings, function: Any) -> Any:
 
 
 def references(settings: Settings) -> Iterator[Any]:
-    """Yield batches made as in torchvision's references.
+    """Yield batches made as in torchvision's reference training scripts.
 
-    Worker processes decode with PIL and flip. The model's transform resizes, normalizes and pads the batch.
+    Worker processes decode with PIL and flip. In this process, the transform of torchvision's detection models resizes
+    and normalizes the images, and pads the batch.
     """
     import torch
     from PIL import Image

@@ -55,10 +55,7 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
 
 
 def decoding(settings: Settings) -> Iterator[Any]:
-    """Decode a batch with DALI, then yield zeros of the size of a training batch, without end.
-
-    The encoded images of 32 batches, and the windows to decode, are prepared in advance by our code and used in turn.
-    """
+    """Yield zeros, each time after DALI has decoded a batch of images and windows that our code prepared in advance."""
     import itertools
 
     import numpy as np
@@ -190,7 +187,7 @@ def ffcv(settings: Settings) -> Iterator[Any]:
 
 
 def _write_beton(settings: Settings) -> None:
-    """Write the images to a .beton unchanged. FFCV's own writer would compress JPEGs a second time."""
+    """Write the images unchanged to a .beton, unless it exists. FFCV's `encode_jpeg` is replaced in this process."""
     import numpy as np
     from ffcv.fields import IntField, RGBImageField, rgb_image
     from ffcv.writer import DatasetWriter

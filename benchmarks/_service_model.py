@@ -171,7 +171,10 @@ class Trainer:
         return lambda go: self.machine.cores.add(seconds, go)
 
     def _run(self) -> Steps:
-        """Simulate the actions of `Loader` and `RemoteSource.fetch`, and a GPU that is one step behind."""
+        """Simulate the actions of `Loader` and `RemoteSource.fetch`, and a GPU that is one step behind, without end.
+
+        Each value yielded is a function that starts some work or a wait, and calls its argument when that is over.
+        """
         sim, cluster, number = self.sim, self.sim.cluster, 0
         clock, position = sim.clock, 0
         window = max(cluster.window, -(-cluster.batch_size // POSITIONS))

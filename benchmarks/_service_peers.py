@@ -62,7 +62,10 @@ def pool_for_gpu(settings: Settings) -> Iterator[Any]:
 
 
 def ray_data(settings: Settings) -> Iterator[Any]:
-    """Yield unshuffled batches that Ray Data makes on `threads` cores, with PIL and torchvision's transforms."""
+    """Yield unshuffled batches that Ray Data makes with PIL and torchvision's transforms, for 20 epochs.
+
+    This starts Ray in this process, with as many cores as the setting "threads".
+    """
     import io
 
     import ray

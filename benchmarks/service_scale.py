@@ -279,7 +279,10 @@ def sweep(found: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], args: argparse.Namespace) -> None:
-    """Plot images/s over workers, with a line per number of GPUs and markers for the limiting resource."""
+    """Plot images/s over workers from the "grid" of `results`, and write the picture to `args.picture`.
+
+    There is one panel per link speed and one line per number of GPUs. Markers show the limiting resource.
+    """
     from dali_mix.reports import style
 
     grid = results["grid"]

@@ -93,8 +93,8 @@ class Detector(FasterRCNN):
     def renamed(key: str) -> str:
         """Return the current name of a state-dict key.
 
-        Keys that torchvision renamed in 0.13 are translated; all others are returned unchanged. `load_weights` calls
-        this for every key of a file.
+        Keys that torchvision renamed in 0.13 are translated, and all others are returned unchanged. `load_weights`
+        calls this for the keys of a file.
         """
         return re.sub(r"^(rpn\.head\.conv|backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", _inserted, key)
 

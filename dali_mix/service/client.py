@@ -75,7 +75,7 @@ class RayPool:
         self.ray.shutdown()
 
     def actor(self) -> Any:
-        """Return the handle of the pool's actor. Raise ValueError if there is none, and errors as `Watch.check`."""
+        """Return the handle of the pool's actor. Raise ValueError if there is none, and the errors of `Watch.check`."""
         self.watch.check()
         return cluster.pool_actor(self.ray, self.address)
 
@@ -180,7 +180,7 @@ class RayWorkers:
         """Send a question to a worker chosen by the pool, or to any worker while the pool does not answer.
 
         Return the ticket. Raise NoWorkers if there is no worker outside `avoid`, a collection of names, and
-        RuntimeError if the pool's actor fails. Errors of `Watch.check` are raised too.
+        RuntimeError if the pool's actor fails. The errors of `Watch.check` are raised too.
         """
         self._watch.check()
         reference, worker = self._ask(question, avoid)

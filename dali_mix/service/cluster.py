@@ -45,7 +45,7 @@ GREETING = 8.0  # seconds to wait for the reply
 class PoolGone(ConnectionError, RuntimeError):
     """Raised by a client whose pool has ended.
 
-    It is a ConnectionError because the command line prints these without a traceback.
+    It is a ConnectionError because the command line prints errors of this type without a traceback.
     """
 
 
@@ -482,7 +482,10 @@ def _kept_handlers(utils: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_tries(constants: Any) -> Iterator[None]:
-    """Make `ray.init` fail after 3 s in the block. By default it tries 20 times, 1 s apart, even with a wrong token."""
+    """Limit `ray.init` to 3 tries in the block. By default it tries 20 times, 1 s apart, even with a wrong token.
+
+    The number is changed in `constants`, Ray's module of constants, and restored at the end of the block.
+    """
     kept, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, 3
     try:
         yield

@@ -69,7 +69,10 @@ def page(status: Mapping[str, Any], address: str) -> str:
 
 
 def waits_for(trainer: Mapping[str, Any]) -> str:
-    """Describe how many chunks a trainer waits for, per worker; `trainer`: its entry in `pool.Pool.status`."""
+    """Return "2 from WORKER, 1 from WORKER, …", the chunks that a trainer waits for, or "nothing".
+
+    `trainer` is one of "trainers" in the result of `pool.Pool.status`.
+    """
     return ", ".join(f"{count} from {name}" for name, count in trainer["waits_for"].items()) or "nothing"
 
 

@@ -83,14 +83,11 @@ class Pool:
     # Workers
 
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-        """Register workers, name → (handle, details), or renew their registration.
+        """Register workers, name → (handle, details), or renew their registration, which ends after `SILENT` seconds.
 
-        Nodes call this repeatedly, because workers are removed `SILENT` seconds after their last registration. Return
-        "" or, if the versions or "decode" of a worker differ from those of the registered workers, the difference. That
-        worker and those after it in `members` are then not registered.
-
-        The details are those of `workers.Worker.describe` and, in addition, "node", the id of the worker's node, and
-        "capacity", the bytes of answers to cache on that node.
+        Return "" or, if the versions or "decode" of a worker differ from those of registered workers, the difference;
+        this worker and those after it are then not registered. The details are those of `workers.Worker.describe` and,
+        in addition, "node", the id of the worker's node, and "capacity", the bytes of answers to cache on that node.
         """
         for name, (handle, details) in members.items():
             for other in itertools.islice(self._members.values(), 1):  # comparing with one is enough
@@ -104,11 +101,7 @@ class Pool:
         return ""
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove the workers with these names, and forget the questions that they are answering.
-
-        Answers that they have given stay cached as long as another worker of their node is registered. Unknown names
-        are ignored.
-        """
+        """Remove workers and their pending answers. Cached answers stay while a worker of their node is registered."""
         for name in names:
             self._leave(name)
 
@@ -144,8 +137,8 @@ class Pool:
         """Return ([reference to the answer of a question], name of the worker that gives it).
 
         An answer that is cached or pending is shared, unless its worker is in `avoid`. Otherwise the question is sent
-        to the least loaded worker outside `avoid`; return None if there is no such worker. The workers in `avoid` were
-        late with this question or lost it. For `SUSPECTED` seconds, other questions are sent to them last.
+        to the least loaded worker outside `avoid`; return None if there is none. The workers in `avoid` were late with
+        this question or lost it. For `SUSPECTED` seconds, other questions are sent to them last.
         """
         if time.monotonic() - self._looked > LOOK:
             self._collect()

@@ -53,9 +53,9 @@ class Worker:
         return {"count": len(records), "metainfo": records.metainfo, "taller": records.taller, "code": code}
 
     def _pipeline(self, spec: Spec) -> pipelines.Pipeline:
-        """Build the pipeline. The trainer has already built it, so a failure is likely due to a package missing here.
+        """Build the pipeline of `spec`. Raise ValueError, with advice to install its package here, if that fails.
 
-        Raise ValueError with advice.
+        The trainer has already built the same pipeline, so it is likely that a package is missing on this machine.
         """
         try:
             return pipelines.build(spec.pipeline, spec.train, spec.options)

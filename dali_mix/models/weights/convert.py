@@ -124,10 +124,7 @@ def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[
 
 
 def _before(state: Mapping[str, Tensor], marks: tuple[str, ...]) -> set[str]:
-    """Return each prefix for which prefix + mark is a key of `state` for all `marks`.
-
-    A prefix ends in a dot or is "". Without marks, the set is empty.
-    """
+    """Return each prefix, "" or one that ends in a dot, for which prefix + mark is a key of `state` for all `marks`."""
     ends = [{key.removesuffix(mark) for key in state if f".{key}".endswith(f".{mark}")} for mark in marks]
     return set.intersection(*ends) if ends else set()
 
@@ -222,9 +219,8 @@ def advice(state: Mapping[str, Tensor], release: str) -> str:
 def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Grid | None = None) -> dict[str, Tensor]:
     """Convert `state` from the release's names to ours or, if `back`, from ours to the release's.
 
-    CSRA's heads are also joined or, if `back`, split. SGRE's table of positions is removed or, if `back`, computed.
-    Unknown keys are kept, so that `differences` can report them. Raise ValueError if two tensors would get the same
-    name, or if CSRA's heads cannot be joined.
+    CSRA's heads are joined or split, and SGRE's table of positions is removed or computed. Unknown keys are kept, for
+    `differences` to report. Raise ValueError if two tensors would get the same name, or if heads cannot be joined.
 
     Args:
         grid: with `back`, rows and columns of SGRE's table of positions; None to write no table.
