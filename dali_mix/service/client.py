@@ -107,8 +107,8 @@ class RayPool:
     def open(self, spec: Spec) -> Opened:
         """Open a set on the pool: see `loading.workers.Pool`.
 
-        If no worker joins within `WAIT_FOR_WORKERS` seconds, open the set in this process with the fallback "local",
-        and raise ValueError with "wait".
+        If no worker joins within `WAIT_FOR_WORKERS` seconds, open the set in this process if the fallback is "local",
+        and raise ValueError if it is "wait".
         """
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
         code = code_of(pipelines.build(spec.pipeline, spec.train, spec.options))

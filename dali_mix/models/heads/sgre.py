@@ -126,7 +126,7 @@ class SGREHead(nn.Module):
         return (logits, auxiliary) if self.training else logits
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Return each token's logits, whose maximum is the prediction: (B,K,H,W), or (B,K,N) for tokens."""
+        """Return each token's logits, whose maximum over tokens is the prediction: (B,K,H,W), or (B,K,N) for tokens."""
         return as_maps(self._run(features)[0].transpose(1, 2), features)
 
     def attention_maps(self, features: Tensor) -> Tensor:

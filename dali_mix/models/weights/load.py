@@ -50,7 +50,7 @@ class MatchReport:
 
     @property
     def notes(self) -> list[str]:
-        """Return remarks for the user: a prefix removed from the keys, other sets of weights in the file, `warning`."""
+        """Return remarks for the user, if any: on a removed prefix, on other sets of weights in the file, `warning`."""
         prefix = [f"prefix {self.prefix!r} removed from the file's keys"] if self.prefix else []
         unread = [f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else []
         return prefix + unread + ([self.warning] if self.warning else [])
