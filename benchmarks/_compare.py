@@ -48,7 +48,10 @@ def ratios(rates: Rates, name: str, against: str) -> dict[str, float]:
 
 
 def table(rates: Rates, ours: str, unit: str) -> str:
-    """Format a line per contestant: its rate, and the ratio of our rate to it, each as median and quartiles."""
+    """Format a line per contestant: its rate and, unless it is `ours`, the ratio of the rate of `ours` to its rate.
+
+    Both are shown as median and quartiles. `unit` is the heading of the rates.
+    """
     width = max(len(name) for name in rates)
     lines = [f"{'':{width}}  {unit:>9}  {'quartiles':>15}  {'ours is':>9}  {'quartiles':>13}"]
     for name, values in rates.items():
@@ -62,7 +65,12 @@ def table(rates: Rates, ours: str, unit: str) -> str:
 
 
 def report(rates: Rates, ours: str) -> dict[str, Any]:
-    """Return the figures of `table` and the rates of every turn as plain values."""
+    """Return the figures of `table` as plain values.
+
+    Returns:
+        a dict of "rates", contestant → `spread` of its rates; "ratios", "OURS / CONTESTANT" → the result of `ratios`;
+        and "turns", contestant → its rate in each turn.
+    """
     return {
         "rates": {name: spread(values) for name, values in rates.items()},
         "ratios": {f"{ours} / {name}": ratios(rates, ours, name) for name in rates if name != ours},

@@ -29,7 +29,10 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
 
 
 class Files:
-    """The images and their boxes as a torch dataset that repeats them `REPEATS` times."""
+    """A torch dataset of `function(path, boxes)` for each image in the settings, repeated `REPEATS` times.
+
+    `boxes` are the image's boxes, lists of x1, y1, x2, y2 in 0..1 of its size.
+    """
 
     def __init__(self, settings: Settings, function: Any) -> None:
         self.paths, self.boxes, self.function = settings["files"], settings["boxes"], function
@@ -54,9 +57,10 @@ def _loader(settings: Settings, function: Any) -> Any:
 
 
 def references(settings: Settings) -> Iterator[Any]:
-    """Yield batches made as in torchvision's references.
+    """Yield batches made as in torchvision's reference training scripts.
 
-    Worker processes decode with PIL and flip. The model's transform resizes, normalizes and pads the batch.
+    Worker processes decode with PIL and flip. In this process, the transform of torchvision's detection models resizes
+    and normalizes the images, and pads the batch.
     """
     import torch
     from PIL import Image

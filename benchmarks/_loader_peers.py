@@ -31,7 +31,7 @@ def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
 
 
 def stream(settings: Settings, pipeline: str, options: dict[str, Any]) -> Iterator[Any]:
-    """Yield this project's training batches without end."""
+    """Yield the images of this project's training loader without end. `options` are those of `pipeline`."""
     import dali_mix
 
     loader = dali_mix.build_loader(
@@ -55,7 +55,7 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
 
 
 def decoding(settings: Settings) -> Iterator[Any]:
-    """Yield zeros after DALI has decoded a batch; our code reads the images and draws the windows in advance."""
+    """Yield zeros, each time after DALI has decoded a batch of images and windows that our code prepared in advance."""
     import itertools
 
     import numpy as np
@@ -187,7 +187,7 @@ def ffcv(settings: Settings) -> Iterator[Any]:
 
 
 def _write_beton(settings: Settings) -> None:
-    """Write the images to a .beton unchanged. FFCV's own writer would compress JPEGs a second time."""
+    """Write the images unchanged to a .beton, unless it exists. FFCV's `encode_jpeg` is replaced in this process."""
     import numpy as np
     from ffcv.fields import IntField, RGBImageField, rgb_image
     from ffcv.writer import DatasetWriter

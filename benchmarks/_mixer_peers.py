@@ -21,7 +21,10 @@ _GRIDS = ((1, 2), (2, 2), (2, 3))
 
 
 def packages(classes: int, own: Tensor) -> dict[str, Mix]:
-    """Return the mixers of torchvision, timm and kornia, if installed. timm's change the batch `own` in place."""
+    """Return the mixers of torchvision, timm and kornia by name; those of packages that are not installed are omitted.
+
+    timm's mix the batch `own` in place and ignore the images that they are called with.
+    """
     peers: dict[str, Mix] = {}
     if importlib.util.find_spec("torchvision"):
         from torchvision.transforms import v2
@@ -45,7 +48,10 @@ def packages(classes: int, own: Tensor) -> dict[str, Mix]:
 
 
 def published(classes: int) -> dict[str, Mix]:
-    """Return openmixup's CutMix and ResizeMix, its SaliencyMix if OpenCV has its contrib modules, and SpliceMix."""
+    """Return, by name, the reimplemented mixers: openmixup's CutMix, ResizeMix and SaliencyMix, and SpliceMix.
+
+    SaliencyMix is omitted if cv2 lacks the contrib modules.
+    """
     peers: dict[str, Mix] = {
         "openmixup CutMix (published logic)": lambda images, labels: _cutmix(images, labels, classes),
         "openmixup ResizeMix (published logic)": lambda images, labels: _resizemix(images, labels, classes),

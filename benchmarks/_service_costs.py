@@ -79,7 +79,11 @@ def _kind(line: str) -> str:
 
 @contextlib.contextmanager
 def serving(*commands: tuple[object, ...]) -> Iterator[tuple[Any, list[Serve]]]:
-    """Start a pool on this machine, one node per command, and connect this process to it."""
+    """Run a pool on this machine until the end of the block. Yield the connected `RayPool`, and a `Serve` per node.
+
+    Each of `commands` has the arguments of `dali-mix serve` for one node. The first one starts the pool and must
+    contain "--port".
+    """
     from dali_mix.service import connect
 
     nodes: list[Serve] = []
@@ -109,7 +113,10 @@ def thread_seconds(pid: int) -> dict[int, float]:
 
 
 def process_seconds(pid: int) -> float:
-    """Return CPU seconds of a process with nanosecond resolution, from its clock (see clock_getcpuclockid(3))."""
+    """Return CPU seconds of a process with nanosecond resolution, from its clock (see clock_getcpuclockid(3)).
+
+    Return 0 if the process has ended.
+    """
     try:
         return time.clock_gettime((~pid << 3) | 2)
     except OSError:  # an idle Ray process that has ended
@@ -123,9 +130,10 @@ def system_seconds() -> tuple[float, float]:
 
 
 class Meter:
-    """Measures the CPU time of each kind of process, of its busiest thread and of other programs.
+    """A meter of CPU time between the calls of `start` and `stop`.
 
-    Call `start`, then `stop`.
+    It measures this process, of the kind "trainer", and the processes that `nodes` run when the meter is created. Their
+    kinds are the values of `KINDS`, and "else". Kinds of the second node have the suffix "1", those of the third "2".
     """
 
     def __init__(self, nodes: list[Serve]) -> None:

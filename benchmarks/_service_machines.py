@@ -128,7 +128,8 @@ class Clock:
 class Shared:
     """A resource of `capacity` units per second, shared equally among jobs of at most `most` units per second each.
 
-    Virtual time advances at the rate of one job, so the virtual end of a job is known when it starts.
+    Virtual time advances by the units that each running job receives. A job that needs w units and starts at virtual
+    time v therefore ends at v + w, however many jobs start or end in between.
     """
 
     def __init__(self, clock: Clock, capacity: float, most: float) -> None:
@@ -179,9 +180,11 @@ class Shared:
 
 
 def limit(busy: dict[str, float], full: float = 0.9) -> str:
-    """Return the name of the resource that limits the rate: the most used one, if its used share is at least `full`.
+    """Return the name of the resource that limits the rate.
 
-    Otherwise return "window": the trainers' windows are the limit.
+    `busy` is name → used share. The limit is the resource with the largest share, if this is at least `full`. Otherwise
+    it is "window", the number of chunks that trainers request ahead. "asking", the share of time that trainers wait for
+    the pool's actor, is ignored.
     """
     name = max((each for each in busy if each != "asking"), key=lambda each: busy[each])
     return name if busy[name] >= full else "window"

@@ -1,8 +1,9 @@
 """A discrete-event simulation of the pipeline service on machines that are not available.
 
-    trainer ── ask, one after the other ──▶ pool's actor ── answer ──▶ worker: reads, decodes, stores on its machine
-       ▲                                        │ reference                    │
-       └──── pulls the chunk, machine to machine (raylet to raylet), when it waits ◀──┘
+    trainer ── asks for chunks, one by one ──▶ pool's actor ── sends the question ──▶ worker: reads, decodes, stores
+      ▲  ▲                                         │                                    │
+      │  └──────── reference to the chunk ─────────┘                                    │
+      └────────── chunk, from raylet to raylet, when the trainer waits for it ──────────┘
 
 The order of actions and waits follows dali_mix/service and dali_mix/loading/remote.py, and their constants are used.
 `Costs` are measured by `_service_costs.py`. Cores, links and disks are shared equally among their concurrent users. The
@@ -170,7 +171,10 @@ class Trainer:
         return lambda go: self.machine.cores.add(seconds, go)
 
     def _run(self) -> Steps:
-        """Simulate the actions of `Loader` and `RemoteSource.fetch`, and a GPU that is one step behind."""
+        """Simulate the actions of `Loader` and `RemoteSource.fetch`, and a GPU that is one step behind, without end.
+
+        Each value yielded is a function that starts some work or a wait, and calls its argument when that is over.
+        """
         sim, cluster, number = self.sim, self.sim.cluster, 0
         clock, position = sim.clock, 0
         window = max(cluster.window, -(-cluster.batch_size // POSITIONS))
@@ -431,7 +435,10 @@ class Simulation:
         }
 
     def _busy(self, used: dict[str, Any]) -> dict[str, float]:
-        """Return the used share of each kind of resource, which is the share of the most used one of that kind."""
+        """Return the used share of each kind of resource, that of its most used resource.
+
+        `used` is kind → units per second used of each resource of that kind.
+        """
         cluster = self.cluster
         cores = np.array([each.cores.capacity for each in self.machines])
         unit = {"worker cores": cores, "disks": cluster.disk, "storage": cluster.storage}
@@ -456,7 +463,11 @@ class Simulation:
         self.clock.after(HEARTBEAT * float(self.rng.random()), beat)
 
     def ask(self, key: Hashable, avoid: set[Worker], found: list[Answer | None], go: Done) -> None:
-        """Ask the pool's actor for a chunk. Call `go` once the answer is in `found`, or after ANSWER seconds."""
+        """Ask the pool's actor for a chunk. Call `go` when the actor has replied, or after ANSWER seconds.
+
+        The actor appends the answer to `found`, or None if no worker outside `avoid` is registered. If it does not
+        reply in time, `found` stays empty.
+        """
         clock, costs, over = self.clock, self.costs, []
 
         def reply() -> None:
@@ -529,7 +540,11 @@ class Simulation:
         answer.listeners = []
 
     def _heard(self, answer: Answer) -> None:
-        """Tell the pool's actor that an answer is complete. The actor keeps only answers that it requested itself."""
+        """Record in the pool's actor that an answer is complete, and cache it if the actor still refers to it.
+
+        Answers to questions that trainers sent to the worker directly are not cached. If the machine then holds more
+        than `Cluster.kept` chunks, evict the least recently requested ones.
+        """
         if answer.worker.under_way:
             self._load(answer.worker, -1)
         kept = answer.machine.kept

@@ -15,7 +15,10 @@ from _loader_peers import MEAN, REPEATS, STD, Settings, main, torchvision
 
 
 def ours(settings: Settings, dtype: str = "float32", pool: bool = False, normalized: bool = True) -> Iterator[Any]:
-    """Yield batches of this project's loader, decoded in this process or by the pool."""
+    """Yield the images of this project's loader without end, decoded in this process or, with `pool`, by the pool.
+
+    With `dtype` "uint8", the loader returns uint8 images. They are normalized here if `normalized`.
+    """
     from dali_mix.pipelines import normalize
 
     import dali_mix
@@ -59,7 +62,10 @@ def pool_for_gpu(settings: Settings) -> Iterator[Any]:
 
 
 def ray_data(settings: Settings) -> Iterator[Any]:
-    """Yield unshuffled batches that Ray Data makes on `threads` cores, with PIL and torchvision's transforms."""
+    """Yield unshuffled batches that Ray Data makes with PIL and torchvision's transforms, for 20 epochs.
+
+    This starts Ray in this process, with as many cores as the setting "threads".
+    """
     import io
 
     import ray

@@ -57,7 +57,10 @@ print(json.dumps([time.perf_counter() - start, peak, done]))
 
 
 def make(root: Path, images: int) -> int:
-    """Write annotations/instances_train2017.json below `root` and return its size in bytes."""
+    """Write annotations/instances_train2017.json of `images` images below `root` and return its size in bytes.
+
+    Also create the folder train2017, without images.
+    """
     random = np.random.default_rng(0)
     sizes = random.integers(300, 641, (images, 2)).tolist()
     entries = [

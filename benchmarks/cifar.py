@@ -39,7 +39,7 @@ class InMemoryCifar(datasets.CIFAR10):
 
 
 def random_set(folder: Path, count: int) -> Path:
-    """Pack a set of random images, stored raw."""
+    """Pack `count` random images of 32×32 pixels, stored raw, into a set in `folder`, and return its prefix."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     write_set(folder / "random", [(b"P6\n32 32\n255\n" + image.tobytes(), 0) for image in pixels], classes=("any",))
     return folder / "random"

@@ -55,7 +55,10 @@ def prepare(work: Path, args: argparse.Namespace) -> Path:
 
 
 def fill(settings: dict[str, Any], grouped: bool) -> float:
-    """Return the share of an epoch's pixels that is not padding; `grouped`: each batch has one orientation."""
+    """Load one training epoch and return the share of the pixels in its batches that is not padding.
+
+    With `grouped`, each batch contains images of one orientation.
+    """
     pipeline = pipelines.build("detection", True, {"shorter": settings["shorter"], "longest": settings["longest"]})
     pipeline.one_orientation = grouped
     loader = build_loader(

@@ -112,7 +112,11 @@ def prepare(name: str, jpegs: list[bytes], work: Path, args: argparse.Namespace)
 
 
 class Contestant:
-    """A loader in its own process, which runs `script`."""
+    """A process that runs the loader `name` of `script` and is measured when called.
+
+    The constructor starts the process and waits for the first batch. The attribute `first` is a dict of that batch's
+    "shape", "mean", "std" and "dtype".
+    """
 
     def __init__(self, name: str, python: str, settings: Path, batches: int, script: str = "_loader_peers.py") -> None:
         self.name = name
@@ -133,7 +137,10 @@ class Contestant:
         return json.loads(line)
 
     def __call__(self) -> float:
-        """Measure `batches` batches and return images per second."""
+        """Skip `SKIP` batches, measure the next `batches` and return images per second.
+
+        Then wait for `SETTLE` seconds, so that the loader fills its queues before another contestant is measured.
+        """
         assert self.process.stdin is not None
         self.process.stdin.write(f"{SKIP} {self.batches}\n")
         self.process.stdin.flush()

@@ -63,7 +63,10 @@ def registered() -> dict[str, mixers.Mixer[Any]]:
 
 
 def in_place(mixer: mixers.Mixer[Any], own: Tensor, labels: Tensor, generator: torch.Generator) -> Mix | None:
-    """Return the mixer as a function that changes `own` in place, or None if it does not support this."""
+    """Return a function (images, labels) that mixes `own` in place and ignores its `images`.
+
+    Return None if the mixer raises TypeError or ValueError for `inplace=True`. To find out, `own` is mixed once.
+    """
     try:
         mixer(own, labels, generator, inplace=True)
     except (TypeError, ValueError):
@@ -152,7 +155,11 @@ def graphs(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
 
 
 def printed(rates: Rates, count: int) -> dict[str, Any]:
-    """Print the table and return its figures. Times are in ms per call."""
+    """Print a line per contestant, and return a dict of the figures: name → {"ms", "to_clone", "to_copy"}.
+
+    `count` is the number of images per call. "ms" is the time per call, and the other two are its ratios to `clone()`
+    and `copy_`. Each is the result of `spread`.
+    """
     width = max(map(len, rates))
     print(f"{'':{width}}  {'ms':>8}  {'quartiles':>17}  {'× clone()':>9}  {'quartiles':>11}  {'× copy_':>8}")
     found = {}
@@ -168,7 +175,11 @@ def printed(rates: Rates, count: int) -> dict[str, Any]:
 
 
 def saliency(images: Tensor, rounds: int) -> dict[str, Any] | None:
-    """Return ms per image of OpenCV's saliency and ours on uint8 images, and their ratio; None if either is missing."""
+    """Compare the speed of our saliency with OpenCV's on the first 16 `images`, converted to uint8. Print the result.
+
+    Return a dict of "ms", name → milliseconds per image, and "share_of_opencv", our time divided by OpenCV's. All are
+    results of `spread`. Return None if either implementation is missing.
+    """
     ours, make = getattr(mixers, "fine_grained_saliency", None), saliency_detector()
     if ours is None or make is None:
         print("saliency: skipped (needs cv2.saliency from opencv-contrib-python, and ours)")

@@ -60,7 +60,7 @@ print(json.dumps({
 
 
 def make_set(prefix: Path, count: int) -> None:
-    """Write a set of `count` rows that point to ten records."""
+    """Write a set with `count` rows that point to ten records. Its .idx has the expected size but no content."""
     info = write_set(prefix, [(bytes(200), row % 10, 8, 8, "jpeg") for row in range(10)], classes="0123456789")
     table = np.resize(np.asarray(RecordSet(prefix).table), count)
     table["id"] = np.arange(count)

@@ -58,7 +58,11 @@ def remove(folder: Path, *patterns: str) -> None:
 
 
 def ours(root: Path, out: Path, count: int, resize: int | None) -> Callable[[], float]:
-    """Return a contestant that packs `root` with dali_mix."""
+    """Return a function that packs the `count` images below `root` with dali_mix and returns images per second.
+
+    The set is written to `out`/ours; each call first removes that of the last call. `resize` is the shorter side to
+    resize images to; None to leave them unchanged.
+    """
 
     def run() -> float:
         remove(out, "ours*")
@@ -73,7 +77,11 @@ def ours(root: Path, out: Path, count: int, resize: int | None) -> Callable[[], 
 
 
 def im2rec(root: Path, out: Path, count: int, resize: int | None, threads: int) -> Callable[[], float]:
-    """Return a contestant that runs im2rec with a list written in advance."""
+    """Write the list that im2rec needs, and return a function that runs im2rec and returns images per second.
+
+    The list is `out`/peer.lst, and each call writes `out`/peer.rec and `out`/peer.idx. `threads` is im2rec's number of
+    threads, and the other arguments are as for `ours`.
+    """
     lines = []
     for number, path in enumerate(sorted(root.rglob("*.jpg"))):
         lines.append(f"{number}\t{int(path.parent.name)}\t{path.relative_to(root)}\n")

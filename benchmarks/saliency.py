@@ -48,7 +48,10 @@ for _ in sys.stdin:
 
 
 def load(folder: Path | None, count: int) -> list[np.ndarray]:
-    """Return up to `count` RGB images (H,W,3) uint8."""
+    """Return up to `count` RGB images (H,W,3) uint8 from `folder`; without one, `count` crops of two photographs.
+
+    The photographs are those of scikit-learn. Raise SystemExit if the folder contains no JPEG or PNG.
+    """
     if folder is not None:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
         if not files:
@@ -67,9 +70,11 @@ def as_batch(image: np.ndarray) -> torch.Tensor:
 
 
 def differing(images: list[np.ndarray], maps: list[np.ndarray]) -> dict[str, int]:
-    """Count images, pixels, pixels of our "compiled" and "torch" saliency that are wrong, and "wrapped" pixels.
+    """Compare both implementations of our saliency with OpenCV's `maps` of the same images, pixel by pixel.
 
-    OpenCV's `maps` are the reference. At a wrapped pixel, the sum exceeds 255 (see the module).
+    Returns:
+        a dict of counts: "images" and "pixels", those compared; "compiled" and "torch", the pixels that this
+        implementation computes wrongly; and "wrapped", the pixels whose sum exceeds 255 (see the module).
     """
     counts = {"images": len(images), "pixels": 0, "compiled": 0, "torch": 0, "wrapped": 0}
     for image, found in zip(images, maps, strict=True):

@@ -70,7 +70,11 @@ def one(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ray_data(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure the pool and Ray Data in long runs, one at a time, since Ray Data would prefetch between turns."""
+    """Measure the pool and Ray Data in long runs, print the table and return its figures: see `report`.
+
+    Only one of the two runs at a time, since Ray Data would prefetch between turns. Each turn writes a new seed to the
+    file `settings`.
+    """
     values = json.loads(settings.read_text())
     rates: dict[str, list[float]] = {"pool": [], "Ray Data": []}
     for turn in range(args.sharing_turns):
@@ -127,7 +131,10 @@ def sharing(settings: Path, pool: Any, args: argparse.Namespace, names: tuple[st
 
 
 def faults(settings: Path, pool: Any) -> dict[str, float]:
-    """Return the longest wait for a batch, in seconds, after a worker is killed and after one is frozen."""
+    """Kill a worker of the pool with SIGKILL in one epoch, and freeze one with SIGSTOP in another.
+
+    Print and return the longest wait for a batch after each fault, in seconds: "killed" and "frozen".
+    """
     import dali_mix
 
     values, longest = json.loads(settings.read_text()), {}

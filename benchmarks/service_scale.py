@@ -110,7 +110,7 @@ def costs_of(found: dict[str, Any], name: str) -> Costs:
 
 
 def calibration(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Print all costs, and return them as name → one value for each set."""
+    """Print a table of the costs in `found`, the result of `measure`. Return name → costs, one for each of `SETS`."""
     table = {name: costs_of(found, name) for name in SETS}
     rows = {
         "worker: decode and store a chunk, ms": [1e3 * costs.decode for costs in table.values()],
@@ -143,7 +143,11 @@ def calibration(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def check(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Simulate each real pool with the cores that other programs left free. Print and return both rates in images/s."""
+    """Simulate each pool that `measure` ran, with the cores that other programs left free, and print a table.
+
+    Return a dict for each pool: "set", "workers", "cores", the rates "real" and "simulated" in images/s, and "ratio",
+    the simulated rate divided by the real one.
+    """
     rows = []
     for name in SETS:
         costs = costs_of(found, name)
@@ -204,7 +208,11 @@ def check_faults(found: dict[str, Any], seed: int) -> dict[str, float]:
 
 
 def run(costs: Costs, args: argparse.Namespace, **options: Any) -> dict[str, Any]:
-    """Simulate long enough for all trainers to fill their windows several times, and return the result."""
+    """Simulate a `Cluster` with these `options`, long enough for all trainers to fill their windows several times.
+
+    Return the options, the result of `Simulation.run`, and "bound": [name, images/s] of the resource that allows the
+    lowest rate according to `capacities`. Rates and used shares are rounded.
+    """
     cluster = Cluster(**{"gpu_rate": args.gpu_rate, **options})
     name, bound = min(capacities(costs, cluster).items(), key=lambda each: each[1])
     window = POSITIONS * cluster.window + cluster.batch_size
@@ -271,7 +279,10 @@ def sweep(found: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], args: argparse.Namespace) -> None:
-    """Plot images/s over workers, with a line per number of GPUs and markers for the limiting resource."""
+    """Plot images/s over workers from the "grid" of `results`, and write the picture to `args.picture`.
+
+    There is one panel per link speed and one line per number of GPUs. Markers show the limiting resource.
+    """
     from dali_mix.reports import style
 
     grid = results["grid"]

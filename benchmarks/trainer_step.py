@@ -35,7 +35,7 @@ from dali_mix.malloc import keep_freed_memory
 
 
 class Resident:
-    """A loader whose batches are in memory; `steps` of them make an epoch."""
+    """A loader that repeats `batches`, which are in memory. An epoch has `steps` batches."""
 
     def __init__(self, batches: list[Batch], steps: int) -> None:
         self.batches, self.steps = batches, steps

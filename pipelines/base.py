@@ -25,7 +25,7 @@ class Step(ABC):
         active: False if the options disable the step; a pipeline then omits it.
         branch: number of the random sequence from which the step draws. All steps of branch 0 share one. A step on a
             branch of its own, 1 to 63 (`SampleRandom.branch`), can be enabled without changing other steps' draws.
-        conditional: whether `graph` uses `if` on drawn values.
+        conditional: whether `graph` uses `if` on drawn values; the pipeline then enables DALI's conditionals.
         draws_from_boxes: whether `draw_from_boxes` is called instead of `draw`.
         moves: False for a step that does not change positions, such as a colour change. Other steps must override
             `map_boxes`, or sets with boxes are rejected.
@@ -63,17 +63,25 @@ class Step(ABC):
 
     @abstractmethod
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Build the DALI graph from uint8 HWC images and their draws to uint8 HWC. `device` is "cpu" or "gpu"."""
+        """Add this step to the DALI graph: uint8 HWC `images` and their draws → uint8 HWC images.
+
+        `device`, "cpu" or "gpu", is where the step runs.
+        """
 
     def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the output sizes (…, 2) for input images of `sizes` (…, 2)."""
+        """Return the height and width of the output for input of `sizes`, for a batch or for one image.
+
+        `sizes` are (B, 2) with the draws of the batch, or (2,) with those of one image. By default they are returned
+        unchanged: a step that changes the size must override this method.
+        """
         return sizes
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Transform one image's boxes (n, 4), x1, y1, x2, y2 in pixels; `size` is (height, width) of the input image.
+        """Transform one image's boxes (n, 4), x1, y1, x2, y2 in pixels.
 
-        Steps with `moves` must override it; a step that cannot transform boxes raises ValueError. The loader drops
-        boxes without area.
+        `size` is (height, width) of the input image, and `draws` are the draws for this image. Steps with `moves` must
+        override this method, and raise ValueError if they cannot transform boxes. The result has the shape of `boxes`;
+        to drop a box, return one without area in its row.
         """
         return boxes
 

@@ -72,7 +72,10 @@ class Cifar(CachedPipeline):
         return torch.nn.functional.pad(images, [self.padding] * 4).contiguous()
 
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """Return the images `ids` (B,) of the cache, cropped and flipped, (B, 3, h, w) uint8."""
+        """Return the images `ids` (B,) of `cache`, cropped and flipped as drawn, (B, 3, h, w) uint8.
+
+        `ids` are indices into `cache`, the result of `prepare`. Without draws, the images are returned unchanged.
+        """
         count = len(ids)
         anchor = draws.get("anchor", np.zeros((count, 2), dtype=np.int64))
         mirror = draws.get("mirror", np.zeros(count, dtype=bool))
@@ -87,9 +90,9 @@ def gather_numpy(
 ) -> np.ndarray:
     """Return windows of cached images (N, 3, H, W) uint8 as a batch (B, 3, h, w) uint8.
 
-    `ids` (B,) are indices of images, `anchor` (B, 2) the top and left of each window. `mirror` (B,) bool is True for
-    windows to flip. All possible windows form one strided view, from which numpy copies a row of pixels at a time. This
-    is much faster than torch's indexing.
+    `ids` (B,) are indices of images, `anchor` (B, 2) the top and left of each window, and `size` is (h, w). `mirror`
+    (B,) bool is True for windows to flip. All possible windows form one strided view, from which numpy copies a row of
+    pixels at a time. This is much faster than torch's indexing.
     """
     windows = np.lib.stride_tricks.sliding_window_view(cache, size, axis=(2, 3))
     images = windows[ids, :, anchor[:, 0], anchor[:, 1]]

@@ -61,9 +61,10 @@ def normalize(
 
 
 def normalize_into(out: np.ndarray, levels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Normalize images uint8 (B, 3, H, W) into `out` float32, of the same shape, on one thread.
+    """Normalize `levels`, images uint8 (B, 3, H, W), and write them to `out`, float32 of the same shape.
 
-    torch would use several threads, which synchronize at every operation and occupy cores that DALI needs.
+    This uses one thread. torch would use several, which synchronize at every operation and occupy cores that DALI
+    needs.
     """
     scale, shift = factors(tuple(mean), tuple(std))
     if compiled.available():

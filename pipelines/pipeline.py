@@ -29,9 +29,9 @@ class Pipeline:
     The graph decodes the images, runs `steps` in order and pads; loaders then call `normalize`. Drawing and graph are
     separate: `draw` takes all randomness from the generator passed to it, and `graph` uses none.
 
-    A pipeline that is not a list of steps overrides both. Its graph may return float32, which loaders do not change. A
-    pipeline is constructed with `train` and its options as keyword arguments, and the constructor raises ValueError for
-    invalid ones. To register your own, see `plugins`.
+    A pipeline that is not a list of steps overrides `draw` and `graph`. Its graph may return float32, which loaders do
+    not change. `plugins.build` constructs a pipeline with `train` and its options as keyword arguments, and the
+    constructor raises ValueError for invalid ones. To register a pipeline of your own, see `plugins`.
 
     Attributes:
         name: its name in recipes.
@@ -157,9 +157,10 @@ class Pipeline:
 
     @property
     def may_take_pixels(self) -> bool:
-        """Return True if `graph` can start from decoded pixels.
+        """Return True if a loader may set `takes_pixels`, because `graph` can start from decoded pixels.
 
-        The pipeline must not override drawing or `graph`, and its first step must not override `Crop.decode`.
+        It can unless the pipeline overrides `draw`, `draw_from_boxes` or `graph`, or its first step is a `Crop` that
+        overrides `decode`.
         """
         first, methods = self.steps[0] if self.steps else None, ("draw", "draw_from_boxes", "graph")
         if isinstance(first, Crop) and type(first).decode is not Crop.decode:
@@ -197,10 +198,12 @@ class Pipeline:
         canvas: DataNode | None,
         device: str,
     ) -> DataNode:
-        """Run `steps`, each with its draws, then flip where `mirror` is 1 and pad to the size of `canvas` (h, w, 0).
+        """Add to the graph: run `steps`, each with its draws, then flip where `mirror` is 1 and pad to `canvas`.
 
-        Without `mirror`, images are not flipped. Without `canvas`, they already have the size `image_size`. On a GPU
-        the images are HWC, which the loader returns as channels_last without a copy.
+        `canvas` is an empty node (h, w, 0) of the size to pad to. Without it, the last step must return images of
+        `image_size`. Without `mirror`, images are not flipped. Return uint8 images, or normalized float32 images if
+        `normalizing` is set and `fused.resize_flip` can replace the last step. On a CPU they are CHW. On a GPU they are
+        HWC, which the loader returns as channels_last without a copy.
         """
         fusing, options = fused.ending(steps, device, of_known_size=self.takes_pixels)
         for step, own in steps[: len(steps) - fusing]:
@@ -287,9 +290,10 @@ def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str,
 
 
 def _padding(canvas: DataNode, mirror: Any) -> dict[str, Any]:
-    """Return the options of `crop_mirror_normalize` that pad on the right and below.
+    """Return the options with which `crop_mirror_normalize` pads images on the right and below to the size of `canvas`.
 
-    The operator mirrors the padded image, so for mirrored images `crop_pos_x` first aligns the image on the right.
+    The operator mirrors the padded image. Where `mirror` is 1, `crop_pos_x` therefore aligns the image on the right, so
+    that the padding is on the right after mirroring.
     """
     size = canvas.shape(dtype=types.FLOAT)
     right = fn.cast(mirror, dtype=types.FLOAT) if isinstance(mirror, DataNode) else 0.0
@@ -312,9 +316,10 @@ def _own(draws: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 class CachedPipeline(Pipeline, ABC):
-    """A pipeline for small sets.
+    """Base class of pipelines for small sets, whose decoded images are kept in memory.
 
-    `graph` decodes each image once, to uint8 (H, W, 3) of one size. `apply` makes batches from the cached images.
+    `graph` decodes each image once, to uint8 (H, W, 3) of the size `cached_size`. The loader calls `prepare` with all
+    decoded images, caches its result, and passes the cache to `apply` for each batch.
     """
 
     @property
@@ -324,8 +329,12 @@ class CachedPipeline(Pipeline, ABC):
 
     @abstractmethod
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the tensor to cache for the decoded set (N, 3, H, W) uint8, e.g. padded images."""
+        """Return the tensor to cache for the decoded `images` of a set, (N, 3, H, W) uint8: for instance, pad them."""
 
     @abstractmethod
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """Return the batch of records `ids` (B,), newly allocated: (B, 3, h, w) uint8 on the cache's device."""
+        """Return the batch of the records with the indices `ids` (B,): (B, 3, h, w) uint8 on the cache's device.
+
+        `cache` holds the result of `prepare`, on the CPU or a GPU, and `draws` are the draws for these records. The
+        batch is newly allocated.
+        """

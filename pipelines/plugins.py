@@ -37,9 +37,10 @@ def build(name: str, train: bool, options: Mapping[str, Any] | None = None) -> P
 
 
 def build_steps(steps: Sequence[Step | Mapping[str, Any]]) -> list[Step]:
-    """Return a user's steps, each on its own branch, from `Step` objects or dicts of `type` and options.
+    """Return copies of a user's steps, the first on branch 16, the next on 17, and so on.
 
-    Raise ValueError for an unknown type or option, or an invalid value.
+    `steps` are `Step` objects, or dicts of `type` and the type's options; a single one need not be in a list. Raise
+    ValueError for anything else, an unknown type or option, or an invalid value.
     """
     made = []
     for branch, step in enumerate(steps if isinstance(steps, (list, tuple)) else [steps], 16):

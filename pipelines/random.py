@@ -60,13 +60,18 @@ class SampleRandom:
         return len(self._ids)
 
     def branch(self, number: int) -> SampleRandom:
-        """Return a generator for the same records whose first stream is 1,024 · `number` (1 to 63)."""
+        """Return a new generator for the same seed, epoch and records, with 1,024 · `number` as its first stream.
+
+        The two generators draw independent numbers as long as neither of them reaches a stream of the other. Raise
+        ValueError unless `number` is from 1 to 63.
+        """
         return SampleRandom(self._seed, self._epoch, self._ids, 1024 * whole("branch", number, 1, 63))
 
     def words(self, k: int) -> np.ndarray:
         """Draw (B, k) uint32, uniform over all values.
 
-        Every call of a drawing method uses one stream. Raise ValueError if all 65,536 streams are used up.
+        The call uses one stream, and so does a call of `uniform`, `integers` or `normal`. Raise ValueError if all
+        65,536 streams are used up.
         """
         if self._stream >= 1 << 16:
             raise ValueError("more than 65,536 draws for one record: draw several numbers in one call")

@@ -21,7 +21,8 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_i
 def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Features]:
     """Return a model without its classifier, and the function (model, images (B,3,H,W)) → maps (B,C,h,w).
 
-    State-dict keys are those of the library, so its weight files can be loaded.
+    State-dict keys are those of the library, so its weight files can be loaded. A timm model is built to accept images
+    of any size if it has an option for that.
 
     Args:
         name, options: as for `build_model`.
@@ -99,7 +100,7 @@ def _forward_features(model: Any, images: Tensor) -> Tensor:
 def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
     """Reshape tokens (B,N,C) to maps (B,C,h,w) with about the aspect ratio of the images.
 
-    Raise ValueError if N is not divisible by the number of rows, √(N · height / width) rounded.
+    The number of rows is √(N · height / width), rounded. Raise ValueError if it is 0 or N is not a multiple of it.
     """
     count, (height, width) = tokens.shape[1], images.shape[2:]
     rows = round((count * height / width) ** 0.5)

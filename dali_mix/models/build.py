@@ -100,7 +100,11 @@ def _maker(name: str) -> tuple[Callable[..., nn.Module], set[str]] | None:
 
 
 def _class_options(module: str) -> set[str]:
-    """Return the constructor arguments of all models, layers and option dataclasses in a library's module."""
+    """Return the names of the constructor arguments of all models, layers and option dataclasses in `module`.
+
+    `module` is the name of a library's module, which must already be imported. Dataclasses that describe published
+    weights are left out.
+    """
     kinds = [kind for kind in vars(sys.modules[module]).values() if isinstance(kind, type)]
     kinds = [kind for kind in kinds if issubclass(kind, nn.Module) or dataclasses.is_dataclass(kind)]
     options = map(_factories.parameters, kinds)

@@ -63,7 +63,7 @@ class Detector(FasterRCNN):
             `finite` is False, the heads' outputs for the image contain NaN or infinity, and boxes may be missing.
 
         Raises:
-            ValueError: no targets in training; images in a list, as for torchvision's models.
+            ValueError: `images` is not a tensor (torchvision's models take a list), or `targets` is None in training.
         """
         if not isinstance(images, Tensor):
             raise ValueError(f"images is a {type(images).__name__}: must be a padded tensor (B, 3, H, W)")
@@ -91,7 +91,11 @@ class Detector(FasterRCNN):
 
     @staticmethod
     def renamed(key: str) -> str:
-        """Return the current name of a state-dict key from torchvision before 0.13."""
+        """Return the current name of a state-dict key.
+
+        Keys that torchvision renamed in 0.13 are translated, and all others are returned unchanged. `load_weights`
+        calls this for the keys of a file.
+        """
         return re.sub(r"^(rpn\.head\.conv|backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", _inserted, key)
 
 
@@ -142,7 +146,11 @@ class Backbone(nn.Module):
             self.out_channels = pyramid
 
     def forward(self, images: Tensor) -> Any:
-        """Return the levels of the pyramid by name, or the last map if there is no pyramid."""
+        """Compute the maps of images (B, 3, H, W).
+
+        Return a dict of the pyramid's maps, "0" to "3" at strides 4 to 32 and "pool" at stride 64. Without a pyramid,
+        return only the last map, at stride 32.
+        """
         if isinstance(self.body, IntermediateLayerGetter):
             maps = list(self.body(images).values())
         else:
@@ -259,10 +267,10 @@ def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[in
 
 
 def _pooling(levels: int) -> MultiScaleRoIAlign:
-    """Return the RoI pooling from the last `levels` maps.
+    """Return a module that pools regions from the backbone's last `levels` maps, named "0" to `levels` - 1.
 
-    Scales are set explicitly. torchvision infers them from the first batch and keeps them, which gives wrong scales
-    if that batch has much padding, and different ones in a resumed run.
+    The maps' scales are set here. Otherwise torchvision would infer them from the first batch and keep them: they would
+    be wrong if that batch has much padding, and could change when a run is resumed.
     """
     pooling = MultiScaleRoIAlign([str(level) for level in range(levels)], POOLED, sampling_ratio=2)
     strides = STRIDES[-levels:]
@@ -272,9 +280,10 @@ def _pooling(levels: int) -> MultiScaleRoIAlign:
 
 
 def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """Return a model without its classifier, and the channels of the maps that `neck` uses.
+    """Build the backbone `name`. Return it without its classifier, and the channels of each map that `neck` uses.
 
-    Raise ValueError if the model does not return maps at the required strides.
+    The channels are ordered from the finest map to the coarsest. Raise ValueError if `build_backbone` does, or if the
+    model does not return maps at the strides that `neck` needs.
     """
     model: Any
     model, _ = build_backbone(name, dict(options))
@@ -318,7 +327,7 @@ def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
 
 
 def _set_eps(body: nn.Module, eps: float) -> None:
-    """Set the epsilon of frozen BatchNorms."""
+    """Set the epsilon of the frozen BatchNorms in `body`, in place. Other BatchNorms keep theirs."""
     from timm.layers import FrozenBatchNormAct2d
 
     for module in body.modules():

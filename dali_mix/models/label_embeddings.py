@@ -33,9 +33,10 @@ def spell(name: str) -> str:
 
 
 def random_embeddings(names: Sequence[str], width: int = WIDTH, seed: int = 0) -> np.ndarray:
-    """Return random embeddings (K, width) float32, standard normal; equal arguments give equal results.
+    """Return standard normal embeddings, one row per name, (len(names), width) float32.
 
-    Only the number of `names` matters. Raise ValueError for an invalid width or seed.
+    They depend only on the number of names, `width` and `seed`. Raise ValueError unless `width` and `seed` are integers
+    of at least 1 and 0.
     """
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     return torch.randn(len(names), whole("width", width, 1), generator=generator).numpy()

@@ -28,16 +28,16 @@ class Looked(NamedTuple):
 
 
 def look(model: nn.Module, images: Tensor) -> Looked:
-    """Return logits and class maps of a batch.
+    """Return logits and class maps of a batch. The model must be in evaluation mode.
 
-    For a `MultiLabelModel` these are the maps of its head, see `MultiLabelModel.class_maps`. For other models they are
-    class activation maps (CAM, arXiv 1512.04150): the last linear layer applied at each position of the last map. Their
-    mean over positions must equal the logits within a tolerance, which confirms that the model ends in average pooling
-    and a linear layer.
+    The class maps of a `MultiLabelModel` are those of its head: see `MultiLabelModel.class_maps`. Those of any other
+    model are class activation maps (CAM, arXiv 1512.04150): the last linear layer applied at each position of the last
+    map. They are valid only if the model ends in average pooling and this layer. To verify that, their mean over
+    positions is compared with the logits.
 
     Raises:
-        ValueError: a model other than a `MultiLabelModel` that does not end in average pooling and a linear layer, or
-            whose features are not maps.
+        ValueError: the model is not a `MultiLabelModel`, and it has no linear classifier layer, its features are not
+            maps, or the comparison fails.
     """
     if isinstance(model, MultiLabelModel):
         features = model.forward_features(images)

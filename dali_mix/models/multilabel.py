@@ -129,10 +129,11 @@ def build_multilabel(
 
 
 def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
-    """Return the channels of the last map; freeze weights that do not affect it (DDP would wait for their gradients).
+    """Return the number of channels of the backbone's last map, and freeze parameters that do not affect this map.
 
-    The model runs on the meta device, which computes only shapes. Raise ValueError if the backbone, called `name`, does
-    not accept images of `size` (height, width).
+    DDP would wait for the gradients of such parameters. The head of `model` must be `nn.Identity`. The model runs on
+    the meta device, which computes only shapes. Raise ValueError if the backbone, called `name`, does not accept images
+    of `size` (height, width).
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     tensors = {key: torch.empty_like(value, device="meta") for key, value in tensors.items()}
@@ -171,8 +172,9 @@ def _build_head(head: str, channels: int, num_classes: int, options: dict[str, A
 def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
     """Remove the label embeddings from a head's `options` and return them, (K,E), read from a file if they are a path.
 
-    If `options` contain none, return random ones, which are learned unless `options` say otherwise. Raise
-    FileNotFoundError and ValueError as `load_embeddings` does, and ValueError unless K is `num_classes`.
+    If `options` contain none, return random ones, and set `learn_embeddings` in `options` to True unless it is set.
+    Raise FileNotFoundError and ValueError as `load_embeddings` does, and ValueError if the first dimension of given
+    embeddings is not `num_classes`.
     """
     given = options.pop("embeddings", None)
     if given is None:

@@ -52,7 +52,10 @@ def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
 
 @functools.cache
 def _pool(ray: Any, address: str, connection: str) -> RayPool:
-    """Return the pool of a connection; cached, since each pool starts a `Watch`."""
+    """Return the pool at `address`, the same object for the same connection, since each pool starts a `Watch`.
+
+    `connection` is the id of Ray's job, which changes when this process connects again.
+    """
     return RayPool(ray, address)
 
 
@@ -72,7 +75,7 @@ class RayPool:
         self.ray.shutdown()
 
     def actor(self) -> Any:
-        """Return the handle of the pool's actor. Raise ValueError if there is none."""
+        """Return the handle of the pool's actor. Raise ValueError if there is none, and the errors of `Watch.check`."""
         self.watch.check()
         return cluster.pool_actor(self.ray, self.address)
 
@@ -81,7 +84,11 @@ class RayPool:
         return self._of_pool("status")
 
     def _of_pool(self, method: str) -> Any:
-        """Call `method` of the pool's actor and return its result; wait for an actor that is restarting."""
+        """Call `method` of the pool's actor and return its result.
+
+        While the actor restarts, call it again. Raise ValueError if it still does not answer after `RESTART` seconds,
+        PoolGone if the pool has ended, and RayTaskError if the method itself raises an error.
+        """
         end = time.monotonic() + RESTART
         while True:
             try:
@@ -98,7 +105,11 @@ class RayPool:
             time.sleep(0.2)
 
     def open(self, spec: Spec) -> Opened:
-        """Open a set on the pool: see `loading.workers.Pool`."""
+        """Open a set on the pool: see `loading.workers.Pool`.
+
+        If no worker joins within `WAIT_FOR_WORKERS` seconds, open the set in this process if the fallback is "local",
+        and raise ValueError if it is "wait".
+        """
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
         code = code_of(pipelines.build(spec.pipeline, spec.train, spec.options))
         key_of(spec, "")  # raise for invalid specs before waiting
@@ -168,7 +179,8 @@ class RayWorkers:
     def ask(self, question: Question, avoid: Collection[Any]) -> _Ticket:
         """Send a question to a worker chosen by the pool, or to any worker while the pool does not answer.
 
-        Return the ticket. Raise NoWorkers if there is no worker outside `avoid`.
+        Return the ticket. Raise NoWorkers if there is no worker outside `avoid`, a collection of names, and
+        RuntimeError if the pool's actor fails. The errors of `Watch.check` are raised too.
         """
         self._watch.check()
         reference, worker = self._ask(question, avoid)

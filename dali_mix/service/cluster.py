@@ -43,12 +43,18 @@ GREETING = 8.0  # seconds to wait for the reply
 
 
 class PoolGone(ConnectionError, RuntimeError):
-    """The pool of this client has ended. The command line prints a ConnectionError without a traceback."""
+    """Raised by a client whose pool has ended.
+
+    It is a ConnectionError because the command line prints errors of this type without a traceback.
+    """
 
 
 @dataclasses.dataclass
 class Command:
-    """The `dali-mix` command that this process runs, if any."""
+    """What `Watch` and `_leave` need to know of the `dali-mix` command that this process runs.
+
+    The command sets `speaker` and `status`, and `Watch` sets `pool_gone`. Other programs keep the defaults.
+    """
 
     speaker: str = ""  # prefix of its messages
     pool_gone: bool = False  # `Watch` has printed the message
@@ -79,7 +85,7 @@ def make_home() -> Path:
 
 
 def token_file() -> Path:
-    """Return the path of the token file: DALI_MIX_SERVICE_TOKEN, or the one in `home()`."""
+    """Return the token file's path: the environment variable DALI_MIX_SERVICE_TOKEN, else service_token in `home()`."""
     named = os.environ.get("DALI_MIX_SERVICE_TOKEN")
     return Path(named).expanduser() if named else home() / "service_token"
 
@@ -182,7 +188,10 @@ def _leave(ray: Any) -> None:
 
 
 def note_address(address: str) -> None:
-    """Append the address of a pool on this machine to the list in `home()`."""
+    """Append the address of a pool on this machine to the list in `home()`, and remove addresses that do not answer.
+
+    Create `home()` if needed. Raise ValueError if it is not writable.
+    """
     notes.note(make_home(), address, _answers)
 
 
@@ -198,8 +207,9 @@ def _answers(address: str) -> bool:
 def split_address(address: str) -> tuple[str, int]:
     """Return host and port of HOST, HOST:PORT or "auto".
 
-    "auto" is the first pool in this machine's list that answers, or the last one if none does. Raise ValueError for an
-    invalid address, or if the list is empty.
+    The default port is `PORT`, and "localhost" becomes `LOOPBACK`. "auto" is the first pool in this machine's list that
+    answers, or the last pool in the list if none does. Raise ValueError for an invalid address, or for "auto" if the
+    list is empty.
     """
     wrong = f"{address!r} is not an address: give HOST:PORT as printed by `dali-mix serve`, or auto"
     if not isinstance(address, str):
@@ -285,10 +295,10 @@ def check_pool(host: str, port: int) -> None:
 
 
 def join(address: str) -> tuple[Any, str]:
-    """Connect this process to the cluster at `address`; return the module ray and HOST:PORT.
+    """Connect this process to the cluster at `address`, unless it already is, and return the module ray and HOST:PORT.
 
-    Raise ValueError if Ray or the token is missing, no pool answers there, the connection fails, this process was
-    forked from a connected one, or it is connected to another cluster.
+    Raise ValueError if `address` is invalid, Ray or the token is missing, no pool answers there, the connection fails,
+    this process was forked from a connected one, or it is connected to another cluster.
     """
     host, port = split_address(address)
     where = f"{host}:{port}"
@@ -375,7 +385,10 @@ class Watch:
         return self._dead or not reachable(*self._head)
 
     def check(self) -> None:
-        """Raise PoolGone if the raylet has died, RuntimeError in a forked process. Call it before calling Ray."""
+        """Raise PoolGone if the raylet has died, and RuntimeError in a process forked from the one that made the watch.
+
+        Call this before calling Ray, which would hang in a forked process.
+        """
         if os.getpid() != self._process:
             raise RuntimeError(FORKED)
         if not self._dead and self._hung_up():  # `_wait` may still be waiting for the GIL
@@ -384,7 +397,11 @@ class Watch:
             raise PoolGone(self._message)
 
     def check_head(self) -> None:
-        """Raise PoolGone if the pool's head machine has not answered for `HEAD_GONE` seconds."""
+        """Raise PoolGone if the pool's head machine has not answered for `HEAD_GONE` seconds.
+
+        Each call tries to connect to the head, at most once per `HEAD_CHECK` seconds. The time is counted from the
+        first failure, so callers must call this repeatedly.
+        """
         now = time.monotonic()
         if now - self._looked < HEAD_CHECK:
             return
@@ -397,7 +414,7 @@ class Watch:
             raise PoolGone(self._message)
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching: the raylet's death is no longer reported, and `check` no longer notices it."""
         self._closed = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -449,7 +466,8 @@ def why_not(where: str, token: Path, said: str) -> str:
 def _kept_handlers(utils: Any) -> Iterator[None]:
     """Preserve the SIGTERM and SIGINT handlers while the block calls `ray.init`.
 
-    Ray's own SIGTERM handler exits with status 15, so a preempted training run would not save.
+    Ray's own SIGTERM handler exits with status 15, so a preempted training run would not save. In the block, the
+    function of `utils` that sets it is replaced by one that does nothing.
     """
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     set_handler, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda _: None
@@ -464,7 +482,10 @@ def _kept_handlers(utils: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_tries(constants: Any) -> Iterator[None]:
-    """Make `ray.init` fail after 3 s in the block. By default it tries 20 times, 1 s apart, even with a wrong token."""
+    """Limit `ray.init` to 3 tries in the block. By default it tries 20 times, 1 s apart, even with a wrong token.
+
+    The number is changed in `constants`, Ray's module of constants, and restored at the end of the block.
+    """
     kept, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, 3
     try:
         yield

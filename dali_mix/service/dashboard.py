@@ -69,7 +69,10 @@ def page(status: Mapping[str, Any], address: str) -> str:
 
 
 def waits_for(trainer: Mapping[str, Any]) -> str:
-    """Describe how many chunks a trainer waits for, per worker; `trainer`: its entry in `pool.Pool.status`."""
+    """Return "2 from WORKER, 1 from WORKER, …", the chunks that a trainer waits for, or "nothing".
+
+    `trainer` is one of "trainers" in the result of `pool.Pool.status`.
+    """
     return ", ".join(f"{count} from {name}" for name, count in trainer["waits_for"].items()) or "nothing"
 
 
@@ -82,7 +85,10 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def metrics(status: Mapping[str, Any]) -> str:
-    """Return figures of `pool.Pool.status` as metrics in Prometheus's text format."""
+    """Return counts and rates of `status`, the result of `pool.Pool.status`, in Prometheus's text format.
+
+    The gauge `dali_mix_trainers` counts only trainers that asked during the last 60 seconds.
+    """
     counters = ("asked", "decoded", "shared", "second_asks", "lost")
     lines = []
     for name in counters:

@@ -113,7 +113,11 @@ class Node:
             self._noted = True
 
     def _launch(self, token: Path, host: str, port: int) -> str:
-        """Start Ray's processes; return the node's id. Raise ValueError if they do not start."""
+        """Start `ray_node.py`, which runs Ray's processes, and return the node's id once they run.
+
+        `host` and `port` are those of the pool. The process, its log and its folder are stored for `_end`, which cleans
+        them up. Raise ValueError if Ray has not started within `START` seconds, or has ended.
+        """
         loopback = host == cluster.LOOPBACK
         self._folder = tempfile.mkdtemp(prefix="dali_mix-", dir="/tmp")  # socket paths are limited to 107 bytes
         params: dict[str, Any] = {
@@ -189,7 +193,9 @@ class Node:
     def heartbeat(self) -> str:
         """Register this machine's workers with the pool. Return "", or the reason why this node must end.
 
-        The pool removes workers that do not register for `pool.SILENT` seconds. After a restart, it knows no workers.
+        The node must end if Ray has ended on this machine, or if the pool's head has not answered for `HEAD_GONE`
+        seconds. Workers must be registered repeatedly: the pool removes those not registered for `pool.SILENT` seconds,
+        and knows none after its own restart.
         """
         if self._process is not None and self._process.poll() is not None:
             return f"Ray has ended on this machine: {self._output().strip().rpartition(chr(10))[2]}"

@@ -30,9 +30,10 @@ def noted(folder: Path) -> list[str]:
 
 
 def note(folder: Path, address: str, answers: Callable[[str], bool]) -> None:
-    """Add `address` at the end of the list in `folder`.
+    """Rewrite the list in `folder` with `address` at its end.
 
-    Remove the addresses for which `answers` returns False, and those of other machines.
+    Addresses for which `answers` returns False are removed, and so are those of other machines. The folder is locked
+    meanwhile.
     """
     with _locked(folder):
         others = [other for other in noted(folder) if other != address and answers(other)]

@@ -66,7 +66,11 @@ class RayMachines:
         sees: Mapping[Path, str],
         progress: Progress | None = None,
     ) -> Generator[Any]:
-        """Run the work on all machines and yield its results in order: see `_machines.Machines`."""
+        """Run `count` calls of `work` on the pool's machines and yield their results: see `_machines.Machines.map`.
+
+        Raise PoolGone if the pool ends, and ValueError if a call is lost `TRIES` times or no machine is available for
+        too long. When the generator is closed or fails, running calls are cancelled.
+        """
         mapping = _Mapping(self, work, count, arguments, sees, progress)
         try:
             yield from mapping.results()
@@ -181,8 +185,9 @@ class _Mapping:
     def _look(self) -> None:
         """Update the list of machines.
 
-        Raise ValueError if no machine has been available for too long, if the pool's versions differ from those of this
-        process, or if a machine turns out to be unsuitable before the first try (see `_meet`).
+        Raise ValueError if no machine has been available for `WAIT_FOR_WORKERS` seconds or, once a try has started, for
+        `TIMEOUT` seconds. Raise it also if the pool's versions differ from those of this process, or if a machine turns
+        out to be unsuitable before the first try (see `_meet`).
         """
         now = time.monotonic()
         self._looked = now
@@ -333,7 +338,10 @@ class _Mapping:
             self.cancel([other for other in self.tries if other.index == attempt.index], wait=False)
 
     def _lose(self, attempt: _Try, error: BaseException) -> None:
-        """Retry the shard of a lost try, or fail it after `TRIES` losses."""
+        """Cancel a lost try, and queue its shard again unless another try of it is running.
+
+        After `TRIES` losses, record an error for the shard instead. The machine gets no new try for `AVOID` seconds.
+        """
         self.cancel([attempt], wait=False)  # already ended, unless only its result was lost
         self._machines.lost += 1
         self._losses[attempt.index] += 1
@@ -363,10 +371,10 @@ class _Mapping:
         self.cancel([attempt for attempt in self.tries if attempt.index >= index])
 
     def cancel(self, tries: Sequence[_Try], *, wait: bool = True) -> None:
-        """Cancel tries.
+        """Cancel `tries` and remove them from `self.tries`.
 
         With `wait`, wait up to `CANCEL` seconds until they end, so that they write no file after the packer has cleaned
-        up.
+        up. If the pool has ended, Ray must not be called, and the tasks are not cancelled.
         """
         ending = list(tries)
         self.tries = [attempt for attempt in self.tries if attempt not in ending]

@@ -54,7 +54,7 @@ class _Entry:
 
 @dataclass
 class _Reader:
-    """The loaders of a trainer, HOST:PID, for one set and pipeline."""
+    """Counts of the questions that one trainer process, HOST:PID, has asked with one key, i.e. for one spec and set."""
 
     spec: Spec
     asked: int = 0
@@ -83,10 +83,11 @@ class Pool:
     # Workers
 
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-        """Register workers, name → (handle, details). Return "", or why they do not fit the registered workers.
+        """Register workers, name → (handle, details), or renew their registration, which ends after `SILENT` seconds.
 
-        Nodes call this repeatedly. The details are those of `workers.Worker.describe` and, in addition, "node", the id
-        of the worker's node, and "capacity", the bytes of answers to cache on that node.
+        Return "" or, if the versions or "decode" of a worker differ from those of registered workers, the difference;
+        this worker and those after it are then not registered. The details are those of `workers.Worker.describe` and,
+        in addition, "node", the id of the worker's node, and "capacity", the bytes of answers to cache on that node.
         """
         for name, (handle, details) in members.items():
             for other in itertools.islice(self._members.values(), 1):  # comparing with one is enough
@@ -100,7 +101,7 @@ class Pool:
         return ""
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove workers that are ending."""
+        """Remove workers and their pending answers. Cached answers stay while a worker of their node is registered."""
         for name in names:
             self._leave(name)
 
@@ -133,10 +134,11 @@ class Pool:
     def ask(
         self, key: str, spec: Spec, fingerprint: str, question: Question, avoid: Collection[str], trainer: str
     ) -> tuple[Any, str] | None:
-        """Send a question to the least loaded worker, unless its answer is cached or pending.
+        """Return ([reference to the answer of a question], name of the worker that gives it).
 
-        Return ([reference to the answer], name of the worker), or None if there is no worker outside `avoid`. Workers
-        in `avoid` were late or lost. For `SUSPECTED` seconds, other questions are sent to them last.
+        An answer that is cached or pending is shared, unless its worker is in `avoid`. Otherwise the question is sent
+        to the least loaded worker outside `avoid`; return None if there is none. The workers in `avoid` were late with
+        this question or lost it. For `SUSPECTED` seconds, other questions are sent to them last.
         """
         if time.monotonic() - self._looked > LOOK:
             self._collect()
@@ -239,7 +241,7 @@ class Pool:
     # Status
 
     def _waits_for(self, trainer: str) -> dict[str, int]:
-        """Return the number of a trainer's pending questions per worker."""
+        """Return worker → number of its pending answers that `trainer` waits for, without workers that have none."""
         under_way = {name: member.under_way.values() for name, member in self._members.items()}
         counts = {name: sum(trainer in entry.askers for entry in entries) for name, entries in under_way.items()}
         return {name: count for name, count in counts.items() if count}

@@ -24,10 +24,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(settings: dict[str, Any]) -> int:
-    """Run Ray until SIGTERM, or until one of its processes ends, and return the exit status.
+    """Run Ray until SIGTERM, or until one of its processes ends, and return 0. If the parent is already gone, return 1.
+
+    Before returning, kill the other processes of this session and remove Ray's folder.
 
     `settings` has `parent` (the parent's process id), `head` (True for a pool's first machine) and `params` (arguments
-    of Ray's `RayParams`).
+    of Ray's `RayParams`; `temp_dir` is Ray's folder).
     """
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))

@@ -60,7 +60,11 @@ def code_of(pipeline: Pipeline) -> Code:
 
 
 def _source(name: str) -> tuple[str, str]:
-    """Return the file of a module and its sha256, cached since later edits do not change the imported module."""
+    """Return the file of an imported module and the file's sha256.
+
+    The sha256 is cached until the module is reloaded, since later edits do not change the imported module. It is
+    "unknown" if the file cannot be read. For a module without a file, return "no file" and "unknown".
+    """
     module = sys.modules.get(name)
     file, imported = getattr(module, "__file__", None) or "no file", getattr(module, "__spec__", None)
     kept = _digests.get(name)
@@ -74,7 +78,11 @@ def _source(name: str) -> tuple[str, str]:
 
 
 def code_differences(ours: Code, theirs: Mapping[str, tuple[str, str]], host: str) -> str:
-    """Return "my_steps.Flip differs: FILE here, FILE on HOST; …" for code that differs, or ""."""
+    """Describe how two results of `code_of` differ, ours and that of `host`; "" if they do not.
+
+    The description is "my_steps.Flip differs: FILE here, FILE on HOST; …". A class differs if only one result has it,
+    or if the sha256 of its file differs.
+    """
 
     def text(code: Mapping[str, tuple[str, str]], name: str) -> str:
         file, digest = code.get(name, ("none", ""))

@@ -42,18 +42,20 @@ class Worker:
         }
 
     def describe_set(self, spec: Spec) -> dict[str, Any]:
-        """Return a dict of the set's "count", "metainfo" and "taller", and "code", the pipeline's user-defined code.
+        """Open the set on this machine and return a dict that describes it and the pipeline.
 
-        Raise OSError or ValueError, naming the machine, if the set cannot be opened or the pipeline cannot be built.
+        The dict has "count", the number of records; "metainfo" and "taller", as in `RecordSet`; and "code", the result
+        of `spec.code_of`. Raise OSError or ValueError, naming the machine, if the set cannot be opened, and ValueError
+        if the pipeline cannot be built.
         """
         records = self._records(spec)
         code = code_of(self._pipeline(spec))
         return {"count": len(records), "metainfo": records.metainfo, "taller": records.taller, "code": code}
 
     def _pipeline(self, spec: Spec) -> pipelines.Pipeline:
-        """Build the pipeline. The trainer has already built it, so a failure is likely due to a package missing here.
+        """Build the pipeline of `spec`. Raise ValueError, with advice to install its package here, if that fails.
 
-        Raise ValueError with advice.
+        The trainer has already built the same pipeline, so it is likely that a package is missing on this machine.
         """
         try:
             return pipelines.build(spec.pipeline, spec.train, spec.options)

@@ -61,13 +61,14 @@ def _operator() -> type:
 def ending(
     steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str, of_known_size: bool
 ) -> tuple[int, dict[str, Any]]:
-    """Return how many of the last `steps` (each with its draws) `resize_flip` replaces, and its options.
+    """Return how many of the last `steps` to replace by `resize_flip`, 0 to 2, and the keyword arguments to pass to it.
 
-    The last step is replaced if it is a linear `Resize` on a CPU. If the images that enter `steps` are `of_known_size`
-    and the only step before it is a `Crop`, that step is replaced too. An image of unknown size may not contain the
-    window drawn for it. DALI's operators detect this, and `resize_flip` does not.
+    `steps` are pairs of a step and its draws. The last step is replaced if it is a linear `Resize` with `fuse`, the
+    device is "cpu" and `available()`. A subclass of `Resize` that overrides `graph` but not `fused` is not replaced.
 
-    A subclass of `Resize` that overrides `graph` but not `fused` is not replaced.
+    If the last step is replaced, `steps` has only a `Crop` before it, and the images that enter the `Crop` are
+    `of_known_size`, the `Crop` is replaced too. An image of unknown size may not contain the window drawn for it.
+    DALI's operators detect this, and `resize_flip` does not.
     """
     step, draws = steps[-1] if steps else (None, {})
     if not (isinstance(step, Resize) and step.fuse and device == "cpu" and available()):

@@ -58,12 +58,13 @@ def _pointer(typing_context: Any, address: Any) -> Any:
 def _sum_rows(
     typing_context: Any, rows: Any, stride: Any, weights: Any, taps: Any, half: Any, shift: Any, out: Any
 ) -> Any:
-    """Compute the weighted sum of rows, for `ROW_BLOCK` columns. All arguments are int64: addresses or numbers.
+    """Compute the weighted sum of `ROW_BLOCK` numbers of several rows. All arguments are int64: addresses or numbers.
 
     Args:
-        rows: `taps` rows of uint8, `stride` bytes apart.
-        weights: int16 (taps,).
-        out: receives (sum + half) >> shift, int16.
+        rows: address of `taps` rows of uint8, `stride` bytes apart.
+        weights: address of the weight of each row, int16 (taps,).
+        half, shift: the rounding: a result is (sum + half) >> shift.
+        out: address to which `ROW_BLOCK` results are written, int16.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -192,7 +193,7 @@ def _normalize_sixteen(typing_context: Any, levels: Any, factor: Any, shift: Any
 
 @intrinsic
 def _fence(typing_context: Any) -> Any:
-    """Make non-temporal stores visible to other threads."""
+    """Make the non-temporal stores that this thread has issued so far visible to other threads."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.fence("seq_cst")
@@ -224,9 +225,10 @@ def _everywhere(builder: Any, number: Any) -> Any:
 
 @njit(nogil=True, error_model="numpy")
 def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first tap, int64 (n_out,), and the weights, float32 (n_out, taps), of each output pixel of an axis.
+    """Compute the input pixels (taps) and weights of each output pixel for an axis resized from `n_in` to `n_out`.
 
-    All taps lie in the image.
+    Return the index of the first tap, int64 (n_out,), and the weights of this and the following pixels, float32
+    (n_out, taps). All taps lie in the image: weights of pixels beyond the border are added to those at the border.
     """
     step = n_in / n_out
     radius = max(1.0, step) if antialias else 1.0

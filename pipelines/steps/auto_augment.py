@@ -68,7 +68,11 @@ class AutoAugment(Step):
             self._policy = np.array([[*found, none][:2] for found in steps])
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw operation, bin and sign, (B, count) int32 each."""
+        """Draw operation, bin and sign, (B, n) int32 each, for n operations in sequence.
+
+        An operation is an index into `operations`, a bin is that of its magnitude, and a sign is 1 to negate the
+        magnitude of a signed operation, else 0.
+        """
         if self.kind == "autoaugment":
             chosen = self._policy[random.integers(0, len(self._policy), 1)[:, 0]]
             applied = random.uniform(self.count) < chosen[:, :, 1]
@@ -93,9 +97,9 @@ class AutoAugment(Step):
         raise ValueError(f"auto_augment={self.kind!r} would rotate and shift images but not their boxes: omit it")
 
     def _apply(self, images: DataNode, operation: DataNode, level: DataNode, low: int, high: int) -> DataNode:
-        """Apply the drawn operation, whose index is from `low` to `high` - 1.
+        """Apply to each image its `operation`, an index from `low` to `high` - 1, with signed magnitude bin `level`.
 
-        Bisection keeps the number of branches per image small.
+        Recursive bisection on the index keeps the number of branches per image small.
         """
         if high - low == 1:
             return self.operations[low](images, magnitude_bin=level, num_magnitude_bins=self.bins, fill_value=FILL)

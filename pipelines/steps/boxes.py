@@ -92,7 +92,7 @@ class IoUCrop(Crop):
     def draw_from_boxes(
         self, sizes: np.ndarray, boxes: Sequence[np.ndarray], random: SampleRandom
     ) -> dict[str, np.ndarray]:
-        """Draw anchor and shape (B, 2) int32 of the window: see `Crop`."""
+        """Draw anchor and shape (B, 2) int32 of the window: see `Crop`. It is the full image if nothing is cropped."""
         tries = IOU_ROUNDS * IOU_TRIES
         acts = random.uniform(1)[:, 0] < self.prob
         least = IOU_LEAST[random.integers(0, len(IOU_LEAST), IOU_ROUNDS)].repeat(IOU_TRIES, axis=1)  # (B, tries)
@@ -135,9 +135,10 @@ def _iou(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 class ShorterSide(Resize):
-    """Resize in proportion: the shorter side to a value drawn from `shorter`, the longer one to at most `longest`.
+    """Resize in proportion, to a length of the shorter side drawn from `shorter` for each image.
 
-    Sides are rounded down, as in torchvision's RandomShortestSize.
+    The shorter side becomes smaller than that if the longer one would otherwise exceed `longest`. Sides are rounded
+    down, as in torchvision's RandomShortestSize.
     """
 
     def __init__(self, shorter: int | Sequence[int], longest: int, antialias: bool = True, fuse: bool = True) -> None:

@@ -111,9 +111,10 @@ class PhotometricDistort(Color):
 
 
 def _chain(kinds: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Combine K steps of `jitter_step`, applied in the order of `kinds` and `values` (B, K), into M x + A·mean(x).
+    """Combine K colour changes of each image into one map, M x + A·mean(x).
 
-    Return M as "matrix" and A as "mean", (B, 3, 3) float32 each.
+    Column i of `kinds` and `values` (B, K) are the arguments of `jitter_step` for the change applied i-th. Return a
+    dict of "matrix", M, and "mean", A, (B, 3, 3) float32 each.
     """
     matrix = np.broadcast_to(np.eye(3), (len(kinds), 3, 3))
     mean = np.zeros((len(kinds), 3, 3))
@@ -125,7 +126,7 @@ def _chain(kinds: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def jitter_step(kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return L and C (B, 3, 3) of a step x → L x + C·mean(x).
+    """Return the matrices L and C (B, 3, 3) of one colour change per image, x → L x + C·mean(x).
 
     `kind` (B,) is 0 for brightness, 1 for contrast, 2 for saturation and 3 for hue. `value` (B,) is the factor or, for
     hue, the rotation in full turns.

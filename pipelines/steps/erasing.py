@@ -17,7 +17,8 @@ from dali_mix.options import number
 class Erasing(Step):
     """Fill a window with the colour `mean` (0..1 units), with probability `prob` (arXiv 1708.04896).
 
-    The window is drawn as in `RandomResizedCrop`, with 2 to 33% of the image's area.
+    The window is drawn as in `RandomResizedCrop`, with 2 to 33% of the image's area and a width / height of 0.3 to
+    1 / 0.3.
     """
 
     moves = False

@@ -34,10 +34,9 @@ INTERPOLATIONS = {
 
 
 def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | None = None) -> DataNode:
-    """Decode to uint8 RGB HWC and apply the EXIF rotation.
+    """Decode encoded bytes in CPU memory to uint8 RGB HWC images on `device`, and apply the EXIF rotation.
 
-    With `window` (anchor, shape), only that part of the rotated image is decoded. On a GPU, the hybrid decoder reads
-    encoded bytes from the host.
+    With `window`, the nodes (anchor, shape) of a drawn window, only that part of the rotated image is decoded.
     """
     options = {"device": "mixed" if device == "gpu" else "cpu", "output_type": types.RGB, "hw_decoder_load": 0.65}
     if window is None:
@@ -59,7 +58,10 @@ class Crop(Step):
         return {"anchor": np.zeros_like(sizes), "shape": sizes}
 
     def decode(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Decode the window: encoded bytes → uint8 HWC images."""
+        """Decode encoded bytes and crop the window: the first step of a pipeline does this instead of `graph`.
+
+        Return uint8 HWC images. Without `decode_window`, the full image is decoded and then cropped.
+        """
         if self.decode_window:
             return decode(encoded, device, (draws["anchor"], draws["shape"]))
         return self.graph(decode(encoded, device), draws, device)
@@ -223,7 +225,10 @@ class Flip(Step):
         return fn.flip(images, horizontal=draws["mirror"], device=device)
 
     def mirror(self, draws: Mapping[str, DataNode]) -> DataNode:
-        """Return the `mirror` argument for the operators at the end of a graph, which replace this step."""
+        """Return the node that tells the last operator of the graph which images to flip.
+
+        The pipeline passes it to this operator instead of calling `graph` if this step is the last one.
+        """
         return draws["mirror"]
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -68,7 +68,7 @@ class CSRAHead(nn.Module):
         return as_maps(total.transpose(1, 2), features)
 
     def _scores(self, features: Tensor) -> Tensor:
-        """Return the scores of each position, (B, N, heads, K)."""
+        """Return the class scores at each position of `features`, (B, N, heads, K): s in the formula of the class."""
         weight = F.normalize(self.weight, dim=2)
         return F.linear(as_tokens(features, self.in_channels), weight.flatten(0, 1)).unflatten(2, weight.shape[:2])
 

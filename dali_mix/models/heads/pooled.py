@@ -9,7 +9,7 @@ from dali_mix.models.heads.tokens import as_maps, as_tokens
 
 
 class _PooledHead(nn.Module):
-    """Base class of linear layers on pooled features: maps (B,C,H,W) or tokens (B,N,C) → logits (B,K).
+    """Base class of heads that pool features and apply a linear layer. Subclasses define `forward`.
 
     Args:
         in_channels: C of the features.
@@ -63,11 +63,12 @@ class MaxPoolHead(_PooledHead):
         return self.fc(as_tokens(features, self.in_channels).amax(1))
 
     def cells(self, features: Tensor, rows: int, columns: int) -> Tensor:
-        """Return the logits of each cell of spliced images, (n, rows · columns, K), row by row, from maps (n,C,H,W).
+        """Return the logits of each cell of spliced images, (n, rows · columns, K), row by row.
 
-        `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200) needs them. If the grid does not divide the maps,
-        these are first resized (bilinear, align_corners) to the next smaller multiple. Raise ValueError for features of
-        a wrong shape, or a grid finer than the maps.
+        `features` are the maps (n,C,H,W) of images that SpliceMix made with a grid of `rows` and `columns`.
+        `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200) needs the logits. If H is not a multiple of `rows`,
+        or W of `columns`, the maps are first resized (bilinear, align_corners) to the next smaller multiples. Raise
+        ValueError for features of another shape, or if the grid has more rows or columns than the maps.
         """
         if features.ndim != 4 or features.shape[1] != self.in_channels:
             raise ValueError(f"features {tuple(features.shape)}: cells are cut from maps (n,{self.in_channels},H,W)")

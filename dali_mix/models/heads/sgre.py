@@ -38,8 +38,8 @@ class EncoderLayer(nn.Module):
 class LabelAttention(nn.Module):
     """Low-rank bilinear attention of labels to tokens: softmax over tokens of v · tanh(W1 x ∘ W2 e) / temperature.
 
-    x is a token and e a label embedding. In the released code, v is two consecutive linear layers. Here, their matrices
-    are multiplied before they are applied to the (B,N,K,rank) products.
+    x is a token and e a label embedding. v is the product of the matrices of two linear layers. The released code
+    applies the layers one after the other to the values of tanh, (B,N,K,rank). Here, the matrices are multiplied first.
     """
 
     def __init__(self, dim: int, label_dim: int, rank: int, temperature: float) -> None:
@@ -63,9 +63,10 @@ class LabelAttention(nn.Module):
 class SGREHead(nn.Module):
     """Head of SGRE: label embeddings attend to encoded tokens, and tokens to the resulting class features.
 
-    Maps (B,C,H,W) or tokens (B,N,C) pass through an encoder layer. Label attention then computes one feature per class,
-    and a linear layer computes the auxiliary logits from these class features. Tokens attend to the class features, are
-    concatenated with the result, and are mapped to logits. The maximum of these over tokens is the prediction (B,K).
+    Maps (B,C,H,W) or tokens (B,N,C) pass through an encoder layer. Label attention then computes one feature per class.
+    The auxiliary logit of a class is a linear function of its feature. Each token attends to the class features, is
+    concatenated with the result, and is mapped to logits of all classes. The logits returned (B,K) are the maximum of
+    the tokens' logits.
 
     Args:
         dim: C of the features, a multiple of 4 and of `heads`.
@@ -125,7 +126,7 @@ class SGREHead(nn.Module):
         return (logits, auxiliary) if self.training else logits
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Return each token's logits, whose maximum is the prediction: (B,K,H,W), or (B,K,N) for tokens."""
+        """Return each token's logits, whose maximum over tokens is the prediction: (B,K,H,W), or (B,K,N) for tokens."""
         return as_maps(self._run(features)[0].transpose(1, 2), features)
 
     def attention_maps(self, features: Tensor) -> Tensor:

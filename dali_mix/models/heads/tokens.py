@@ -24,7 +24,10 @@ def as_maps(values: Tensor, features: Tensor) -> Tensor:
 
 
 def grid_of(features: Tensor) -> tuple[int, int]:
-    """Return (rows, columns) of maps or tokens. Raise ValueError if tokens do not form a square grid."""
+    """Return (rows, columns) of the positions in maps (B,C,H,W) or tokens (B,N,C).
+
+    Tokens are assumed to form a square grid. Raise ValueError if N is not a square number.
+    """
     if features.ndim == 4:
         return features.shape[2], features.shape[3]
     count = features.shape[1]

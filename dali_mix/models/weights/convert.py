@@ -65,7 +65,7 @@ def to_ours(
             ViT, pass `timm/NAME` or `torchvision/NAME`; its keys stay unchanged. For a multi-label model, pass the name
             of its backbone, as for `build_multilabel`.
         embeddings: (K,E), required for an SGRE checkpoint without embeddings (those from a language model are not saved
-            in it), and refused for one that contains them.
+            in it), and refused for one that contains them. Ignored for other checkpoints.
 
     Raises:
         ValueError: an unknown release, missing or superfluous embeddings, or keys or shapes that do not match the
@@ -103,9 +103,11 @@ def to_ours(
 
 
 def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Remove a prefix such as `module.` that precedes the release's keys. Return the new state and notes for the user.
+    """Return `state` without the prefix, such as `module.`, that precedes the release's keys, and notes for the user.
 
-    Keys without the prefix are left out. If no prefix is found, return `state` itself and no notes.
+    Keys without the prefix are left out. If `model` is RELEASE/NAME, `best_prefix` finds the prefix, and may raise
+    ValueError. Otherwise it is the one that precedes the marks of a layout, if it is unique and at least 80% of the
+    keys have it. Without a prefix, return `state` itself and no notes.
     """
     if model.startswith(f"{release}/"):
         prefix = best_prefix(state, Recognized("named", model, 2).state())
@@ -122,7 +124,7 @@ def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[
 
 
 def _before(state: Mapping[str, Tensor], marks: tuple[str, ...]) -> set[str]:
-    """Return the prefixes with which all of `marks` are keys of `state`; "" counts as a prefix."""
+    """Return each prefix, "" or one that ends in a dot, for which prefix + mark is a key of `state` for all `marks`."""
     ends = [{key.removesuffix(mark) for key in state if f".{key}".endswith(f".{mark}")} for mark in marks]
     return set.intersection(*ends) if ends else set()
 
@@ -215,13 +217,13 @@ def advice(state: Mapping[str, Tensor], release: str) -> str:
 
 
 def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Grid | None = None) -> dict[str, Tensor]:
-    """Return `state` with the names of our models or, if `back`, with those of the release.
+    """Convert `state` from the release's names to ours or, if `back`, from ours to the release's.
 
-    Unknown keys are kept, so that `differences` can report them. Raise ValueError if two tensors would get the same
-    name.
+    CSRA's heads are joined or split, and SGRE's table of positions is removed or computed. Unknown keys are kept, for
+    `differences` to report. Raise ValueError if two tensors would get the same name, or if heads cannot be joined.
 
     Args:
-        grid: with `back`, rows and columns of SGRE's table of positions; None for no table.
+        grid: with `back`, rows and columns of SGRE's table of positions; None to write no table.
     """
     if layout.head == "csra":
         state = _split(state) if back else _join(state)

@@ -50,7 +50,10 @@ class WeightFile:
 
 
 def follow_pointer(path: str | Path) -> Path:
-    """Return the checkpoint that a run's `latest` points to. Any other path is returned unchanged."""
+    """Return the path of the checkpoint that is named in `path`, if `path` is the file `latest` of a run.
+
+    Any other path is returned unchanged. The checkpoint may not exist.
+    """
     path = Path(path)
     if path.name != "latest" or not path.is_file() or path.stat().st_size > 255:
         return path
@@ -99,8 +102,8 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
     Raises:
         FileNotFoundError: no such file, or a folder.
-        ValueError: not a weight file, a damaged one, one that would execute code, or one in which it is unclear which
-            weights to use.
+        ValueError: not a weight file, a damaged one, one that would execute code, one without tensors, one in which it
+            is unclear which weights to use, or one with two keys that differ only in prefixes of torch's wrappers.
     """
     path = find_weights(path)
     content: Any = _read(path)
@@ -136,10 +139,12 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str]]:
-    """Return the key of `content` that holds the weights (None: `content` itself), and the keys of its rivals.
+    """Return the key under which `content` holds the weights, and the keys of its rivals.
 
-    A rival is another entry with at least half as many tensors as that key. Raise ValueError if it is unclear which
-    key to use.
+    The key is one of `WRAPPERS` or, if `content` has a mapping under none of them, that of the mapping with the most
+    tensors. It is None, with no rivals, if `content` itself holds at least as many tensors as that mapping, or contains
+    no mapping. A rival is another mapping with at least half as many tensors. Raise ValueError if there are rivals and
+    the key is not one of `WRAPPERS`.
     """
     sizes = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
     named = next((key for key in WRAPPERS if key in sizes), None)

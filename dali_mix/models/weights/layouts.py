@@ -17,7 +17,8 @@ class Layout:
         marks: keys that identify the layout; empty if the user names the model (--model).
         families: supported values of `Recognized.family`; "named" is for models that the user names.
         head: kind of head of our multi-label model; "" for a classifier.
-        pairs: (prefix of the release's key, prefix of our key); # matches a number; the first match is used.
+        pairs: (prefix of the release's key, prefix of our key). # matches a number. The first pair that matches a key
+            is used, and a key that no pair matches is the same in both.
         wrapper: the key under which the release saves the state dict; "" for none.
         prefix: the prefix that the release saves before all keys; "" for none.
     """
@@ -34,7 +35,10 @@ class Layout:
         return bool(self.marks) and all(mark in state for mark in self.marks)
 
     def fits(self, family: str, head: str) -> bool:
-        """Return True if the layout supports models of this `family` and `head`, as in `Recognized`."""
+        """Return True if a model with this `Recognized.family` and `Recognized.head` can be saved in the layout.
+
+        A layout with the head "max" also fits "pooled", the head of a model that may have "max" or "average".
+        """
         return family in self.families and head in (self.head, "pooled" if self.head == "max" else self.head)
 
     def ours(self, key: str) -> str:

@@ -50,7 +50,7 @@ class MatchReport:
 
     @property
     def notes(self) -> list[str]:
-        """Return remarks for the user: a prefix removed from the keys, other sets of weights in the file, `warning`."""
+        """Return remarks for the user, if any: on a removed prefix, on other sets of weights in the file, `warning`."""
         prefix = [f"prefix {self.prefix!r} removed from the file's keys"] if self.prefix else []
         unread = [f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else []
         return prefix + unread + ([self.warning] if self.warning else [])
@@ -138,9 +138,9 @@ def load_weights(
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], most: int = 3) -> str:
-    """Return the differences between the state dicts `found` and `wanted` in one line; "" if there are none.
+    """Describe in one line how the keys and shapes of `found` differ from those of `wanted`; "" if they do not.
 
-    At most `most` keys are named for each kind of difference.
+    Values are not compared. Keys are missing, unexpected or mis-shaped, and at most `most` keys of each kind are named.
     """
     both = [key for key in wanted if key in found]
     misshaped = [_misshaped(key, found[key], wanted[key]) for key in both if found[key].shape != wanted[key].shape]
@@ -166,10 +166,10 @@ def head_name(model: nn.Module) -> str | None:
 
 
 def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
-    """Return True if a tensor of the head has another number of classes in the file than in the model.
+    """Return True if `key` belongs to the layer `head` and its shapes differ only in the number of classes.
 
-    All other dimensions must be equal. The classes are the first dimension, or the second of CSRA's weights
-    (heads, K, C).
+    `found` is the file's tensor and `wanted` the model's. The number of classes is the first dimension or, in a tensor
+    of three dimensions such as CSRA's weights (heads, K, C), also the second.
     """
     if not key.startswith(f"{head}.") or found.ndim != wanted.ndim:
         return False
@@ -180,9 +180,9 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
 def _beyond(left: Sequence[str], found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return the keys in `left` that show that the file is from a larger architecture than the model.
 
-    `left` are the file's keys that the model lacks. Those in modules that the model has are returned, if they hold more
-    than 5% of the file's values. This excludes a classifier or wrapper around a backbone, because the model lacks their
-    modules, and buffers of other library versions, because they are small.
+    `left` are the keys of `found`, the file, that the model lacks. Return those whose top-level module the model has,
+    or () if they hold at most 5% of the file's values. This excludes a classifier or wrapper around a backbone, because
+    the model lacks their modules, and buffers of other library versions, because they are small.
     """
     modules = {key.partition(".")[0] for key in wanted}
     beyond = [key for key in left if key.partition(".")[0] in modules]

@@ -27,7 +27,8 @@ def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> st
         a prefix that ends in a dot; or "" if none matches half of the model's keys, or none is better than no prefix.
 
     Raises:
-        ValueError: two prefixes have different weights that fit, such as those of a student and a teacher.
+        ValueError: another prefix fits at least half as many tensors as the best one, and the values differ, as those
+            of a student and a teacher do.
     """
     shapes: Counter[str] = Counter()
     names: Counter[str] = Counter()

@@ -63,7 +63,10 @@ class Recognized:
     head_options: dict[str, Any] = field(default_factory=dict)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the model's state dict on the meta device; raise ValueError if there is no such model."""
+        """Build the model on the meta device and return its state dict, which has keys and shapes but no values.
+
+        Raise ValueError if no model has this name, or the model does not accept the options.
+        """
         return self._build().state_dict()
 
     def classifier(self) -> str:
@@ -134,9 +137,10 @@ def recognize_backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str,
 
 
 def recognize_head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int, dict[str, Any]]:
-    """Return (kind, number of classes, options) of a multi-label model's head; the kind is "" if it is unknown.
+    """Return (kind, number of classes, options) of a multi-label model's head; ("", 0, {}) if it is unknown.
 
-    "pooled" is "max" or "average", whose weights are the same.
+    The kind is "csra", "sgre" or "pooled". "pooled" stands for both "max" and "average", since the keys and shapes of
+    these heads are the same.
     """
     if _rank(shapes, "head.weight") == 3:
         heads, num_classes, _ = shapes["head.weight"]

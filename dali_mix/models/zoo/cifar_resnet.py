@@ -31,7 +31,8 @@ class ConvBn(nn.Module):
 class Bottleneck(nn.Module):
     """Bottleneck block: 1×1, 3×3 (strided) and 1×1 convolutions.
 
-    If the shape changes, the shortcut is a projection, whose convolution has a bias, as in the released code.
+    With `project`, the shortcut is a 1×1 convolution and a BatchNorm, otherwise the identity. The caller must set
+    `project` if the shape changes. The shortcut's convolution has a bias, as in the released code.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, project: bool) -> None:
@@ -61,7 +62,7 @@ class CifarResNet(nn.Module):
         zero_init_residual: initialize each block as the identity (arXiv 1706.02677).
 
     Raises:
-        ValueError: any other depth.
+        ValueError: `depth` is neither 50 nor 101.
     """
 
     def __init__(self, depth: int, num_classes: int, zero_init_residual: bool = False) -> None:

@@ -6,11 +6,11 @@ from torch import nn
 
 
 def he_init(model: nn.Module, zeros: tuple[str, ...] = ()) -> None:
-    """Apply He initialization in place (arXiv 1502.01852).
+    """Apply He initialization to the model's parameters, in place (arXiv 1502.01852).
 
-    Convolutions are initialized by fan-out, BatchNorm scales to 1, and all biases to 0. Linear layers keep torch's
-    uniform weights. Parameters whose names end in one of `zeros` are set to 0: pass the last layer of each residual
-    branch to initialize blocks as the identity.
+    Weights of convolutions are normal with a variance of 2 / fan-out, BatchNorm scales are 1, and all biases are 0.
+    Weights of linear layers are left unchanged. Parameters whose names end in one of `zeros` are set to 0. Pass the
+    name of the last weight of the residual branches, such as "conv2.weight", to initialize blocks as the identity.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -26,9 +26,9 @@ class _Mix(torch.autograd.Function):
 
 
 class Shortcut(nn.Module):
-    """A shortcut that downsamples by `stride`.
+    """A shortcut that downsamples by `stride`: ReLU, two 1×1 convolutions side by side, concatenation, BatchNorm.
 
-    The outputs of two 1×1 convolutions are concatenated; the second one is applied to the map shifted by one pixel.
+    Each convolution returns half of the channels. The second one gets the map shifted up and left by one pixel.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -49,7 +49,8 @@ class Shortcut(nn.Module):
 class ShakeBlock(nn.Module):
     """Residual block with two branches, summed with random per-image weights; in evaluation each weight is 1/2.
 
-    The backward pass uses other random weights. All are drawn by the device's default torch generator, as in dropout.
+    In training, the backward pass uses weights drawn separately. As in dropout, the device's default torch generator
+    draws the weights of both passes.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:

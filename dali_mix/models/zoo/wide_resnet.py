@@ -12,9 +12,9 @@ from dali_mix.models.zoo.init import he_init
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut.
+    """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut: the identity, or a 1×1 convolution if the shape changes.
 
-    As in the released code, convolutions have biases, and the second one has the stride.
+    As in the released code, all convolutions have biases, and `stride` applies to the second 3×3 convolution.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
