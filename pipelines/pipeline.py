@@ -276,7 +276,10 @@ def _check_inside(step: Step, sizes: np.ndarray, anchor: np.ndarray, shape: np.n
 
 
 def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array shaped like `boxes`."""
+    """Return the boxes that `step.map_boxes` returns.
+
+    Raise ValueError naming the step unless they are a finite array of the same shape as `boxes`.
+    """
     mapped = step.map_boxes(boxes, size, draws)
     if isinstance(mapped, np.ndarray) and mapped.shape == boxes.shape and math.isfinite(mapped.sum()):
         return mapped

@@ -95,7 +95,7 @@ class DetectionMetrics:
 
         With protocol "voc", the keys are "AP50", the mean over classes of the area under the curve (VOC 2010 to 2012);
         "AP50_11", the same mean with eleven points (VOC 2007); and "AP50 by class", a list of the areas of all classes.
-        A class without an object that is not difficult has NaN in the list and is excluded from the means.
+        A class that has no objects, or only difficult ones, is NaN in the list and is excluded from the means.
 
         With protocol "coco", the keys are "AP" (the mean over IoU 0.5 to 0.95), "AP50", "AP75", the average recalls
         "AR1", "AR10" and "AR100" with at most 1, 10 and 100 predictions per image, and "AP by class", a list.

@@ -1,4 +1,8 @@
-"""Write a per-class report of an evaluation: a table, a chart, and precision-recall curves (not for classification)."""
+"""Write a per-class report of an evaluation: a table and a bar chart, and, depending on the task, more pictures.
+
+Multi-label models and detectors also get precision-recall curves. Detectors also get images with hits and misses, if
+they were evaluated on a packed set.
+"""
 
 from __future__ import annotations
 

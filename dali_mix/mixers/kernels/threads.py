@@ -1,7 +1,7 @@
 """Threads for the loops that mix on a CPU.
 
-They are started on first use and idle between calls. A thread serves one call at a time, so concurrent callers do not
-wait for one another.
+They are started on demand and stay idle between calls. A call takes idle threads and starts new ones if there are too
+few, so concurrent callers do not wait for one another.
 """
 
 from __future__ import annotations
