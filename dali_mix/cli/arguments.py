@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from dali_mix.options import did_you_mean
 
+CFG_OPTIONS = "--cfg-options"
+
 
 class Parser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` with suggestions and without abbreviated options.
@@ -35,7 +37,8 @@ class Parser(argparse.ArgumentParser):
         namespace, extra = super().parse_known_args(args, namespace)
         if extra and self._subparsers is None:
             word = not extra[0].startswith("-")
-            hint = f" (did you mean {self.instead_of_word} {extra[0]}?)" if word and self.instead_of_word else ""
+            meant = CFG_OPTIONS if self._takes_values() and "=" in extra[0] else self.instead_of_word
+            hint = f" (did you mean {meant} {extra[0]}?)" if word and meant else ""
             self.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
         return namespace, extra
 
@@ -55,13 +58,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message` and suggestions for unknown options to stderr, in one line, and exit with status 2."""
         for name in self._unknown:
-            if hint := did_you_mean(name, self._option_string_actions):
+            if hint := self._hint(name):
                 message += f"; {name} is unknown{hint}"
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def _takes_values(self) -> bool:
+        return CFG_OPTIONS in self._option_string_actions
+
+    def _hint(self, name: str) -> str:
+        """Return what to write instead of the unknown option `name`: a similar option or a key of the recipe; or ""."""
+        from dali_mix.engine.config.schema import FIELDS
+
+        key = name.lstrip("-").replace("-", "_")
+        if self._takes_values() and key in FIELDS:
+            return f" (did you mean {CFG_OPTIONS} {key}=…?)"
+        values = f" (set values of the recipe with {CFG_OPTIONS} KEY=VALUE)" if self._takes_values() else ""
+        return did_you_mean(name, self._option_string_actions) or values
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Add the recipe argument and `--cfg-options`."""
     values = "change values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none"
     parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (see `dali-mix recipes`) or a .py file")
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=values)
+    parser.add_argument(CFG_OPTIONS, nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=values)

@@ -21,6 +21,7 @@ from dali_mix.tasks import CLASSIFICATION, DETECTION, MULTILABEL, Task
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # spellings of a missing value
+_CORNERS = {"xmin", "ymin", "xmax", "ymax"}
 _TRUTH = {"true": "1", "false": "0"}  # how pandas writes boolean columns
 
 
@@ -159,7 +160,7 @@ def _multilabel(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistak
                     f"{row.where}: {len(row.values)} label fields, expected {width} as in"
                     f" {'--classes' if given else 'most rows'}"
                 )
-            advice = "; a multi-label list has 1, 0 or -1 (unknown) for each class, no names of classes"
+            advice = "; a multi-label list has 1, 0 or -1 (unknown) for each class, in its own column, no names"
             label = _float32(_floats(row, advice))
         labels.append(label)
     if order:
@@ -252,6 +253,8 @@ def _float32(values: Any) -> np.ndarray:
 
 def _floats(row: Row, advice: str = "; several labels are 1, 0 or -1 for each class, or boxes") -> list[float]:
     numbers = []
+    if row.columns and _CORNERS.issubset(column.lower() for column in row.columns):
+        advice = "; columns such as xmin are not read as boxes: write a JSON list of boxes (docs/packing.md)"
     for index, value in enumerate(row.values):
         column = f": column {row.columns[index]!r}" if row.columns else ""
         if row.columns and isinstance(value, str):

@@ -70,6 +70,11 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
         return
     if wrong := set(accepts) - set(get_args(TargetKind)):
         raise ValueError(f"loss {type(loss).__name__} accepts {sorted(wrong)}, which no set or mixer provides")
+    if of_set in _MULTI and _SINGLE.issuperset(accepts):
+        raise ValueError(
+            f"loss {type(loss).__name__} is for one class per record, but the records of a {task.name} set have several"
+            " labels: choose a multi-label recipe, or a multi-label loss such as AsymmetricLoss"
+        )
     mixed = mixed_kind(of_set, mixer.combine if mixer is not None and mixer.changes_targets else None)
     name = type(loss).__name__
     takes = f"loss {name} takes {' or '.join(_WORDS[kind] for kind in _WORDS if kind in accepts)}"

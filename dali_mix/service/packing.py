@@ -105,7 +105,7 @@ class _Try:
 
 
 class _Mapping:
-    """One call of `RayMachines.map`: runs each shard on a machine, and runs it again if a machine or process is lost."""
+    """One call of `RayMachines.map`: runs each shard on a machine, and again if that machine or process is lost."""
 
     def __init__(
         self,

@@ -240,6 +240,20 @@ def test_empty_list_is_refused(root: Path, capsys: Capture, name: str, text: str
     assert f"{name}: the file is empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rest", [[], ["--task", "detection"]])
+def test_csv_with_columns_of_corners_suggests_json(root: Path, capsys: Capture, rest: list[str]) -> None:
+    text = "path,xmin,ymin,xmax,ymax,class\nsub/0.jpg,1,2,3,4,cat\n"
+    assert pack(root, "a.csv", text, *rest)[0] == 1
+    assert "line 2: column 'class': label 'cat' is not a number; columns such as xmin" in capsys.readouterr().err
+
+
+def test_paths_that_begin_with_the_root_suggest_its_parent(root: Path, capsys: Capture) -> None:
+    assert pack(root, "a.csv", f"path,label\n{root.name}/sub/0.jpg,0\n")[0] == 1
+    assert f"line 2: '{root.name}/sub/0.jpg' is not in {root}: paths are relative to --root" in capsys.readouterr().err
+    assert pack(root, "b.csv", f"path,label\n{root.name}/none.jpg,0\n")[0] == 1
+    assert "no such file" in capsys.readouterr().err
+
+
 NAMED = [" a.jpg", "a.jpg ", " sub/b.jpg", "sub/ c.jpg "]
 
 

@@ -122,7 +122,7 @@ def test_check_sets_compares_tasks_before_classes():
         ("csra", ["metrics.protocol=voc08"], "protocol='voc08': must be one of"),
         ("csra", ["metrics.protokol=voc07"], "did you mean protocol"),
         ("csra", ["checkpoint.best=top1"], "not measured in multilabel"),
-        ("csra", ["loss={'type': 'SoftCrossEntropy'}"], "Choose a multi-label loss"),
+        ("csra", ["loss={'type': 'SoftCrossEntropy'}"], "choose a multi-label recipe, or a multi-label loss"),
         ("csra", ["loss={'type': 'MaskedSupervisionLoss'}"], "loss type 'MaskedSupervisionLoss' is unknown"),
         ("csra", ["model.head={'type': 'csra', 'num_heads': 3}"], "num_heads=3: must be one of"),
         ("csra", ["model.head={'type': 'cssra'}"], "head='cssra': must be one of"),
@@ -152,7 +152,7 @@ def test_incompatible_multilabel_options_are_refused(scene_sets, tmp_path, capsy
 @pytest.mark.parametrize(
     ("train", "val", "options", "message"),
     [
-        ("train_set", "val_set", [], "Choose a multi-label loss"),
+        ("train_set", "val_set", [], "choose a multi-label recipe, or a multi-label loss"),
         ("train_set", "val_set", ["metrics.protocol=wider"], "multi-label loss"),
         ("digits", "digits", ["metrics.protocol=voc12"], "classification has no protocol"),
     ],

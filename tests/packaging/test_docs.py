@@ -141,7 +141,7 @@ def test_mixer_page_code_runs(page):
 
 def test_python_page_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("train/cat/a", "train/cat/b", "train/dog/c", "train/dog/d", "tom"):
+    for name in ("train/cat/a", "train/cat/b", "train/dog/c", "train/dog/d", "val/cat/e", "val/dog/f", "tom"):
         path = tmp_path / "photos" / f"{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 30), (len(name), 90, 200)).save(path)
@@ -157,7 +157,8 @@ def test_python_page_code_runs(tmp_path, monkeypatch):
             exec(block, given)
     config = dali_mix.load_config(large.pop("recipe"), **large)
     assert (config.train_set, config.epochs, config.optimizer["lr"]) == ("sets/photos_train", 90, 0.05)
-    assert [RecordSet(f"sets/{name}").info.count for name in ("photos", "pets", "photos_train")] == [4, 2, 2]
+    counts = {"photos": 4, "pets": 2, "photos_train": 4, "photos_val": 2}
+    assert {name: RecordSet(f"sets/{name}").info.count for name in counts} == counts
     assert given["scores"]["top1"] >= 0 and given["predictor"].classes == tuple("0123456789")
 
 

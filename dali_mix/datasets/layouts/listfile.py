@@ -73,6 +73,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     if not named:
         raise ValueError(f"{path}: lists no image")
     rows, names = [row for row, _ in named], [name for _, name in named]
+    _check_relative_to_root(tree, names[0], rows[0].where)
     ids = _ids(rows, mistakes)
     task = choose_task("list", options, *LABELS) if options.task else guess_task(rows)
     given = options.class_names()
@@ -248,6 +249,15 @@ def _named(row: Row, tree: Tree) -> tuple[Row, str]:
     written = check_name(row.path, tree.root, row.where)
     stripped = check_name(row.path.strip(), tree.root, row.where)
     return row, written if written != stripped and tree.exists(written) else stripped
+
+
+def _check_relative_to_root(tree: Tree, name: str, where: str) -> None:
+    """Raise ValueError if the path `name` is missing, but exists without its first folder, which is the root's name."""
+    first, _, rest = name.partition("/")
+    if first == Path(tree.root).resolve().name and rest and not tree.exists(name) and tree.exists(rest):
+        raise ValueError(
+            f"{where}: {name!r} is not in {tree.root}: paths are relative to --root; pass the folder above it"
+        )
 
 
 def _ids(rows: list[Row], mistakes: Mistakes) -> list[int] | None:
