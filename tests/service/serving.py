@@ -61,10 +61,11 @@ def processes() -> Iterator[tuple[int, int, str]]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             text, session = (folder / "stat").read_text(), os.getsid(int(folder.name))
-        except OSError:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        except OSError:  # the process has ended
             continue
         if text.rpartition(")")[2].split()[0] not in "ZX":
-            yield int(folder.name), session, (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+            yield int(folder.name), session, command
 
 
 class Serve:

@@ -76,9 +76,11 @@ def test_pool_listens_on_loopback_only(head, pool):
     sessions = head.sessions()
     own = {pid for pid, session, _ in processes() if session in sessions} | {head.pid, os.getpid()}
     sockets = set()
-    for path in (path for pid in own for path in Path(f"/proc/{pid}/fd").iterdir()):
-        with contextlib.suppress(OSError):  # closed in the meantime
-            sockets.add(str(path.readlink()))
+    for pid in own:
+        with contextlib.suppress(OSError):  # the process has ended
+            for path in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):  # closed in the meantime
+                    sockets.add(str(path.readlink()))
     listening = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
