@@ -39,16 +39,9 @@ class Machines(Protocol):
         concurrently. It may use relative paths only if `sees` contains one. Every machine then resolves them against
         this process's current folder.
 
-        If a call fails, raise its error in place of its result. Before any work has started, raise ValueError if a
-        machine cannot access a path in `sees`, or differs from this machine in `pixel_versions`. A machine that joins
-        later and fails this check is not used.
-
-        Args:
-            work: a function that calls `report` with the amount done since the last call.
-            count: number of calls of `work`.
-            arguments: returns the arguments of call n.
-            sees: files and folders that every machine must be able to access: path → its name in the message.
-            progress: called in this process with the amounts that `work` reports.
+        If a call fails, raise its error instead of yielding its result. Before any work has started, raise ValueError
+        if a machine cannot access a path in `sees`, or differs from this machine in `pixel_versions`. A machine that
+        joins later and fails this check is not used.
         """
         ...
 

@@ -37,7 +37,8 @@ class Parser(argparse.ArgumentParser):
         namespace, extra = super().parse_known_args(args, namespace)
         if extra and self._subparsers is None:
             word = not extra[0].startswith("-")
-            meant = CFG_OPTIONS if self._takes_values() and "=" in extra[0] else self.instead_of_word
+            of_recipe = CFG_OPTIONS in self._option_string_actions and "=" in extra[0]
+            meant = CFG_OPTIONS if of_recipe else self.instead_of_word
             hint = f" (did you mean {meant} {extra[0]}?)" if word and meant else ""
             self.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
         return namespace, extra
@@ -51,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
             hint = did_you_mean(str(value), names)
-            if self.instead_of_word and Path(str(value)).exists():
+            if self.instead_of_word and not action.option_strings and Path(str(value)).exists():
                 hint = f" (did you mean {self.instead_of_word} {value}?)"
             raise argparse.ArgumentError(action, f"{value!r} is unknown{hint}; choose from {', '.join(names)}")
 
@@ -62,18 +63,17 @@ class Parser(argparse.ArgumentParser):
                 message += f"; {name} is unknown{hint}"
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
-    def _takes_values(self) -> bool:
-        return CFG_OPTIONS in self._option_string_actions
-
     def _hint(self, name: str) -> str:
         """Return what to write instead of the unknown option `name`: a similar option or a key of the recipe; or ""."""
+        similar = did_you_mean(name, self._option_string_actions)
+        if CFG_OPTIONS not in self._option_string_actions:
+            return similar
         from dali_mix.engine.config.schema import FIELDS
 
         key = name.lstrip("-").replace("-", "_")
-        if self._takes_values() and key in FIELDS:
+        if key in FIELDS:
             return f" (did you mean {CFG_OPTIONS} {key}=…?)"
-        values = f" (set values of the recipe with {CFG_OPTIONS} KEY=VALUE)" if self._takes_values() else ""
-        return did_you_mean(name, self._option_string_actions) or values
+        return similar or f" (set values of the recipe with {CFG_OPTIONS} KEY=VALUE)"
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +151,8 @@ def _multilabel(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistak
         if others := [name for name in given if name not in columns]:
             raise ValueError(f"{where}: class {others[0]!r} of --classes has no column; correct one")
         order = [columns.index(name) for name in given]
+    several = "; a multi-label list has 1, 0 or -1 (unknown) for each class, in its own column, no names"
+    advice = _on_text(columns, several)
     labels: Labels = []
     for row in rows:
         label = None
@@ -160,7 +162,6 @@ def _multilabel(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistak
                     f"{row.where}: {len(row.values)} label fields, expected {width} as in"
                     f" {'--classes' if given else 'most rows'}"
                 )
-            advice = "; a multi-label list has 1, 0 or -1 (unknown) for each class, in its own column, no names"
             label = _float32(_floats(row, advice))
         labels.append(label)
     if order:
@@ -169,6 +170,7 @@ def _multilabel(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistak
 
 
 def _detection(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes) -> tuple[Labels, tuple[str, ...]]:
+    advice = _on_text(rows[0].columns, "; several labels are 1, 0 or -1 for each class, or boxes")
     labels: Labels = []
     highest = 0.0
     for row in rows:
@@ -177,7 +179,7 @@ def _detection(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistake
             if len(row.values) == 1 and isinstance(row.values[0], np.ndarray):
                 boxes = _float32(row.values[0])
             else:
-                boxes = boxes_of(_float32(_floats(row)), row.where)
+                boxes = boxes_of(_float32(_floats(row, advice)), row.where)
             if not np.isfinite(boxes).all():
                 raise ValueError(f"{row.where}: a box with a number that is not finite")
             highest = max(highest, float(boxes[:, 0].max(initial=0)))
@@ -251,10 +253,15 @@ def _float32(values: Any) -> np.ndarray:
         return np.asarray(values).astype(np.float32)
 
 
-def _floats(row: Row, advice: str = "; several labels are 1, 0 or -1 for each class, or boxes") -> list[float]:
+def _on_text(columns: Sequence[str], advice: str) -> str:
+    """Return the advice for a label that is not a number: `advice`, unless the columns are corners of boxes."""
+    if _CORNERS.issubset(map(str.lower, columns)):
+        return "; columns such as xmin are not read as boxes: write a JSON list of boxes (docs/packing.md)"
+    return advice
+
+
+def _floats(row: Row, advice: str = "") -> list[float]:
     numbers = []
-    if row.columns and _CORNERS.issubset(column.lower() for column in row.columns):
-        advice = "; columns such as xmin are not read as boxes: write a JSON list of boxes (docs/packing.md)"
     for index, value in enumerate(row.values):
         column = f": column {row.columns[index]!r}" if row.columns else ""
         if row.columns and isinstance(value, str):

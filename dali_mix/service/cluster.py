@@ -163,7 +163,7 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
 
 
 def _no_messages(*_: object) -> None:
-    """Do nothing, in place of the thread function in which Ray prints 1,200 characters for each worker that died."""
+    """Do nothing; replaces the thread function in which Ray prints 1,200 characters for each worker that died."""
 
 
 def _leave(ray: Any) -> None:
