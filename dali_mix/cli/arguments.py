@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, NoReturn
 
 from dali_mix.options import did_you_mean
@@ -52,7 +52,8 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
             hint = did_you_mean(str(value), names)
-            if self.instead_of_word and not action.option_strings and Path(str(value)).exists():
+            positional = self.instead_of_word and not action.option_strings
+            if positional and os.path.exists(str(value)):  # noqa: PTH110  # False, not an error, for a name that is too long
                 hint = f" (did you mean {self.instead_of_word} {value}?)"
             raise argparse.ArgumentError(action, f"{value!r} is unknown{hint}; choose from {', '.join(names)}")
 

@@ -90,6 +90,9 @@ def test_pack_suggests_root_for_folder_in_place_of_layout(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse(["pack", str(tmp_path), "--out", "p"])
     assert f"is unknown (did you mean --root {tmp_path}?); choose from cifar10, " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(["pack", "x" * 300, "--out", "p"])  # longer than a file's name can be
+    assert "did you mean" not in capsys.readouterr().err
     with pytest.raises(SystemExit):  # only the layout is confused with the root
         parse(["pack", "imagefolder", "--task", str(tmp_path), "--out", "p"])
     assert "did you mean" not in capsys.readouterr().err

@@ -247,9 +247,10 @@ def test_csv_with_columns_of_corners_suggests_json(root: Path, capsys: Capture, 
     assert "line 2: column 'class': label 'cat' is not a number; columns such as xmin" in capsys.readouterr().err
 
 
-def test_paths_that_begin_with_the_root_suggest_its_parent(root: Path, capsys: Capture) -> None:
+def test_paths_that_begin_with_root_name_get_advice(root: Path, capsys: Capture) -> None:
     assert pack(root, "a.csv", f"path,label\n{root.name}/sub/0.jpg,0\n")[0] == 1
-    assert f"line 2: '{root.name}/sub/0.jpg' is not in {root}: paths are relative to --root" in capsys.readouterr().err
+    advice = f"paths are relative to --root; leave out '{root.name}/'"
+    assert f"line 2: '{root.name}/sub/0.jpg' is not in {root}: {advice}" in capsys.readouterr().err
     assert pack(root, "b.csv", f"path,label\n{root.name}/none.jpg,0\n")[0] == 1
     assert "no such file" in capsys.readouterr().err
 

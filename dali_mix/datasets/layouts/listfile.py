@@ -256,7 +256,7 @@ def _check_relative_to_root(tree: Tree, name: str, where: str) -> None:
     first, _, rest = name.partition("/")
     if first == Path(tree.root).resolve().name and rest and not tree.exists(name) and tree.exists(rest):
         raise ValueError(
-            f"{where}: {name!r} is not in {tree.root}: paths are relative to --root; pass the folder above it"
+            f"{where}: {name!r} is not in {tree.root}: paths are relative to --root; leave out {f'{first}/'!r}"
         )
 
 
